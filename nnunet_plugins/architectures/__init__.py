@@ -1,0 +1,5 @@
+"""Networks. Each returns plain logits, or with ``deep_supervision`` a ``NamedTuple`` that begins with them."""
+
+from nnunet_plugins.architectures.dcffsnet import DCFFSNet
+
+__all__ = ["DCFFSNet"]

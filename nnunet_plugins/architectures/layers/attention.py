@@ -1,0 +1,50 @@
+"""The dual-attention pair (Fu et al., Dual Attention Network for Scene Segmentation, CVPR 2019), for grouped features.
+
+Both act on ``groups`` equal channel groups independently and in one call: convolutions are grouped, and the groups join
+the heads axis of scaled dot-product attention.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class SpatialAttention(nn.Module):
+    """Self-attention over the H * W positions of each channel group, as a residual scaled by ``gamma`` (0 at first).
+
+    Quadratic in H * W: meant for the lowest resolution only. ``(B, C, H, W)`` to ``(B, C, H, W)``.
+    """
+
+    def __init__(self, channels: int, groups: int = 1, reduction: int = 8):
+        super().__init__()
+        self.groups = groups
+        self.query = nn.Conv2d(channels, channels // reduction, 1, groups=groups)
+        self.key = nn.Conv2d(channels, channels // reduction, 1, groups=groups)
+        self.value = nn.Conv2d(channels, channels, 1, groups=groups)
+        self.gamma = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = (
+            projection(x).unflatten(1, (self.groups, -1)).flatten(3).transpose(2, 3)  # (B, groups, H*W, c)
+            for projection in (self.query, self.key, self.value)
+        )
+        attended = F.scaled_dot_product_attention(query, key, value)
+        return x + self.gamma * attended.transpose(2, 3).reshape(x.shape)
+
+
+class ChannelAttention(nn.Module):
+    """Self-attention among the channels of each group, as a residual scaled by ``gamma`` (0 at first).
+
+    Deviation: the affinities are divided by ``sqrt(H * W)``, as in scaled dot-product attention; unscaled they grow
+    with the patch size until the softmax is a plain copy. ``(B, C, H, W)`` to ``(B, C, H, W)``.
+    """
+
+    def __init__(self, groups: int = 1):
+        super().__init__()
+        self.groups = groups
+        self.gamma = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        channels = x.unflatten(1, (self.groups, -1)).flatten(3)  # (B, groups, c, H*W)
+        attended = F.scaled_dot_product_attention(channels, channels, channels)
+        return x + self.gamma * attended.reshape(x.shape)

@@ -1,0 +1,64 @@
+"""Convolutional encoders from timm, built without weights; ImageNet weights are loaded on request, never at inference."""
+
+import os
+from pathlib import Path
+
+import timm
+from torch import nn
+
+from nnunet_plugins.errors import UserError
+
+WEIGHTS_FOLDER_VARIABLE = "NNUNET_PLUGINS_WEIGHTS"
+
+
+def timm_encoder(name: str, in_channels: int, num_scales: int = 5) -> nn.Module:
+    """A randomly initialised timm backbone that returns its first ``num_scales`` feature maps, highest resolution first.
+
+    ``(B, in_channels, H, W)`` to ``num_scales`` maps at 1/2, 1/4, ...; ``feature_info.channels()`` gives their widths.
+    """
+    return timm.create_model(
+        name, pretrained=False, features_only=True, in_chans=in_channels, out_indices=tuple(range(num_scales))
+    )
+
+
+def load_imagenet_weights(encoder: nn.Module, name: str, in_channels: int) -> None:
+    """Load timm's ImageNet weights for ``name`` into ``encoder``; timm adapts the stem to ``in_channels``.
+
+    A file ``<name>.safetensors`` or ``<name>.pth`` in the folder ``$NNUNET_PLUGINS_WEIGHTS`` is used if the variable is
+    set; otherwise timm's own cache, or a download.
+
+    Raises:
+        UserError: the weights are neither there nor can be downloaded.
+    """
+    overlay = None
+    folder = os.environ.get(WEIGHTS_FOLDER_VARIABLE)
+    if folder:
+        candidates = [Path(folder, name + ending) for ending in (".safetensors", ".pth")]
+        found = next((path for path in candidates if path.is_file()), None)
+        if found is None:
+            raise UserError(
+                f"{WEIGHTS_FOLDER_VARIABLE}={folder} holds neither {candidates[0].name} nor {candidates[1].name}: "
+                f"put timm's ImageNet weights of {name} there under one of these names, or unset the variable."
+            )
+        overlay = {"file": str(found)}
+    try:
+        pretrained = timm.create_model(
+            name,
+            pretrained=True,
+            pretrained_cfg_overlay=overlay,
+            features_only=True,
+            in_chans=in_channels,
+            out_indices=tuple(range(len(encoder.feature_info))),  # type: ignore[arg-type]
+        )
+    except Exception as error:  # huggingface_hub, requests and safetensors share no base class
+        if overlay is not None:
+            raise UserError(
+                f"{overlay['file']} does not hold timm's ImageNet weights of {name} ({error}): "
+                "save them again with timm.create_model(...).state_dict()."
+            ) from error
+        raise UserError(
+            f"The ImageNet weights of {name} could not be downloaded ({type(error).__name__}): copy them from a "
+            f"machine with internet access as {name}.safetensors into a folder and set {WEIGHTS_FOLDER_VARIABLE} to "
+            "it, or train without _pretrained in the trainer's name."
+        ) from error
+    encoder.load_state_dict(pretrained.state_dict())

@@ -1,0 +1,76 @@
+"""The table of trainers, and how a name becomes a class.
+
+Importing this module is cheap; a trainer's own module is imported when its name is first asked for. Names are
+``<name in the table>[_<N>epochs][_<M>iterations]``, e.g. ``DCFFSNetTrainer_woDS_100epochs``: nnU-Net's way of naming
+trainings of other lengths, for any length. Classes that the table or a length creates live in *this* module, so that
+they can be pickled and are the same object however they are found.
+"""
+
+import importlib
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from nnunet_plugins.trainers.base import PluginTrainer
+
+
+class Variant(NamedTuple):
+    """A row of the table: a class of this package and the class attributes in which the trainer differs from it."""
+
+    module: str
+    base: str
+    varies: str
+    overrides: Mapping[str, Any] = {}
+
+
+TRAINERS: dict[str, Variant] = {
+    "DCFFSNetTrainer": Variant("dcffsnet", "DCFFSNetTrainer", "the paper's method, random initialisation"),
+    "DCFFSNetTrainer_pretrained": Variant(
+        "dcffsnet", "DCFFSNetTrainer", "encoder starts from ImageNet weights", {"pretrained": True}
+    ),
+    "DCFFSNetTrainer_woDS": Variant(
+        "dcffsnet", "DCFFSNetTrainer", "Table 2, w/o DS: no DSCRIM", {"network_kwargs": {"use_dscrim": False}}
+    ),
+    "DCFFSNetTrainer_woMSF": Variant(
+        "dcffsnet", "DCFFSNetTrainer", "Table 2, w/o MSF: no MSFFM", {"network_kwargs": {"use_msffm": False}}
+    ),
+    "DCFFSNetTrainer_woMSR": Variant(
+        "dcffsnet", "DCFFSNetTrainer", "Table 2, w/o MSR: no MSRCM", {"network_kwargs": {"use_msrcm": False}}
+    ),
+    "DCFFSNetTrainer_meanVote": Variant(
+        "dcffsnet", "DCFFSNetTrainer", "mean instead of maximum over the votes", {"voting": "mean"}
+    ),
+}
+
+_NAME = re.compile(r"(?P<base>\w+?)(?:_(?P<epochs>1epoch|[1-9]\d*epochs))?(?:_(?P<iterations>[1-9]\d*)iterations)?")
+
+
+def find_trainer(name: str) -> "type[PluginTrainer]":
+    """The trainer class of a name.
+
+    Raises:
+        AttributeError: no trainer here has this name (nnU-Net then goes on looking elsewhere).
+    """
+    match = _NAME.fullmatch(name)
+    if match is None or match["base"] not in TRAINERS or match["epochs"] == "1epochs":
+        raise AttributeError(f"module {__name__!r} has no trainer {name!r}")
+    if name in globals():
+        return globals()[name]
+    variant = TRAINERS[match["base"]]
+    base = getattr(importlib.import_module(f"{__name__}.{variant.module}"), variant.base)
+    overrides: dict[str, Any] = dict(variant.overrides)
+    if match["epochs"]:
+        overrides["num_epochs"] = int(match["epochs"].removesuffix("s").removesuffix("epoch"))
+    if match["iterations"]:
+        iterations = int(match["iterations"])
+        overrides["num_iterations_per_epoch"] = iterations
+        overrides["num_val_iterations_per_epoch"] = -(-iterations // 5)  # nnU-Net's own proportion, 250 to 50
+    if overrides:
+        base = type(name, (base,), {"__module__": __name__, "__doc__": f"{name}: {variant.varies}.", **overrides})
+    globals()[name] = base
+    return base
+
+
+def __getattr__(name: str) -> "type[PluginTrainer]":
+    return find_trainer(name)

@@ -19,7 +19,17 @@ def search_path(current: str | None) -> str:
     return os.pathsep.join(entries)
 
 
+def extend() -> None:
+    """Extend ``nnUNet_extTrainer`` in this process and its children."""
+    os.environ[VARIABLE] = search_path(os.environ.get(VARIABLE))
+
+
+def switched_off() -> bool:
+    """Whether the user wants nothing done at interpreter start."""
+    return os.environ.get(DISABLE_VARIABLE, "").lower() in ("1", "true", "t")
+
+
 def activate() -> None:
-    """Extend ``nnUNet_extTrainer`` in this process and its children, unless the user switched that off."""
-    if os.environ.get(DISABLE_VARIABLE, "").lower() not in ("1", "true", "t"):
-        os.environ[VARIABLE] = search_path(os.environ.get(VARIABLE))
+    """What every start of the interpreter does: :func:`extend`, unless the user switched that off."""
+    if not switched_off():
+        extend()

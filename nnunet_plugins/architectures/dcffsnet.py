@@ -219,8 +219,7 @@ class DCFFSNet(nn.Module):
         self.num_classes = num_classes
         self.deep_supervision = deep_supervision
         self.voting = voting
-        self.encoder = timm_encoder(self.backbone, in_channels)
-        f1, f2, f3, f4, f5 = self.encoder.feature_info.channels()
+        self.encoder, (f1, f2, f3, f4, f5) = timm_encoder(self.backbone, in_channels)
         self.dscrim = DSCRIM(f5, num_classes) if use_dscrim else None
         self.bottleneck = nn.Conv2d(f5, f5, 1) if self.dscrim is None else nn.Identity()
         self.expand = nn.Conv2d(f5, 256, 1)

@@ -44,15 +44,19 @@ def split_target(target: Tensor, num_classes: int, label_format: LabelFormat) ->
     if target.shape[1] != expected:
         raise ValueError(f"target has {target.shape[1]} channels, {expected} expected for {label_format}")
     if label_format.regions:
-        if not has_ignore:
-            return Target(target.float(), None)
-        mask = 1 - target[:, -1:].float()
-        return Target(target[:, :-1].float() * mask, mask)
-    mask = (target != label_format.ignore_label).float() if has_ignore else None
+        return region_target(target.float(), has_ignore)
+    mask = None if label_format.ignore_label is None else torch.ne(target, label_format.ignore_label).float()
     labels = target.long() if mask is None else target.long() * mask.long()
     one_hot = torch.zeros((target.shape[0], num_classes, *target.shape[2:]), device=target.device)
     one_hot.scatter_(1, labels, 1.0)
     return Target(one_hot if mask is None else one_hot * mask, mask)
+
+
+def region_target(regions: Tensor, has_ignore: bool) -> Target:
+    if not has_ignore:
+        return Target(regions, None)
+    mask = 1 - regions[:, -1:]
+    return Target(regions[:, :-1] * mask, mask)
 
 
 def masked_mean(x: Tensor, mask: Tensor | None) -> Tensor:

@@ -11,6 +11,9 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from nnunet_plugins.errors import UserError
+from nnunet_plugins.trainers.compatibility import nnunet_problem
+
 if TYPE_CHECKING:
     from nnunet_plugins.trainers.base import PluginTrainer
 
@@ -43,7 +46,9 @@ TRAINERS: dict[str, Variant] = {
     ),
 }
 
-_NAME = re.compile(r"(?P<base>\w+?)(?:_(?P<epochs>1epoch|[1-9]\d*epochs))?(?:_(?P<iterations>[1-9]\d*)iterations)?")
+_NAME = re.compile(
+    r"(?P<base>\w+?)(?:_(?P<epochs>1epoch|[1-9]\d{0,8}epochs))?(?:_(?P<iterations>[1-9]\d{0,8})iterations)?", re.ASCII
+)
 
 
 def find_trainer(name: str) -> "type[PluginTrainer]":
@@ -51,12 +56,15 @@ def find_trainer(name: str) -> "type[PluginTrainer]":
 
     Raises:
         AttributeError: no trainer here has this name (nnU-Net then goes on looking elsewhere).
+        UserError: the nnU-Net of this environment is none that our trainers can run in.
     """
     match = _NAME.fullmatch(name)
     if match is None or match["base"] not in TRAINERS or match["epochs"] == "1epochs":
         raise AttributeError(f"module {__name__!r} has no trainer {name!r}")
     if name in globals():
         return globals()[name]
+    if problem := nnunet_problem():
+        raise UserError(f"nnunet-plugins cannot use this nnU-Net: {problem}")
     variant = TRAINERS[match["base"]]
     base = getattr(importlib.import_module(f"{__name__}.{variant.module}"), variant.base)
     overrides: dict[str, Any] = dict(variant.overrides)
@@ -67,7 +75,7 @@ def find_trainer(name: str) -> "type[PluginTrainer]":
         overrides["num_iterations_per_epoch"] = iterations
         overrides["num_val_iterations_per_epoch"] = -(-iterations // 5)  # nnU-Net's own proportion, 250 to 50
     if overrides:
-        base = type(name, (base,), {"__module__": __name__, "__doc__": f"{name}: {variant.varies}.", **overrides})
+        base = type(name, (base,), {"__doc__": f"{name}: {variant.varies}.", **overrides})
     globals()[name] = base
     return base
 

@@ -22,9 +22,9 @@ from torch.optim import Optimizer
 
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.losses.common import LabelFormat, PluginLoss, full_resolution
-from nnunet_plugins.trainers.compatibility import nnunet_problem, trainer_problem
+from nnunet_plugins.trainers.compatibility import trainer_problem
 
-if problem := nnunet_problem() or trainer_problem(nnUNetTrainer):
+if problem := trainer_problem(nnUNetTrainer):
     raise UserError(f"nnunet-plugins cannot use this nnU-Net: {problem}")
 
 SEED_VARIABLE = "NNUNET_PLUGINS_SEED"
@@ -112,7 +112,7 @@ class PluginTrainer(nnUNetTrainer):
 
     def set_deep_supervision_enabled(self, enabled: bool) -> None:
         assert self.bare_network is not None, "the network is built in initialize()"
-        self.bare_network.deep_supervision = enabled and self.enable_deep_supervision
+        self.bare_network.deep_supervision = enabled and self.enable_deep_supervision  # type: ignore[assignment]
 
     # ---- targets and loss --------------------------------------------------------------------------------------------
 
@@ -156,7 +156,7 @@ class PluginTrainer(nnUNetTrainer):
 
     @staticmethod
     def learning_rate_factor(progress: float) -> float:
-        """What every group's learning rate is multiplied by after ``progress`` (0 .. 1) of the epochs: nnU-Net's decay."""
+        """Factor of all learning rates after ``progress`` (0 .. 1) of the epochs: nnU-Net's polynomial decay."""
         return (1 - progress) ** 0.9
 
     # ---- epochs ------------------------------------------------------------------------------------------------------

@@ -11,31 +11,40 @@ from pathlib import Path
 
 MINIMUM = (2, 8)
 BELOW = (3,)
-REMEDY = "install nnU-Net itself with: pip install --force-reinstall --no-deps 'nnunetv2>=2.8,<3'"
+REQUIREMENT = "'nnunetv2>=2.8,<3'"
+INSTALL = f"pip install --upgrade {REQUIREMENT}"
+REPAIR = f"pip install --force-reinstall --no-deps {REQUIREMENT}"
 TRAINER_PARAMETERS = ["self", "plans", "configuration", "fold", "dataset_json", "device"]
 
 
 def nnunet_problem() -> str | None:
-    """One sentence on what is wrong with the ``nnunetv2`` that gets imported, and the remedy; ``None`` if it will do."""
+    """What is wrong with the ``nnunetv2`` that gets imported, and the remedy, in a sentence; ``None`` if it will do."""
     spec = importlib.util.find_spec("nnunetv2")
     if spec is None or spec.origin is None:
-        return f"nnunetv2 is not installed in this environment: {REMEDY}."
+        return f"nnunetv2 is not installed in this environment: {INSTALL}"
     place = Path(spec.origin).parent
     try:
         distribution = importlib.metadata.distribution("nnunetv2")
     except importlib.metadata.PackageNotFoundError:
-        owner = " and ".join(providers()) or "a folder that pip knows nothing of"
-        return f"the package nnunetv2 at {place} comes from {owner}, not from nnU-Net: {REMEDY}."
+        return f"the package nnunetv2 at {place} is not nnU-Net's: {remove_other_providers(place)} and {INSTALL}"
     if not MINIMUM <= version_numbers(distribution.version) < BELOW:
-        return f"nnunetv2 {distribution.version} at {place} is not at least 2.8 and below 3: {REMEDY}."
+        return f"nnunetv2 {distribution.version} at {place} is not at least 2.8 and below 3: {INSTALL}"
     if not installed_at(distribution, place):
         return (
             f"nnunetv2 is imported from {place}, which is not the installed nnU-Net {distribution.version}: "
-            "remove that folder from PYTHONPATH or leave the directory that holds it."
+            f"{remove_other_providers(place)}"
         )
     if not (place / "utilities" / "find_objects.py").is_file():
-        return f"nnunetv2 at {place} calls itself {distribution.version} but cannot find trainers elsewhere: {REMEDY}."
+        return f"nnunetv2 at {place} calls itself {distribution.version} but cannot find trainers elsewhere: {REPAIR}"
     return None
+
+
+def overwriting_problem() -> str | None:
+    """What other distributions did to nnU-Net's files, if any brought the same package (slow; for ``doctor``)."""
+    if not (others := other_providers()):
+        return None
+    names = " ".join(others)
+    return f"{names} also installed a package nnunetv2, over nnU-Net's files: pip uninstall {names} and {REPAIR}"
 
 
 def trainer_problem(trainer: type) -> str | None:
@@ -43,12 +52,19 @@ def trainer_problem(trainer: type) -> str | None:
     parameters = list(inspect.signature(trainer.__init__).parameters)  # type: ignore[misc]
     if parameters == TRAINER_PARAMETERS:
         return None
-    return f"{inspect.getfile(trainer)} is not nnU-Net 2.8's trainer (its constructor takes {parameters}): {REMEDY}."
+    return f"{inspect.getfile(trainer)} is not nnU-Net 2.8's trainer (its constructor takes {parameters}): {REPAIR}"
 
 
-def providers() -> list[str]:
-    """The installed distributions that contain a package nnunetv2 (slow: reads all distributions' lists of files)."""
-    return sorted(set(importlib.metadata.packages_distributions().get("nnunetv2", [])))
+def other_providers() -> list[str]:
+    """The installed distributions, other than nnU-Net, that contain a package nnunetv2 (reads all lists of files)."""
+    return sorted(set(importlib.metadata.packages_distributions().get("nnunetv2", [])) - {"nnunetv2"})
+
+
+def remove_other_providers(place: Path) -> str:
+    """How to get rid of a package nnunetv2 that is not nnU-Net's."""
+    if others := other_providers():
+        return f"pip uninstall {' '.join(others)}"
+    return f"take {place.parent} off PYTHONPATH, or leave that directory"
 
 
 def installed_at(distribution: importlib.metadata.Distribution, place: Path) -> bool:

@@ -54,9 +54,9 @@ def shift_groups(x: Tensor) -> Tensor:
 def bilateral_logits(connectivity: Tensor) -> Tensor:
     """Logits of the bilateral votes ``v_d(x) = p_d(x) * p_d'(x + d)``, ``p = sigmoid(connectivity)``, d' opposite d.
 
-    Both pixels of a pair must agree. With ``a`` and ``b`` the two logits, ``v / (1 - v) = 1 / (e^-a + e^-b + e^(-a-b))``:
-    no product of probabilities is ever formed, so that nothing underflows. Where the neighbour lies outside the image
-    the vote is next to 0.
+    Both pixels of a pair must agree. With ``a`` and ``b`` the two logits,
+    ``v / (1 - v) = 1 / (e^-a + e^-b + e^-(a+b))``: no product of probabilities is ever formed, nothing underflows.
+    Where the neighbour lies outside the image the vote is next to 0.
 
     Args:
         connectivity: ``(B, K, 8, H, W)`` connectivity logits.
@@ -74,7 +74,7 @@ OUTSIDE_LOGIT = -60.0
 
 
 def inside(like: Tensor) -> Tensor:
-    """``(1, 1, 8, H, W)`` bool: whether neighbour ``d`` of a pixel lies inside the image of ``like`` ``(..., H, W)``."""
+    """``(1, 1, 8, H, W)`` bool: whether neighbour ``d`` of a pixel lies inside an image like ``(..., H, W)``."""
     return neighbours(like.new_ones((1, 1, *like.shape[-2:]))) > 0
 
 

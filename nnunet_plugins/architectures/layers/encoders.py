@@ -1,7 +1,8 @@
-"""Convolutional encoders from timm, built without weights; ImageNet weights are loaded on request, never at inference."""
+"""Convolutional encoders from timm, built without weights; ImageNet weights come on request, never at inference."""
 
 import os
 from pathlib import Path
+from typing import Any
 
 import timm
 from torch import nn
@@ -11,14 +12,15 @@ from nnunet_plugins.errors import UserError
 WEIGHTS_FOLDER_VARIABLE = "NNUNET_PLUGINS_WEIGHTS"
 
 
-def timm_encoder(name: str, in_channels: int, num_scales: int = 5) -> nn.Module:
-    """A randomly initialised timm backbone that returns its first ``num_scales`` feature maps, highest resolution first.
+def timm_encoder(name: str, in_channels: int, num_scales: int = 5) -> tuple[nn.Module, list[int]]:
+    """A randomly initialised timm backbone that returns its first ``num_scales`` feature maps, and their widths.
 
-    ``(B, in_channels, H, W)`` to ``num_scales`` maps at 1/2, 1/4, ...; ``feature_info.channels()`` gives their widths.
+    ``(B, in_channels, H, W)`` to a list of ``num_scales`` maps at 1/2, 1/4, ...
     """
-    return timm.create_model(
+    encoder: Any = timm.create_model(
         name, pretrained=False, features_only=True, in_chans=in_channels, out_indices=tuple(range(num_scales))
     )
+    return encoder, encoder.feature_info.channels()
 
 
 def load_imagenet_weights(encoder: nn.Module, name: str, in_channels: int) -> None:

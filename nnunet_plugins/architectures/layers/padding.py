@@ -15,5 +15,7 @@ def pad_to_stride(x: Tensor, stride: int, minimum: int = 1) -> Tensor:
 
 
 def crop(x: Tensor, size: Sequence[int]) -> Tensor:
-    """Cut the padding of :func:`pad_to_stride` off again; the result owns its memory, as nnU-Net's inference needs."""
-    return x[(..., *(slice(0, length) for length in size))].contiguous()
+    """Cut the padding of :func:`pad_to_stride` off again; the result is contiguous, as nnU-Net's inference needs."""
+    for axis, length in enumerate(size, start=2):
+        x = x.narrow(axis, 0, length)
+    return x.contiguous()

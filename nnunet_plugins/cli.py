@@ -1,0 +1,141 @@
+"""The command line ``nnunet-plugins``: parse, call, print.
+
+Nothing heavy is imported before the command is known: nnU-Net's spawned workers import this module once more.
+"""
+
+import argparse
+import difflib
+import importlib.metadata
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from nnunet_plugins import __version__, _startup
+from nnunet_plugins.errors import UserError
+
+PREFIX = "nnUNetv2_"  # of nnU-Net's own commands
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if arguments and arguments[0] not in COMMANDS and not arguments[0].startswith("-"):
+            run_nnunet_command(*arguments)
+        else:
+            options = parse(arguments)
+            COMMANDS[options.command](options)
+    except UserError as error:
+        raise SystemExit(str(error)) from error
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="nnunet-plugins",
+        description="Published segmentation methods as nnU-Net v2 trainers.",
+        epilog=f"Every other command is nnU-Net's own: 'nnunet-plugins train ...' runs {PREFIX}train with the trainers "
+        "of this package, also where they are not found by themselves.",
+    )
+    parser.add_argument("--version", action="version", version=f"nnunet-plugins {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands.add_parser("list", help="the trainers, their methods, sizes and papers")
+    commands.add_parser("env", help='print what makes nnU-Net find the trainers: eval "$(nnunet-plugins env)"')
+    commands.add_parser("doctor", help="check this environment, with a remedy for each problem")
+    demo = commands.add_parser("demo", help="run nnU-Net from images to metrics on a small synthetic dataset")
+    demo.add_argument("--keep", type=Path, metavar="DIR", help="work in this folder and leave everything there")
+    demo.add_argument("--trainer", default="DCFFSNetTrainer", metavar="NAME", help="default: %(default)s")
+    demo.add_argument("--epochs", type=int, metavar="N", help="default: a few, enough for a useful result")
+    return parser.parse_args(arguments)
+
+
+def list_trainers(_: argparse.Namespace) -> None:
+    require_nnunet()
+    import torch
+
+    from nnunet_plugins.trainers import TRAINERS, find_trainer
+
+    rows = [("TRAINER", "METHOD", "DIMENSIONS", "PARAMETERS", "WHAT IT VARIES")]
+    papers: dict[str, str] = {}
+    for name, variant in TRAINERS.items():
+        trainer = find_trainer(name)
+        with torch.device("meta"):
+            parameters = sum(p.numel() for p in trainer.reference_network().parameters())
+        dimensions = ", ".join(f"{d}D" for d in trainer.supported_dimensions)
+        rows.append((name, trainer.method, dimensions, f"{parameters / 1e6:.2f} M", variant.varies))
+        papers[trainer.method] = trainer.paper
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    print()
+    for method, paper in papers.items():
+        print(f"{method}: {paper}")
+    print(
+        "\nAdd _<N>epochs, _<M>iterations (a training epoch) or both to any name to change the training's length, e.g."
+        f"\n{PREFIX}train DATASET 2d 0 -tr {next(iter(TRAINERS))}_100epochs"
+    )
+
+
+def print_environment(_: argparse.Namespace) -> None:
+    assignments = {_startup.VARIABLE: _startup.search_path(os.environ.get(_startup.VARIABLE))}
+    if not importable_by_itself():
+        ours = str(Path(__file__).resolve().parents[1])
+        inherited = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry and entry != ours]
+        assignments["PYTHONPATH"] = os.pathsep.join([ours, *inherited])
+    print("export", *(f"{name}={shlex.quote(value)}" for name, value in assignments.items()))
+
+
+def importable_by_itself() -> bool:
+    """Whether an interpreter finds this very package with neither PYTHONPATH nor the current directory."""
+    command = "import nnunet_plugins; print(nnunet_plugins.__file__)"
+    found = subprocess.run([sys.executable, "-EPc", command], capture_output=True, text=True).stdout.strip()
+    return bool(found) and Path(found).resolve().parent == Path(__file__).resolve().parent
+
+
+def doctor(_: argparse.Namespace) -> None:
+    from nnunet_plugins.doctor import report
+
+    if report():
+        raise SystemExit(1)
+
+
+def demo(options: argparse.Namespace) -> None:
+    from nnunet_plugins.demo import DEFAULT_EPOCHS, run_demo
+
+    epochs = DEFAULT_EPOCHS if options.epochs is None else options.epochs
+    run_demo(keep=options.keep, trainer=options.trainer, epochs=epochs)
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
+    "list": list_trainers,
+    "env": print_environment,
+    "doctor": doctor,
+    "demo": demo,
+}
+
+
+def run_nnunet_command(command: str, *arguments: str) -> None:
+    """Run nnU-Net's own command in this process; our trainers are found even if that is switched off at startup."""
+    require_nnunet()
+    entry_points = {
+        entry_point.name.removeprefix(PREFIX): entry_point
+        for entry_point in importlib.metadata.distribution("nnunetv2").entry_points
+        if entry_point.name.startswith(PREFIX)
+    }
+    if command not in entry_points:
+        known = [*COMMANDS, *entry_points]
+        similar = difflib.get_close_matches(command.removeprefix(PREFIX), known, cutoff=0.5) or known
+        raise UserError(f"There is no command {command!r}. Did you mean {' or '.join(similar)}?")
+    _startup.extend()
+    sys.argv = [f"nnunet-plugins {command}", *arguments]
+    entry_points[command].load()()
+
+
+def require_nnunet() -> None:
+    from nnunet_plugins.trainers.compatibility import nnunet_problem
+
+    if problem := nnunet_problem():
+        raise UserError(f"nnunet-plugins cannot use this nnU-Net: {problem}")

@@ -1,0 +1,257 @@
+"""``nnunet-plugins doctor``: what could keep a training from working in this environment, each with its remedy.
+
+Every check yields findings and touches nothing but a temporary file; none of them relies on another's result, except
+that nothing is asked of an nnU-Net that is not usable.
+"""
+
+import contextlib
+import importlib.metadata
+import io
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from nnunet_plugins import __version__
+from nnunet_plugins._startup import DISABLE_VARIABLE, DISCOVERY_FOLDER, VARIABLE, switched_off
+from nnunet_plugins.trainers import TRAINERS, find_trainer
+from nnunet_plugins.trainers.compatibility import nnunet_problem, overwriting_problem, trainer_problem
+
+GB = 1e9
+MINIMUM_FREE_DISK = 5 * GB
+SMALL_SHARED_MEMORY = 1 * GB
+DEPENDENCIES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "dynamic-network-architectures",
+    "batchgenerators",
+    "batchgeneratorsv2",
+    "SimpleITK",
+)
+EVAL_ENV = 'eval "$(nnunet-plugins env)" in this shell, or run nnU-Net as: nnunet-plugins train ...'
+
+
+class Finding(NamedTuple):
+    level: Literal["ok", "note", "PROBLEM"]
+    text: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.level:<8}{self.text}" + (f" -> {self.remedy}" if self.remedy else "")
+
+
+def report() -> int:
+    """Print the findings as they come and return the number of problems."""
+    problems = 0
+    for finding in examine():
+        print(finding, flush=True)
+        problems += finding.level == "PROBLEM"
+    print(f"\n{problems} problem{'s' * (problems != 1)} found." if problems else "\nNo problem found.")
+    return problems
+
+
+def examine() -> Iterator[Finding]:
+    yield from versions()
+    yield from processes()
+    nnunet = list(nnunet_installation())
+    yield from nnunet
+    if all(finding.level != "PROBLEM" for finding in nnunet):
+        yield from discovery()
+        yield from trainers()
+    yield from gpus()
+    yield from folders()
+
+
+def versions() -> Iterator[Finding]:
+    yield Finding("ok", f"python {platform.python_version()} at {sys.executable}")
+    yield Finding("ok", f"nnunet-plugins {__version__} at {Path(__file__).parent}")
+    for name in DEPENDENCIES:
+        try:
+            yield Finding("ok", f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            yield Finding("PROBLEM", f"{name} is not installed", f"pip install {name}")
+
+
+def processes() -> Iterator[Finding]:
+    """Settings of nnU-Net's background workers, which otherwise die without saying why."""
+    for variable in ("nnUNet_n_proc_DA", "nnUNet_def_n_proc"):
+        value = os.environ.get(variable)
+        if value is not None and not value.isdecimal():
+            yield Finding("PROBLEM", f"{variable}={value} is not a number", f"export {variable}=4")
+    if os.environ.get("nnUNet_n_proc_DA") == "0":
+        yield Finding("note", "nnUNet_n_proc_DA=0 trains without workers, but planning fails", "unset nnUNet_n_proc_DA")
+    shared_memory = Path("/dev/shm")
+    if shared_memory.is_dir() and (size := shutil.disk_usage(shared_memory).total) < SMALL_SHARED_MEMORY:
+        yield Finding(
+            "note",
+            f"/dev/shm has {size / GB:.2f} GB: workers may die with a bus error",
+            "start the container with --ipc=host or --shm-size=8g, or export nnUNet_n_proc_DA=0 for training",
+        )
+
+
+def nnunet_installation() -> Iterator[Finding]:
+    if problem := nnunet_problem():
+        yield problem_from(problem)
+        return
+    try:
+        from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+    except Exception as error:
+        yield Finding("PROBLEM", f"nnU-Net cannot be imported: {summary(error)}", "install what pip check names")
+        return
+    for sentence in filter(None, (overwriting_problem(), trainer_problem(nnUNetTrainer))):
+        yield problem_from(sentence)
+    place = Path(sys.modules["nnunetv2"].__path__[0])
+    yield Finding("ok", f"nnunetv2 {importlib.metadata.version('nnunetv2')} at {place}")
+
+
+def discovery() -> Iterator[Finding]:
+    """Whether nnU-Net's commands find the trainers, and what else is on their search path."""
+    from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
+    from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+
+    entries = [entry for entry in os.environ.get(VARIABLE, "").split(os.pathsep) if entry.strip()]
+    for entry in entries:
+        if not os.path.isdir(entry):
+            yield Finding("note", f"{VARIABLE} names {entry}, which is no folder", "correct or remove the entry")
+        elif entry != DISCOVERY_FOLDER:
+            try:
+                with contextlib.redirect_stdout(io.StringIO()):
+                    recursive_find_python_class(
+                        entry, "_NoSuchTrainer", None, base_folder=entry, cleanup_imports_from_base_folder=True
+                    )
+                yield Finding("ok", f"{VARIABLE} also names {entry}")
+            except (Exception, SystemExit) as error:
+                yield Finding(
+                    "PROBLEM",
+                    f"nnU-Net's search stops in {entry}, an entry of {VARIABLE}: {summary(error)}",
+                    "repair that file or remove the entry",
+                )
+
+    if DISCOVERY_FOLDER not in entries:
+        why = f"{DISABLE_VARIABLE} is set" if switched_off() else f"{DISCOVERY_FOLDER} is not in {VARIABLE}"
+        yield Finding("PROBLEM", f"nnU-Net's commands do not find the trainers: {why}", EVAL_ENV)
+        return
+    name = next(iter(TRAINERS))
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            found = recursive_find_trainer_class_by_name(name)
+    except (Exception, SystemExit) as error:
+        yield Finding("PROBLEM", f"nnU-Net's search for {name} fails: {summary(error)}", "repair the above first")
+        return
+    if found is find_trainer(name):
+        yield Finding("ok", f"nnU-Net finds {name} ({VARIABLE}={os.environ[VARIABLE]})")
+    else:
+        other = sys.modules.get(found.__module__)
+        place = getattr(other, "__file__", None) or found.__module__
+        yield Finding("PROBLEM", f"nnU-Net finds another {name}, in {place}", "rename that class")
+
+
+def trainers() -> Iterator[Finding]:
+    importable = 0
+    for name in TRAINERS:
+        try:
+            find_trainer(name)
+            importable += 1
+        except Exception as error:
+            yield Finding("PROBLEM", f"{name} cannot be imported: {summary(error)}", "install what pip check names")
+    if importable:
+        yield Finding("ok", f"{importable} of {len(TRAINERS)} trainers can be imported")
+
+
+def gpus() -> Iterator[Finding]:
+    try:
+        import torch
+    except Exception as error:
+        yield Finding("PROBLEM", f"torch cannot be imported: {summary(error)}", "reinstall it, see pytorch.org")
+        return
+    with warnings.catch_warnings(record=True) as caught:  # torch warns about a driver that is too old, and goes on
+        warnings.simplefilter("always")
+        available = torch.cuda.is_available()
+    driver = nvidia_driver()
+    build = f"torch {torch.__version__} built for {f'CUDA {torch.version.cuda}' if torch.version.cuda else 'the CPU'}"
+    for index in range(torch.cuda.device_count()) if available else ():
+        try:
+            torch.ones(2, device=f"cuda:{index}").sum().item()
+            free, total = torch.cuda.mem_get_info(index)
+        except RuntimeError as error:
+            yield Finding(
+                "PROBLEM",
+                f"GPU {index} does not work with {build}, driver {driver}: {summary(error)}",
+                "install a torch for this GPU and driver, see pytorch.org",
+            )
+        else:
+            memory = f"{free / GB:.0f} of {total / GB:.0f} GB free"
+            name = torch.cuda.get_device_name(index)
+            yield Finding("ok", f"GPU {index}: {name}, {memory}, {build}, driver {driver}")
+    if available:
+        return
+    if torch.backends.mps.is_available():
+        yield Finding("note", "Apple GPU: add -device mps to nnU-Net's commands")
+    elif driver and os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        yield Finding("note", "CUDA_VISIBLE_DEVICES hides the GPU", "unset CUDA_VISIBLE_DEVICES, or add -device cpu")
+    elif driver:
+        reason = "".join(f" ({warning.message})" for warning in caught[:1])
+        yield Finding(
+            "PROBLEM",
+            f"there is an NVIDIA GPU (driver {driver}) that torch cannot use: {build}{reason}",
+            "update the driver" if torch.version.cuda else "install a torch built for CUDA, see pytorch.org",
+        )
+    else:
+        yield Finding("note", f"no GPU ({build}): add -device cpu to nnU-Net's commands; training is slow")
+
+
+def nvidia_driver() -> str | None:
+    """The version of the NVIDIA driver, ``None`` if there is no working one."""
+    try:
+        command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return output.partition("\n")[0].strip() or None
+
+
+def folders(minimum_free: float = MINIMUM_FREE_DISK) -> Iterator[Finding]:
+    for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        folder = os.environ.get(variable)
+        if not folder:
+            yield Finding("PROBLEM", f"{variable} is not set", f"export {variable}=/a/folder/of/yours")
+            continue
+        if not os.path.isdir(folder):
+            yield Finding("PROBLEM", f"{variable}={folder} is no folder", f"mkdir -p {shlex.quote(folder)}")
+            continue
+        try:
+            with tempfile.TemporaryFile(dir=folder) as file:
+                file.write(b"nnunet-plugins doctor")
+                file.flush()
+        except OSError as error:
+            level: Literal["note", "PROBLEM"] = "note" if variable == "nnUNet_raw" else "PROBLEM"  # raw is only read
+            yield Finding(level, f"{variable}={folder} is not writable: {error}", "chmod u+w it, or choose another")
+            continue
+        free = shutil.disk_usage(folder).free
+        if free < minimum_free:
+            yield Finding(
+                "PROBLEM",
+                f"{variable}={folder} has {free / GB:.1f} GB of free disk, less than {minimum_free / GB:.0f}",
+                f"free some space, or export {variable}=/a/larger/disk",
+            )
+        else:
+            yield Finding("ok", f"{variable}={folder} is writable, {free / GB:.0f} GB free")
+
+
+def problem_from(sentence: str) -> Finding:
+    """A finding from a sentence of ``compatibility``, which ends in its remedy."""
+    text, _, remedy = sentence.rpartition(": ")
+    return Finding("PROBLEM", text, remedy)
+
+
+def summary(error: BaseException) -> str:
+    """An exception in one line."""
+    return f"{type(error).__name__}: {error}".partition("\n")[0]

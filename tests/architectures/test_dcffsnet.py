@@ -1,0 +1,150 @@
+"""Proves: DCFFSNet has its published size, its modules compute the paper's equations, and its shortcuts are exact."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from nnunet_plugins.architectures import DCFFSNet
+from nnunet_plugins.architectures.dcffsnet import DSCRIM, MSFFM, MSRCM, PConv, upsample
+from nnunet_plugins.architectures.layers.attention import ChannelAttention, SpatialAttention
+from nnunet_plugins.architectures.layers.directions import DIRECTIONS
+
+PUBLISHED_PARAMETERS = 52.717e6
+PUBLISHED_MACS = 21.732e9
+ABLATIONS = [{"use_dscrim": False}, {"use_msffm": False}, {"use_msrcm": False}]
+
+
+def parameters(network: nn.Module) -> int:
+    return sum(p.numel() for p in network.parameters())
+
+
+def macs(network: nn.Module, *size: int) -> float:
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network.eval()(torch.zeros(1, 3, *size))
+    return counter.get_total_flops() / 2
+
+
+def shifted_groups(x: torch.Tensor) -> list[torch.Tensor]:
+    """The eight groups, each shifted in its direction, in the plainest way."""
+    groups = []
+    for group, (dy, dx) in zip(x.chunk(8, 1), DIRECTIONS, strict=True):
+        moved = torch.zeros_like(group)
+        height, width = x.shape[2:]
+        moved[..., max(0, dy) : height + min(0, dy), max(0, dx) : width + min(0, dx)] = group[
+            ..., max(0, -dy) : height + min(0, -dy), max(0, -dx) : width + min(0, -dx)
+        ]
+        groups.append(moved)
+    return groups
+
+
+def randomise(module: nn.Module) -> nn.Module:
+    """Away from the initial state, in which zero gates and unit norms would hide mistakes."""
+    torch.manual_seed(0)
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.is_floating_point():
+            tensor.data = torch.rand_like(tensor) * 0.2 + 0.05
+    return module.double().eval()
+
+
+def test_parameters_and_macs_meet_the_published_figures():
+    network = DCFFSNet(3, 1)
+    assert parameters(network) == 52_336_286
+    assert parameters(network) == pytest.approx(PUBLISHED_PARAMETERS, rel=0.02)
+    assert macs(network, 224, 224) == pytest.approx(PUBLISHED_MACS, rel=0.10)
+
+
+@pytest.mark.parametrize("ablation", ABLATIONS, ids=lambda kwargs: next(iter(kwargs)))
+def test_each_ablation_is_smaller_than_the_whole(ablation):
+    whole, ablated = DCFFSNet(3, 1), DCFFSNet(3, 1, **ablation)
+    assert parameters(ablated) < parameters(whole)
+    assert macs(ablated, 64, 64) < macs(whole, 64, 64)
+
+
+def test_without_dscrim_there_is_no_supervised_bottleneck_output():
+    network = DCFFSNet(3, 2, deep_supervision=True, use_dscrim=False)
+    assert network(torch.randn(2, 3, 64, 64)).bottleneck_connectivity is None
+
+
+def test_dscrim_computes_equations_1_to_3():
+    dscrim = randomise(DSCRIM(64, 1))
+    f5 = torch.randn(2, 64, 3, 4, dtype=torch.float64)
+    c5, low_resolution = dscrim(f5)
+
+    p_out = dscrim.seg_layers["connectivity"](upsample(dscrim.reduce(f5), 32))
+    torch.testing.assert_close(upsample(low_resolution, 32), p_out)  # the 1x1 convolution and the upsampling commute
+    p_add = dscrim.seg_layers["injection"](F.adaptive_avg_pool2d(p_out, 1)).sigmoid()
+
+    x = torch.cat(shifted_groups(f5), 1)
+    spatial, channel = dscrim.spatial_attention(x), dscrim.channel_attention(x)
+    directional = []
+    for i, (x_i, p_i, s_i, c_i) in enumerate(zip(*(t.chunk(8, 1) for t in (x, p_add, spatial, channel)), strict=True)):
+        weight, bias = dscrim.fuse.weight[8 * i : 8 * i + 8], dscrim.fuse.bias[8 * i : 8 * i + 8]
+        directional.append(x_i + F.conv2d((s_i + c_i) * p_i, weight, bias))
+    torch.testing.assert_close(c5, dscrim.decode(torch.cat(directional, 1)))
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_attention_of_each_group_equals_the_plain_formula(groups):
+    x = torch.randn(2, 16, 3, 4, dtype=torch.float64)
+    spatial, channel = randomise(SpatialAttention(16, groups, reduction=2)), randomise(ChannelAttention(groups))
+    projected = [p(x).chunk(groups, 1) for p in (spatial.query, spatial.key, spatial.value)]
+    expected_spatial, expected_channel = [], []
+    for query, key, value, group in zip(*projected, x.chunk(groups, 1), strict=True):
+        q, k, v = query.flatten(2), key.flatten(2), value.flatten(2)  # (B, c, H*W)
+        affinity = torch.softmax(q.transpose(1, 2) @ k / math.sqrt(q.shape[1]), -1)  # (B, H*W, H*W)
+        expected_spatial.append(group + spatial.gamma * (v @ affinity.transpose(1, 2)).view_as(group))
+        flat = group.flatten(2)
+        affinity = torch.softmax(flat @ flat.transpose(1, 2) / math.sqrt(flat.shape[2]), -1)  # (B, c, c)
+        expected_channel.append(group + channel.gamma * (affinity @ flat).view_as(group))
+    torch.testing.assert_close(spatial(x), torch.cat(expected_spatial, 1))
+    torch.testing.assert_close(channel(x), torch.cat(expected_channel, 1))
+
+
+def test_msffm_computes_equations_4_to_8():
+    msffm = randomise(MSFFM(32))
+    f, c = torch.randn(2, 2, 32, 5, 6, dtype=torch.float64)
+    expected_f, expected_c = [], []
+    for f_i, c_i in zip(f.chunk(8, 1), c.chunk(8, 1), strict=True):
+        rows = f_i.mean(3, keepdim=True)  # (B, C/8, H, 1)
+        columns = f_i.mean(2, keepdim=True)  # (B, C/8, 1, W)
+        x_f = msffm.feature_norm(f_i * msffm.coordinate(rows).sigmoid() * msffm.coordinate(columns).sigmoid())
+        x_c = msffm.connectivity_conv(c_i)
+        w_fc = torch.einsum("bc,bchw->bhw", x_f.mean((2, 3)).softmax(1), x_c)
+        w_cf = torch.einsum("bc,bchw->bhw", x_c.mean((2, 3)).softmax(1), x_f)
+        gate = (w_fc + w_cf).sigmoid().unsqueeze(1)
+        expected_f.append(f_i * gate)
+        expected_c.append(c_i * gate)
+    f_next, c_next = msffm(f, c)
+    torch.testing.assert_close(f_next, torch.cat(expected_f, 1))
+    torch.testing.assert_close(c_next, torch.cat(expected_c, 1))
+
+
+def test_msrcm_computes_equation_9():
+    msrcm = randomise(MSRCM(4, 6))
+    x = torch.randn(2, 4, 9, 8, dtype=torch.float64)
+    total = torch.zeros_like(x)
+    for kernel_size, (conv, norm) in zip((1, 3, 5, 7), msrcm.scales, strict=True):
+        assert conv.kernel_size == (kernel_size, kernel_size)
+        total = total + norm(F.conv2d(x, conv.weight, padding=kernel_size // 2))
+    conv, norm, _ = msrcm.project
+    torch.testing.assert_close(msrcm(x), norm(conv(x + total.relu())).relu())
+
+
+def test_pconv_computes_equation_10_with_one_shared_kernel():
+    pconv = randomise(PConv(16, 2))
+    x = torch.randn(2, 16, 5, 6, dtype=torch.float64)
+    convolved = torch.cat([F.conv2d(group, pconv.conv.weight, padding=1) for group in shifted_groups(x)], 1)
+    torch.testing.assert_close(pconv(x), pconv.seg_layers[0](pconv.norm(convolved).relu()))
+
+
+def test_padding_of_odd_sizes_changes_nothing_inside_a_larger_image():
+    network = DCFFSNet(1, 2).eval()
+    x = torch.randn(1, 1, 70, 90)
+    padded = F.pad(x, (0, 96 - 90, 0, 96 - 70))
+    with torch.no_grad():
+        inside = network(padded)[..., :69, :89]  # the last row's and column's neighbours differ
+        torch.testing.assert_close(network(x)[..., :69, :89], inside)

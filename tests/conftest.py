@@ -1,0 +1,38 @@
+"""Environment of the whole suite: one process, no compilation, no download, nnU-Net's folders in a temporary place."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # two cores, many processes: waiting threads must not spin
+
+import torch
+from cell_datasets import NNUNET_FOLDERS
+from hypothesis import settings
+
+os.environ["nnUNet_compile"] = "f"
+os.environ["nnUNet_n_proc_DA"] = "1"  # 0 breaks nnU-Net's planning
+os.environ["nnUNet_def_n_proc"] = "1"
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["MPLBACKEND"] = "agg"
+for variable in ("NNUNET_PLUGINS_SEED", "NNUNET_PLUGINS_WEIGHTS", *NNUNET_FOLDERS):
+    os.environ.pop(variable, None)
+
+settings.register_profile("suite", deadline=None, max_examples=30, derandomize=True)
+settings.load_profile("suite")
+torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture
+def shared_data():
+    """``shared_data(name)``: a real dataset beside the checkout, or a clear skip."""
+
+    def folder(name: str) -> Path:
+        if not (SHARED_DATA / name).is_dir():
+            pytest.skip(f"{SHARED_DATA / name} is not there: real data are not part of the repository")
+        return SHARED_DATA / name
+
+    return folder

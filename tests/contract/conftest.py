@@ -1,0 +1,101 @@
+"""The trainers under test, planned datasets for the session, and one finished training of every trainer."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import cell_datasets
+import pytest
+import timm
+import torch
+from cell_datasets import FORMAT_NAMES, FORMATS, LABELS
+from contract_trainers import MAIN_TRAINERS
+
+from nnunet_plugins._startup import activate
+from nnunet_plugins.trainers import TRAINERS
+
+activate()  # so that the suite also runs where the .pth file does not
+
+
+@pytest.fixture(params=list(TRAINERS))
+def trainer_name(request) -> str:
+    """Every row of the table of trainers."""
+    return request.param
+
+
+@pytest.fixture(params=MAIN_TRAINERS)
+def main_trainer_name(request) -> str:
+    """For what a variant's class attributes cannot change."""
+    return request.param
+
+
+@pytest.fixture(
+    params=[
+        (name, dataset_id)
+        for name in TRAINERS
+        for dataset_id in (FORMATS if name in MAIN_TRAINERS else (LABELS, cell_datasets.REGIONS_IGNORE))
+    ],
+    ids=lambda pair: f"{pair[0]}-{FORMAT_NAMES[pair[1]]}",
+)
+def trainer_and_dataset(request) -> tuple[str, int]:
+    """Every main trainer with each label format of nnU-Net, every variant with the plainest and the richest."""
+    return request.param
+
+
+@pytest.fixture(scope="session", autouse=True)
+def imagenet_weights(tmp_path_factory) -> Iterator[None]:
+    """A folder with weights in timm's format for the ``_pretrained`` trainers; nothing can be downloaded here."""
+    folder = tmp_path_factory.mktemp("weights")
+    torch.manual_seed(7)
+    torch.save(timm.create_model("resnet34", pretrained=False).state_dict(), folder / "resnet34.pth")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("NNUNET_PLUGINS_WEIGHTS", str(folder))
+        yield
+
+
+@pytest.fixture(scope="session")
+def planned(tmp_path_factory) -> Iterator[Path]:
+    """nnU-Net's folders with the four datasets, planned and preprocessed."""
+    root = tmp_path_factory.mktemp("nnunet")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        cell_datasets.use_nnunet_folders(root, monkeypatch)
+        for dataset_id in FORMATS:
+            cell_datasets.write_raw_dataset(dataset_id)
+        cell_datasets.plan_and_preprocess(list(FORMATS))
+        monkeypatch.setenv("nnUNet_n_proc_DA", "0")  # from here on load in this process
+        yield root
+
+
+@pytest.fixture
+def results(planned, tmp_path, monkeypatch) -> Iterator[Path]:
+    """A results folder of the test's own."""
+    monkeypatch.setenv("nnUNet_results", str(tmp_path))
+    yield tmp_path
+    shutil.rmtree(tmp_path)  # checkpoints are large
+
+
+@pytest.fixture(scope="session")
+def trained(planned) -> Callable[[str], Path]:
+    """``trained(name)``: the model folder of a training of one epoch of two iterations, validated; made once."""
+    finished: dict[str, Path] = {}
+
+    def model_folder(name: str) -> Path:
+        if name not in finished:
+            with pytest.MonkeyPatch.context() as monkeypatch:
+                monkeypatch.setenv("nnUNet_results", str(planned / "nnUNet_results"))  # outlives the test
+                trainer = cell_datasets.make_trainer(f"{name}_1epoch_2iterations", LABELS)
+                trainer.run_training()
+                trainer.perform_actual_validation()
+            Path(trainer.output_folder, "checkpoint_best.pth").unlink()
+            drop_optimizer_state(Path(trainer.output_folder, "checkpoint_final.pth"))
+            finished[name] = Path(trainer.output_folder_base)
+        return finished[name]
+
+    return model_folder
+
+
+def drop_optimizer_state(checkpoint: Path) -> None:
+    """Two thirds of a checkpoint that is only to be predicted with."""
+    content = torch.load(checkpoint, weights_only=False)
+    content["optimizer_state"] = None
+    torch.save(content, checkpoint)

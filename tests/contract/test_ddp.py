@@ -1,0 +1,35 @@
+"""Proves for every trainer: two processes train one model, with batches of equal and of different size."""
+
+import json
+import socket
+from pathlib import Path
+
+import pytest
+import torch.multiprocessing as mp
+from contract_trainers import MAIN_TRAINERS
+
+from nnunet_plugins.trainers import TRAINERS
+
+EVEN, UNEVEN = 4, 5
+JOBS = [(name, EVEN) for name in TRAINERS] + [(name, UNEVEN) for name in MAIN_TRAINERS]
+
+
+@pytest.fixture(scope="module")
+def outcomes(planned, tmp_path_factory) -> Path:
+    """All trainings in one pair of processes, each of which takes seconds to start."""
+    import ddp_workers
+
+    folder = tmp_path_factory.mktemp("ddp")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.spawn(ddp_workers.train, (port, JOBS, folder), nprocs=2)
+    return folder
+
+
+@pytest.mark.parametrize(("name", "batch_size"), JOBS, ids=lambda value: str(value))
+def test_both_processes_hold_the_same_weights_after_training(outcomes, name, batch_size):
+    ranks = [json.loads((outcomes / f"{name}-{batch_size}-rank{rank}.json").read_text()) for rank in range(2)]
+    assert not [rank["error"] for rank in ranks if "error" in rank]
+    assert [rank["local_batch"] for rank in ranks] == [batch_size - batch_size // 2, batch_size // 2]
+    assert all(rank["equal"] and rank["finite"] for rank in ranks)

@@ -1,0 +1,168 @@
+"""Proves for every trainer: nnU-Net's own training, validation, resuming, model sharing and inference run with it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cell_datasets
+import numpy as np
+import pytest
+import torch
+from cell_datasets import LABELS, NNUNET_FOLDERS, REGIONS, make_trainer
+from contract_trainers import MAIN_TRAINERS
+
+from nnunet_plugins.losses.common import PluginLoss
+from nnunet_plugins.trainers import TRAINERS
+
+pytestmark = pytest.mark.usefixtures("results")
+
+
+def test_trains_on_every_label_format(trainer_and_dataset):
+    name, dataset_id = trainer_and_dataset
+    trainer = make_trainer(f"{name}_1epoch_2iterations", dataset_id)
+    trainer.disable_checkpointing = True
+    trainer.run_training()
+    log = trainer.logger.get_checkpoint()
+    assert len(log["train_losses"]) == len(log["val_losses"]) == 1
+    assert np.isfinite(log["train_losses"] + log["val_losses"]).all()
+    if isinstance(trainer.loss, PluginLoss):
+        assert "loss terms: " in Path(trainer.log_file).read_text()
+
+
+def test_validates_the_whole_fold(trained, trainer_name):
+    model = trained(trainer_name)
+    assert model.name == f"{trainer_name}_1epoch_2iterations__nnUNetPlans__2d"
+    checkpoint = torch.load(model / "fold_0" / "checkpoint_final.pth", weights_only=False)
+    assert checkpoint["trainer_name"] == f"{trainer_name}_1epoch_2iterations"
+    validation = model / "fold_0" / "validation"
+    summary = json.loads((validation / "summary.json").read_text())
+    assert len(summary["metric_per_case"]) == len(list(validation.glob("*.png"))) == 2
+    assert all(0 <= summary["mean"][label]["Dice"] <= 1 for label in ("1", "2"))
+
+
+class Killed(Exception):
+    """Stands for the end of the process."""
+
+
+def test_resumed_training_equals_an_uninterrupted_one(trainer_name, tmp_path, monkeypatch):
+    from nnunetv2.run.run_training import maybe_load_checkpoint
+
+    name = f"{trainer_name}_2epochs_2iterations"
+    monkeypatch.setenv("NNUNET_PLUGINS_SEED", "5")
+    monkeypatch.setenv("nnUNet_results", str(tmp_path / "whole"))
+    whole = make_trainer(name, LABELS)
+    whole.disable_checkpointing = True
+    whole.run_training()
+
+    monkeypatch.setenv("nnUNet_results", str(tmp_path / "resumed"))
+    interrupted = make_trainer(name, LABELS)
+    interrupted.save_every = 1
+    monkeypatch.setattr(interrupted, "on_epoch_start", raise_in_epoch_1(interrupted))
+    with pytest.raises(Killed):
+        interrupted.run_training()
+
+    monkeypatch.delenv("NNUNET_PLUGINS_WEIGHTS")  # what the checkpoint replaces must not be loaded again
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    resumed = make_trainer(name, LABELS, continue_training=True)
+    maybe_load_checkpoint(resumed, continue_training=True, validation_only=False)
+    assert resumed.current_epoch == 1
+    resumed.disable_checkpointing = True
+    resumed.run_training()
+
+    resumed_weights = resumed.network.state_dict()
+    for key, tensor in whole.network.state_dict().items():
+        assert torch.equal(tensor, resumed_weights[key]), key
+    logged = [trainer.logger.get_checkpoint() for trainer in (whole, resumed)]
+    for key in ("lrs", "train_losses", "val_losses", "ema_fg_dice"):
+        assert logged[0][key] == logged[1][key]
+
+
+def raise_in_epoch_1(trainer):
+    on_epoch_start = trainer.on_epoch_start
+
+    def hook() -> None:
+        if trainer.current_epoch == 1:
+            raise Killed
+        on_epoch_start()
+
+    return hook
+
+
+def test_weights_of_another_dataset_are_a_start_whatever_its_number_of_classes(trained, trainer_name):
+    from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
+
+    checkpoint = trained(trainer_name) / "fold_0" / "checkpoint_final.pth"
+    trainer = make_trainer(trainer_name, REGIONS)  # two heads instead of three
+    trainer.initialize()
+    load_pretrained_weights(trainer.network, str(checkpoint))
+    source = torch.load(checkpoint, weights_only=False)["network_weights"]
+    target = trainer.network.state_dict()
+    fresh = [key for key in target if ".seg_layers." in key]
+    assert fresh
+    assert all(torch.equal(target[key], source[key]) for key in target if key not in fresh)
+
+
+PREDICT = """
+import json, sys
+from pathlib import Path
+import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+if __name__ == "__main__":
+    images, output, *models = sys.argv[1:]
+    for model in models:
+        predictor = nnUNetPredictor(device=torch.device("cpu"), perform_everything_on_device=False, allow_tqdm=False)
+        predictor.initialize_from_trained_model_folder(model, (0,), "checkpoint_final.pth")
+        target = Path(output, Path(model).name)
+        target.mkdir(parents=True)
+        predictor.predict_from_files_sequential(images, str(target))
+"""
+
+
+@pytest.fixture(scope="module")
+def shared_models(trained, tmp_path_factory) -> dict[str, Path]:
+    """Every trainer's model; those of the main trainers exported to a zip and imported into an empty results folder."""
+    from nnunetv2.model_sharing.model_export import export_pretrained_model
+    from nnunetv2.model_sharing.model_import import install_model_from_zip_file
+
+    folder = tmp_path_factory.mktemp("shared")
+    (folder / "results").mkdir()
+    models = {name: trained(name) for name in TRAINERS}
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        for name in MAIN_TRAINERS:
+            model, archive = models[name], str(folder / f"{name}.zip")
+            monkeypatch.setenv("nnUNet_results", str(model.parents[1]))
+            trainer = model.name.split("__")[0]
+            export_pretrained_model(LABELS, archive, configurations=("2d",), trainer=trainer, folds=(0,))
+            monkeypatch.setenv("nnUNet_results", str(folder / "results"))
+            install_model_from_zip_file(archive)
+            models[name] = folder / "results" / model.parent.name / model.name
+    return models
+
+
+@pytest.fixture(scope="module")
+def fresh_process_predictions(planned, shared_models, tmp_path_factory) -> Path:
+    """Predictions by all models in a new process without any variable of nnU-Net but the search path."""
+    folder = tmp_path_factory.mktemp("fresh")
+    (folder / "predict.py").write_text(PREDICT)
+    environment = {key: value for key, value in os.environ.items() if key not in NNUNET_FOLDERS}
+    environment.pop("NNUNET_PLUGINS_WEIGHTS")  # nothing is downloaded or loaded but the checkpoint
+    images = planned / "nnUNet_raw" / cell_datasets.dataset_name(LABELS) / "imagesTr"
+    subprocess.run(
+        [sys.executable, folder / "predict.py", images, folder / "out", *shared_models.values()],
+        env=environment,
+        check=True,
+    )
+    return folder / "out"
+
+
+def test_model_predicts_in_a_fresh_process(fresh_process_predictions, trained, trainer_name):
+    from skimage import io
+
+    model = trained(trainer_name)
+    predictions = fresh_process_predictions / model.name
+    assert len(list(predictions.glob("*.png"))) == 10
+    for validated in (model / "fold_0" / "validation").glob("*.png"):  # the same weights, so the same segmentation
+        assert np.array_equal(io.imread(predictions / validated.name), io.imread(validated))

@@ -1,0 +1,69 @@
+"""What a process of the two-process DDP test runs (contract section 8); importable by spawned processes.
+
+nnU-Net's DDP needs CUDA and NCCL. Here its real trainer code runs on two CPU processes: DDP without ``device_ids``, the
+device put back to the CPU, and batch normalisation left unsynchronised (SyncBatchNorm exists for GPUs only; DDP still
+broadcasts the buffers).
+"""
+
+import json
+import traceback
+from datetime import timedelta
+from pathlib import Path
+
+import cell_datasets
+import torch
+import torch.distributed as dist
+from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as trainer_module
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from nnunet_plugins.trainers import find_trainer
+
+
+class CpuDDP(DistributedDataParallel):
+    def __init__(self, module: nn.Module, device_ids: list[int]):
+        super().__init__(module)
+
+
+class OnCpu:
+    def __init__(self, plans, configuration, fold, dataset_json, device=torch.device("cpu")):  # noqa: B008
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.device = torch.device("cpu")
+        self.grad_scaler = None
+
+
+def train(rank: int, port: int, jobs: list[tuple[str, int]], folder: Path) -> None:
+    """Train every ``(trainer name, global batch size)``; what comes out is ``<name>-<batch size>-rank<rank>.json``."""
+    torch.set_num_threads(1)
+    trainer_module.DDP = CpuDDP
+    nn.SyncBatchNorm.convert_sync_batchnorm = staticmethod(lambda network: network)
+    timeout = timedelta(seconds=120)
+    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2, timeout=timeout)
+    for name, batch_size in jobs:
+        try:
+            outcome = train_one(name, batch_size)
+        except Exception:
+            outcome = {"error": traceback.format_exc()}
+        (folder / f"{name}-{batch_size}-rank{rank}.json").write_text(json.dumps(outcome))
+        if "error" in outcome:
+            break  # the other rank waits for a partner that is gone
+    dist.destroy_process_group()
+
+
+def train_one(name: str, batch_size: int) -> dict:
+    base = find_trainer(f"{name}_1epoch_2iterations")
+    trainer_class = type(base.__name__, (OnCpu, base), {})
+    plans = cell_datasets.load_plans(cell_datasets.LABELS) | {"continue_training": False}
+    plans["configurations"]["2d"]["batch_size"] = batch_size
+    trainer = trainer_class(plans, "2d", 0, cell_datasets.load_dataset_json(cell_datasets.LABELS))
+    trainer.run_training()
+    assert isinstance(trainer.network, CpuDDP)
+    mine = nn.utils.parameters_to_vector(trainer.network.parameters()).detach()
+    both = [torch.empty_like(mine) for _ in range(2)]
+    dist.all_gather(both, mine)
+    return {
+        "local_batch": trainer.batch_size,
+        "equal": torch.equal(*both),
+        "finite": bool(mine.isfinite().all()),
+        "losses": trainer.logger.get_checkpoint()["train_losses"],
+    }

@@ -1,0 +1,128 @@
+"""The demo draws what it says, touches no folder but its own, and takes a trainer through nnU-Net's real commands."""
+
+import os
+import sys
+from contextlib import chdir, redirect_stdout
+from io import StringIO
+
+import numpy as np
+import pytest
+from scipy.ndimage import label
+from skimage.io import imread
+
+from nnunet_plugins import demo
+from nnunet_plugins.errors import UserError
+
+
+def generator(seed=0):
+    return np.random.default_rng(seed)
+
+
+@pytest.mark.parametrize("stain", demo.STAINS)
+def test_images_are_deterministic_and_their_nuclei_visible(stain):
+    image, mask = demo.synthetic_nuclei(generator(), 96, stain=stain)
+    again = demo.synthetic_nuclei(generator(), 96, stain=stain)
+    assert image.shape == (96, 96, 3) and image.dtype == np.uint8
+    assert mask.shape == (96, 96) and set(np.unique(mask)) == {0, 1}
+    assert np.array_equal(image, again[0]) and np.array_equal(mask, again[1])
+    inside, outside = image[mask == 1].mean(), image[mask == 0].mean()
+    assert inside > outside + 30 if stain == "fluorescence" else inside < outside - 30
+
+
+def test_other_seeds_give_other_images():
+    assert not np.array_equal(demo.synthetic_nuclei(generator(0))[0], demo.synthetic_nuclei(generator(1))[0])
+
+
+def test_nuclei_touch():
+    for seed in range(10):
+        nuclei = demo.place_nuclei(generator(seed), 128, 40)
+        components = label(nuclei > 0, structure=np.ones((3, 3)))[1]
+        assert components < 0.8 * (len(np.unique(nuclei)) - 1)
+
+
+def test_dataset_is_complete_and_has_both_stains(tmp_path):
+    demo.write_dataset(tmp_path, num_train=4, num_test=2)
+    cases = {part: sorted(path.stem for path in (tmp_path / f"labels{part}").iterdir()) for part in ("Tr", "Ts")}
+    assert cases == {"Tr": [f"nuclei_{i:03}" for i in range(4)], "Ts": ["nuclei_004", "nuclei_005"]}
+    images = [imread(tmp_path / f"images{part}" / f"{case}_0000.png") for part in cases for case in cases[part]]
+    assert {bool(np.median(image) > 100) for image in images[:4]} == {True, False}
+    assert {bool(np.median(image) > 100) for image in images[4:]} == {True, False}
+
+
+def test_foreign_folder_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "raw").mkdir()
+    with pytest.raises(UserError, match=r"not empty and was not made by the demo: .*--keep DIR"):
+        demo.run_demo(tmp_path, "DCFFSNetTrainer", 1)
+    assert [path.name for path in tmp_path.iterdir()] == ["raw"]
+
+
+def test_file_in_place_of_a_folder_is_refused(tmp_path):
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(UserError, match=r"cannot use .*file .*--keep DIR"):
+        demo.run_demo(file, "DCFFSNetTrainer", 1)
+
+
+@pytest.mark.parametrize("name", ["nnUNetTrainer", "DCFFSNetTrainer_5epochs", "NoSuchTrainer"])
+def test_trainers_outside_the_table_are_refused(name, tmp_path):
+    with pytest.raises(UserError, match=f"{name}.*nnunet-plugins list"):
+        demo.run_demo(tmp_path / "new", name, 1)
+    assert not (tmp_path / "new").exists()
+
+
+def test_no_epochs_are_refused(tmp_path):
+    with pytest.raises(UserError, match="--epochs 0: expected at least 1"):
+        demo.run_demo(tmp_path / "new", "DCFFSNetTrainer", 0)
+
+
+def test_failing_command_is_reported_with_its_log_and_last_words(tmp_path, monkeypatch):
+    monkeypatch.setattr(demo, "python_command", lambda _: [sys.executable, "-c", "raise SystemExit('no such dataset')"])
+    with pytest.raises(UserError, match=r"(?s)nnUNetv2_train failed \(exit code 1\): see .*demo.log.*no such dataset"):
+        demo.Shell(tmp_path).run("nnUNetv2_train 999 2d 0")
+    assert "no such dataset" in (tmp_path / "demo.log").read_text()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_killed_command_does_not_hang_the_demo_though_its_workers_live_on(tmp_path, monkeypatch):
+    program = (
+        "import os, signal, subprocess, sys; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']); "
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    monkeypatch.setattr(demo, "python_command", lambda _: [sys.executable, "-c", program])
+    with pytest.raises(UserError, match="killed, perhaps for want of memory"):
+        demo.Shell(tmp_path).run("nnUNetv2_train 501 2d 0")
+
+
+@pytest.fixture(scope="module")
+def finished_demo(tmp_path_factory):
+    """A whole demo, far too short to learn anything, and what it printed."""
+    folder = tmp_path_factory.mktemp("demo")
+    with chdir(folder), redirect_stdout(StringIO()) as output:
+        demo.run_demo(None, "DCFFSNetTrainer", 1, iterations=2)
+    return folder / demo.DEFAULT_FOLDER, output.getvalue()
+
+
+def test_demo_shows_the_commands_that_it_runs(finished_demo):
+    _, output = finished_demo
+    typed = [line.split()[1] for line in output.splitlines() if line.startswith("$ nnUNet")]
+    assert typed == ["nnUNetv2_plan_and_preprocess", "nnUNetv2_train", "nnUNetv2_predict", "nnUNetv2_evaluate_folder"]
+    assert "-tr DCFFSNetTrainer_1epoch_2iterations -device" in output
+    assert "epoch 1/1: Dice" in output
+    assert "synthetic" in output.lower()
+
+
+def test_demo_ends_with_table_picture_and_the_commands_for_own_data(finished_demo):
+    folder, output = finished_demo
+    report = output[output.index(f"{demo.NUM_TEST} held-out") :]
+    for expected in ("Dice", "IoU", "±", str(folder / "demo.png"), "nnUNetv2_train 123 2d 0 -tr DCFFSNetTrainer"):
+        assert expected in report
+    assert imread(folder / "demo.png").std() > 20
+    assert len(list((folder / "predictions").glob("*.png"))) == demo.NUM_TEST
+    assert not (folder / "results").exists()
+
+
+def test_demo_can_be_run_again_in_its_folder_beside_files_of_the_user(finished_demo):
+    folder, _ = finished_demo
+    (folder / "mine.txt").touch()
+    demo.prepare_folder(folder)
+    assert {path.name for path in folder.iterdir()} == {demo.MARKER, "mine.txt"}

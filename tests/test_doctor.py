@@ -1,0 +1,152 @@
+"""The doctor finds what is wrong, says how to put it right, and is content with an environment in which all is well."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from nnunet_plugins import doctor
+from nnunet_plugins._startup import DISCOVERY_FOLDER
+from nnunet_plugins.cli import main
+from nnunet_plugins.doctor import Finding
+
+
+@pytest.fixture
+def healthy(tmp_path, monkeypatch) -> Path:
+    """nnU-Net's folders, and the search path as an installation leaves it."""
+    for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        (tmp_path / variable).mkdir()
+        monkeypatch.setenv(variable, str(tmp_path / variable))
+    monkeypatch.setenv("nnUNet_extTrainer", DISCOVERY_FOLDER)
+    monkeypatch.delenv("NNUNET_PLUGINS_DISABLE_AUTOLOAD", raising=False)
+    return tmp_path
+
+
+def problems(findings) -> list[Finding]:
+    return [finding for finding in findings if finding.level == "PROBLEM"]
+
+
+def test_a_healthy_environment_has_no_problem(healthy, capsys):
+    main(["doctor"])
+    *lines, empty, last = capsys.readouterr().out.splitlines()
+    assert {line.split()[0] for line in lines} <= {"ok", "note"}
+    assert (empty, last) == ("", "No problem found.")
+    for found in ("nnunetv2 2.", "torch 2.", "nnU-Net finds DCFFSNetTrainer", "trainers can be imported"):
+        assert any(line.startswith("ok ") and found in line for line in lines), found
+
+
+def test_a_problem_has_a_remedy_in_its_line_and_makes_the_command_fail(healthy, capsys, monkeypatch):
+    monkeypatch.delenv("nnUNet_raw")
+    with pytest.raises(SystemExit) as stopped:
+        main(["doctor"])
+    assert stopped.value.code == 1
+    output = capsys.readouterr().out
+    assert "PROBLEM nnUNet_raw is not set -> export nnUNet_raw=" in output
+    assert output.endswith("1 problem found.\n")
+
+
+def test_a_missing_dependency_is_to_be_installed(monkeypatch):
+    monkeypatch.setattr(doctor, "DEPENDENCIES", ("torch", "no-such-dependency"))
+    (problem,) = problems(doctor.versions())
+    assert (problem.text, problem.remedy) == ("no-such-dependency is not installed", "pip install no-such-dependency")
+
+
+def test_settings_of_the_workers_must_be_numbers(monkeypatch):
+    monkeypatch.setenv("nnUNet_n_proc_DA", "auto")
+    (problem,) = problems(doctor.processes())
+    assert problem.text == "nnUNet_n_proc_DA=auto is not a number"
+
+
+def test_no_workers_at_all_is_worth_a_note(monkeypatch):
+    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    assert not problems(doctor.processes())
+    assert any("planning" in finding.text for finding in doctor.processes())
+
+
+def test_a_search_path_without_our_folder_is_a_problem(healthy, monkeypatch):
+    monkeypatch.delenv("nnUNet_extTrainer")
+    (problem,) = problems(doctor.discovery())
+    assert "is not in nnUNet_extTrainer" in problem.text
+    assert 'eval "$(nnunet-plugins env)"' in problem.remedy
+
+
+def test_a_disabled_start_is_told_from_one_that_failed(healthy, monkeypatch):
+    monkeypatch.delenv("nnUNet_extTrainer")
+    monkeypatch.setenv("NNUNET_PLUGINS_DISABLE_AUTOLOAD", "1")
+    (problem,) = problems(doctor.discovery())
+    assert "NNUNET_PLUGINS_DISABLE_AUTOLOAD is set" in problem.text
+
+
+def test_a_file_of_the_user_that_stops_nnunets_search_is_named(healthy, monkeypatch):
+    mine, gone = healthy / "mine", healthy / "gone"
+    mine.mkdir()
+    (mine / "my_trainer.py").write_text("import a_module_that_is_not_installed")
+    monkeypatch.setenv("nnUNet_extTrainer", os.pathsep.join(map(str, (gone, mine, DISCOVERY_FOLDER))))
+    findings = list(doctor.discovery())
+    assert (findings[0].level, findings[0].text) == ("note", f"nnUNet_extTrainer names {gone}, which is no folder")
+    entry, search = problems(findings)
+    assert f"nnU-Net's search stops in {mine}" in entry.text
+    assert "a_module_that_is_not_installed" in entry.text
+    assert "search for DCFFSNetTrainer fails" in search.text
+
+
+def test_a_class_of_the_user_with_the_name_of_ours_is_named(healthy, monkeypatch):
+    mine = healthy / "mine"
+    mine.mkdir()
+    (mine / "copy_of_a_trainer.py").write_text(
+        "from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer\n"
+        "class DCFFSNetTrainer(nnUNetTrainer): ..."
+    )
+    monkeypatch.setenv("nnUNet_extTrainer", os.pathsep.join(map(str, (mine, DISCOVERY_FOLDER))))
+    (problem,) = problems(doctor.discovery())
+    assert problem.text.startswith("nnU-Net finds another DCFFSNetTrainer")
+    assert "copy_of_a_trainer" in problem.text
+
+
+def test_a_trainer_that_cannot_be_imported_does_not_hide_the_others(monkeypatch):
+    table = doctor.TRAINERS
+    broken = table["DCFFSNetTrainer"]._replace(module="no_such_module")
+    monkeypatch.setitem(table, "BrokenTrainer", broken)
+    findings = list(doctor.trainers())
+    assert [finding.text.split()[0] for finding in problems(findings)] == ["BrokenTrainer"]
+    assert findings[-1].text == f"{len(table) - 1} of {len(table)} trainers can be imported"
+
+
+def test_folders_must_be_set_and_exist(healthy, monkeypatch):
+    monkeypatch.setenv("nnUNet_raw", "")
+    monkeypatch.setenv("nnUNet_results", str(healthy / "not made yet"))
+    unset, absent = problems(doctor.folders(minimum_free=0))
+    assert unset.text == "nnUNet_raw is not set"
+    assert absent.remedy == f"mkdir -p '{healthy / 'not made yet'}'"
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc"), reason="needs a folder in which not even root can write")
+def test_folders_must_be_writable_except_for_the_raw_data(healthy, monkeypatch):
+    for variable in ("nnUNet_raw", "nnUNet_preprocessed"):
+        monkeypatch.setenv(variable, "/proc")
+    raw, preprocessed, results = doctor.folders(minimum_free=0)
+    assert (raw.level, preprocessed.level, results.level) == ("note", "PROBLEM", "ok")
+    assert "nnUNet_preprocessed=/proc is not writable" in preprocessed.text
+
+
+def test_writing_leaves_nothing_behind(healthy):
+    assert not problems(doctor.folders(minimum_free=0))
+    assert not list((healthy / "nnUNet_results").iterdir())
+
+
+def test_a_full_disk_is_a_problem(healthy):
+    assert len(problems(doctor.folders(minimum_free=1e18))) == 3
+
+
+@pytest.mark.skipif("__import__('torch').cuda.is_available()", reason="this machine has a GPU")
+def test_a_gpu_that_torch_cannot_use_is_a_problem(tmp_path, monkeypatch):
+    assert not problems(doctor.gpus())  # a machine without GPU is none
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho 470.00\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    (problem,) = problems(doctor.gpus())
+    assert "driver 470.00" in problem.text
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert not problems(doctor.gpus())

@@ -1,0 +1,192 @@
+"""Proves: what all trainers share: class attributes, schedules, parameter groups, seeds, refusals, default loss."""
+
+import cell_datasets
+import pytest
+import torch
+from torch import nn
+
+from nnunet_plugins.errors import UserError
+from nnunet_plugins.trainers.base import EpochSchedule, FirstOutputLoss, PluginTrainer, seed_from_environment
+
+
+class TinyNetwork(nn.Module):
+    """The least network that keeps the contract."""
+
+    def __init__(self, in_channels: int, num_classes: int, deep_supervision: bool):
+        super().__init__()
+        self.deep_supervision = deep_supervision
+        self.encoder = nn.Conv2d(in_channels, 4, 3, padding=1)
+        self.head = nn.Conv2d(4, num_classes, 1)
+
+    def forward(self, x):
+        logits = self.head(self.encoder(x).relu())
+        return (logits,) if self.deep_supervision else logits
+
+
+class TinyTrainer(PluginTrainer):
+    """Two learning rates, its paper's numbers, nnU-Net's loss."""
+
+    initial_lr = 0.1
+    weight_decay = 0.5
+    num_epochs = 4
+    supported_dimensions = (2,)
+
+    @classmethod
+    def build_network_architecture(
+        cls, plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision=True
+    ):
+        return TinyNetwork(num_input_channels, num_output_channels, enable_deep_supervision)
+
+    def parameter_groups(self):
+        network = self.bare_network
+        return [
+            {"params": list(network.encoder.parameters()), "lr": 0.1 * self.initial_lr},
+            {"params": list(network.head.parameters()), "lr": self.initial_lr},
+        ]
+
+    def build_optimizer(self, groups):
+        return torch.optim.AdamW(groups, weight_decay=self.weight_decay)
+
+
+def configuration(**values) -> dict:
+    return {"batch_size": 2, "batch_dice": True, "data_identifier": "nnUNetPlans_2d", "architecture": {}} | values
+
+
+PLANS = {
+    "dataset_name": "Dataset901_Cells",
+    "plans_name": "nnUNetPlans",
+    "label_manager": "LabelManager",
+    "configurations": {
+        "2d": configuration(patch_size=[32, 32]),
+        "3d_fullres": configuration(patch_size=[32, 32, 32]),
+        "3d_again": {"inherits_from": "3d_fullres"},
+    },
+}
+
+
+@pytest.fixture
+def make(tmp_path, monkeypatch):
+    """A trainer without data: enough for everything but training."""
+    cell_datasets.use_nnunet_folders(tmp_path, monkeypatch)
+
+    def trainer(labels=None, configuration="2d"):
+        dataset_json = {"labels": labels or {"background": 0, "a": 1}, "channel_names": {"0": "R"}}
+        if any(isinstance(label, list) for label in dataset_json["labels"].values()):
+            dataset_json["regions_class_order"] = [1, 2]
+        made = TinyTrainer(PLANS | {"continue_training": False}, configuration, 0, dataset_json, torch.device("cpu"))
+        made.network = TinyNetwork(3, made.label_manager.num_segmentation_heads, True)
+        return made
+
+    return trainer
+
+
+def test_class_attributes_replace_nnunets_numbers(make):
+    trainer = make()
+    assert (trainer.initial_lr, trainer.weight_decay, trainer.num_epochs) == (0.1, 0.5, 4)
+    assert trainer.num_iterations_per_epoch == 250  # nnU-Net's, where the class says nothing
+
+
+def test_learning_rates_of_all_groups_follow_one_schedule(make):
+    optimizer, schedule = make().configure_optimizers()
+    for epoch, factor in ((0, 1.0), (2, 0.5**0.9), (3, 0.25**0.9)):
+        schedule.step(epoch)
+        assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.01 * factor, 0.1 * factor])
+
+
+def test_schedule_is_right_after_the_optimizer_is_restored(make):
+    optimizer, schedule = make().configure_optimizers()
+    schedule.step(3)
+    saved = optimizer.state_dict()
+    resumed, resumed_schedule = make().configure_optimizers()
+    resumed.load_state_dict(saved)
+    resumed_schedule.step(2)
+    schedule.step(2)
+    assert [g["lr"] for g in resumed.param_groups] == [g["lr"] for g in optimizer.param_groups]
+
+
+def test_schedule_calls_its_factor_with_the_progress_of_the_training():
+    optimizer = torch.optim.SGD([{"params": [nn.Parameter(torch.zeros(1))], "lr": 2.0}])
+    schedule = EpochSchedule(optimizer, lambda progress: 1 + progress, num_epochs=10)
+    schedule.step(5)
+    assert optimizer.param_groups[0]["lr"] == 3.0
+
+
+def test_unsupported_dimensions_are_refused_before_anything_is_written(make, tmp_path):
+    for configuration in ("3d_fullres", "3d_again"):
+        with pytest.raises(
+            UserError, match=f"TinyTrainer works in 2D only, but configuration {configuration} is 3D: train 2d instead"
+        ):
+            make(configuration=configuration)
+    assert not list((tmp_path / "nnUNet_results").iterdir())
+
+
+def test_deep_supervision_reaches_the_network_through_its_wrappers(make):
+    trainer = make()
+    network = trainer.network
+    trainer.network = torch.compile(network, backend="eager")
+    assert trainer.bare_network is network
+    trainer.set_deep_supervision_enabled(False)
+    assert network.deep_supervision is False
+    trainer.enable_deep_supervision = False
+    trainer.set_deep_supervision_enabled(True)  # as nnU-Net does at the end of every validation
+    assert network.deep_supervision is False
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        {"background": 0, "a": 1, "b": 2},
+        {"background": 0, "a": 1, "b": 2, "ignore": 3},
+        {"background": 0, "all": [1, 2], "b": [2]},
+        {"background": 0, "all": [1, 2], "b": [2], "ignore": 3},
+    ],
+    ids=["labels", "ignore", "regions", "regions+ignore"],
+)
+def test_default_loss_equals_nnunets_own(make, labels):
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+    trainer = make(labels)
+    heads = trainer.label_manager.num_segmentation_heads
+    logits = torch.randn(2, heads, 16, 16)
+    target = torch.randint(0, 4 if "ignore" in labels else 3, (2, 1, 16, 16))
+    if trainer.label_manager.has_regions:
+        target = torch.cat([target > 0, target == 2] + ([target == 3] if "ignore" in labels else []), 1)
+    ours = trainer._build_loss()
+    assert isinstance(ours, FirstOutputLoss)
+    trainer.enable_deep_supervision = False  # nnU-Net's own, unwrapped
+    theirs = nnUNetTrainer._build_loss(trainer)
+    torch.testing.assert_close(ours((logits,), [target]), theirs(logits, target))
+    torch.testing.assert_close(ours(logits, target), theirs(logits, target))
+
+
+def test_one_full_resolution_target_is_asked_for(make):
+    trainer = make()
+    assert trainer._get_deep_supervision_scales() == [[1.0, 1.0]]
+    trainer.enable_deep_supervision = False
+    assert trainer._get_deep_supervision_scales() is None
+
+
+@pytest.mark.parametrize("value", ["abc", "-1", "1.5", "2147483648"])
+def test_a_seed_that_is_no_whole_number_is_refused(monkeypatch, value):
+    monkeypatch.setenv("NNUNET_PLUGINS_SEED", value)
+    with pytest.raises(UserError, match=f"NNUNET_PLUGINS_SEED={value}: expected a whole number"):
+        seed_from_environment()
+
+
+def test_seed_is_off_by_default(monkeypatch):
+    monkeypatch.delenv("NNUNET_PLUGINS_SEED", raising=False)
+    assert seed_from_environment() is None
+    monkeypatch.setenv("NNUNET_PLUGINS_SEED", "12")
+    assert seed_from_environment() == 12
+
+
+def test_same_seed_same_weights_and_every_epoch_its_own_numbers(make, monkeypatch):
+    monkeypatch.setenv("NNUNET_PLUGINS_SEED", "3")
+    numbers = []
+    for epoch in (0, 1, 0):
+        trainer = make()
+        trainer.current_epoch = epoch
+        trainer.on_epoch_start()
+        numbers.append(torch.rand(3))
+    assert torch.equal(numbers[0], numbers[2])
+    assert not torch.equal(numbers[0], numbers[1])

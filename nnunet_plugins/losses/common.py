@@ -1,12 +1,11 @@
 """What every loss here shares: nnU-Net's targets as one-hot maps and a mask, masked means, Dice, and the loss terms."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 from torch.nn import functional as F
 
 
@@ -98,9 +97,25 @@ def soft_dice_loss(
     p = p if target.mask is None else p * target.mask
     sums = torch.stack([(p * y).sum(axes), p.sum(axes), y.sum(axes)])
     if batch_dice and dist.is_available() and dist.is_initialized():
-        sums = all_reduce(sums)
+        sums = SumOverProcesses.apply(sums)
     intersection, predicted, true = sums
     return (1 - (2 * intersection + smooth) / (predicted + true + smooth)).mean()
+
+
+class SumOverProcesses(torch.autograd.Function):
+    """Sum a tensor over all DDP processes; its gradient is summed likewise, which DDP's averaging then puts right."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        total = x.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].clone()
+        dist.all_reduce(total)
+        return total
 
 
 class PluginLoss(nn.Module):

@@ -33,3 +33,8 @@ def test_both_processes_hold_the_same_weights_after_training(outcomes, name, bat
     assert not [rank["error"] for rank in ranks if "error" in rank]
     assert [rank["local_batch"] for rank in ranks] == [batch_size - batch_size // 2, batch_size // 2]
     assert all(rank["equal"] and rank["finite"] for rank in ranks)
+
+
+def test_batch_dice_and_its_gradient_are_those_of_the_whole_batch(outcomes):
+    for rank in range(2):
+        assert json.loads((outcomes / f"dice-rank{rank}.json").read_text()) == {"loss": True, "gradient": True}

@@ -22,7 +22,6 @@ from tqdm import trange
 from nnunet_plugins.architectures.layers.directions import (
     DIRECTIONS,
     NUM_DIRECTIONS,
-    bilateral_logits,
     directional_vote,
     shift_groups,
 )
@@ -121,7 +120,7 @@ def literal_loss(connectivity: Tensor, target: Target, voting: str) -> Tensor:
 
 
 def package_vote(connectivity: Tensor, voting: str) -> Tensor:
-    return directional_vote(bilateral_logits(connectivity), voting)
+    return directional_vote(connectivity, voting)
 
 
 def package_loss(connectivity: Tensor, target: Target, voting: str) -> Tensor:

@@ -14,7 +14,6 @@ from nnunet_plugins.architectures.layers.attention import ChannelAttention, Spat
 from nnunet_plugins.architectures.layers.convolutions import conv_bn, conv_bn_relu
 from nnunet_plugins.architectures.layers.directions import (
     NUM_DIRECTIONS,
-    bilateral_logits,
     directional_vote,
     shift_groups,
 )
@@ -244,9 +243,7 @@ class DCFFSNet(nn.Module):
             c = stage(features, c)
         connectivity = self.per_class(crop(self.pconv(c), size))
         with torch.autocast(x.device.type, enabled=False):
-            logits = directional_vote(bilateral_logits(connectivity), self.voting).clamp(
-                -self.max_logit, self.max_logit
-            )
+            logits = directional_vote(connectivity, self.voting).clamp(-self.max_logit, self.max_logit)
         if not self.deep_supervision:
             return logits
         if p_out is not None:

@@ -5,15 +5,20 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from nnunet_plugins.architectures.layers.directions import bilateral_logits, directional_vote, neighbours
+from nnunet_plugins.architectures.layers.directions import (
+    both_ends,
+    largest_pair,
+    pair_masks,
+    pair_votes,
+    pick,
+    vote_of_pairs,
+)
 from nnunet_plugins.losses.common import (
     LabelFormat,
     PluginLoss,
     Target,
     full_resolution,
-    masked_mean,
     segmentation_cross_entropy,
     soft_dice_loss,
     split_target,
@@ -27,11 +32,6 @@ class ConnectivityOutputs(Protocol):
     def connectivity(self) -> Tensor: ...
     @property
     def bottleneck_connectivity(self) -> Tensor | None: ...
-
-
-def connectivity_map(masks: Tensor) -> Tensor:
-    """``conn(Y)_d(x) = Y(x) * Y(x + d)``: ``(B, K, H, W)`` to ``(B, K, 8, H, W)``, 0 where the neighbour is outside."""
-    return masks.unsqueeze(2) * neighbours(masks)
 
 
 class ConnectivityLoss(nn.Module):
@@ -56,12 +56,15 @@ class ConnectivityLoss(nn.Module):
     def forward(self, connectivity: Tensor, target: Target) -> dict[str, Tensor]:
         """The weighted terms for connectivity logits ``(B, K, 8, H, W)``, each a scalar."""
         one_hot, mask = target
-        pairs = connectivity_map(one_hot)
-        known = connectivity_map(one_hot.new_ones((1, 1, *one_hot.shape[2:])) if mask is None else mask)
+        known = pair_masks(one_hot.new_ones((1, 1, *one_hot.shape[2:])) if mask is None else mask)
+        same = pair_masks(one_hot)  # conn(Y)
+        different = known - same
+        num_pairs = (known.sum() * (same.numel() / known.numel())).clamp_min(1)
 
-        bilateral = bilateral_logits(connectivity)
-        logits = directional_vote(bilateral, self.voting)
+        votes = pair_votes(connectivity)
+        logits = vote_of_pairs(votes, self.voting)
         softmax = not self.label_format.regions and logits.shape[1] > 2
+        agreement = (votes.log_vote * same).sum()
         return {
             "vote_ce": segmentation_cross_entropy(logits, target, softmax=softmax),
             "vote_dice": soft_dice_loss(
@@ -70,25 +73,32 @@ class ConnectivityLoss(nn.Module):
                 batch_dice=self.batch_dice,
                 background=self.label_format.regions,
             ),
-            "connectivity": masked_mean(bce_with_logits(connectivity, pairs), known),
-            "edge": edge_loss(bilateral, pairs, known),
-            "bilateral": self.bilateral_weight * masked_mean(bce_with_logits(bilateral, pairs), known),
+            "connectivity": -(agreement + (votes.log_neither * different).sum()) / (2 * num_pairs),
+            "edge": edge_loss(votes.log_no_vote, same, different, known),
+            "bilateral": -self.bilateral_weight * (agreement + (votes.log_no_vote * different).sum()) / num_pairs,
         }
 
 
-def bce_with_logits(logits: Tensor, target: Tensor) -> Tensor:
-    return F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+def edge_loss(log_no_vote: Tensor, same: Tensor, different: Tensor, known: Tensor) -> Tensor:
+    """BCE of the smallest vote against 0, mean over the edge pixels: they agree with some neighbour, not with all.
 
-
-def edge_loss(bilateral: Tensor, pairs: Tensor, known: Tensor) -> Tensor:
-    """BCE of the smallest vote against 0, mean over the edge pixels: an edge pixel disagrees with some neighbour.
-
-    Edge pixels belong to the mask (``sum_d conn(Y)_d > 0``) and have a neighbour that does not.
+    Args:
+        log_no_vote: of all pairs, ``(B, K, 4, H, W)``.
+        same: pairs within the mask.
+        different: the other known pairs.
+        known: all pairs that count.
     """
-    agreeing = pairs.sum(2)
-    edge = ((agreeing > 0) & (agreeing < known.sum(2))).to(bilateral.dtype)
-    smallest = bilateral.masked_fill(known == 0, torch.finfo(bilateral.dtype).max).amin(2)
-    return (F.softplus(smallest * edge) * edge).sum() / edge.sum().clamp_min(1)
+    edge = belongs_to_any(same) * belongs_to_any(different)
+    smallest_vote = largest_pair(log_no_vote.detach().masked_fill(known == 0, -torch.inf))
+    return -(pick(log_no_vote, smallest_vote) * edge).sum() / edge.sum().clamp_min(1)
+
+
+def belongs_to_any(pairs: Tensor) -> Tensor:
+    """Whether a pixel is an end of any of the pairs: ``(B, K, 4, H, W)`` to ``(B, K, H, W)``."""
+    result = torch.zeros_like(pairs[:, :, 0])
+    for place, values in both_ends(pairs):
+        result[place] = torch.maximum(result[place], values)
+    return result
 
 
 class DCFFSNetLoss(PluginLoss):

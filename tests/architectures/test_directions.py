@@ -7,15 +7,14 @@ from hypothesis import strategies as st
 
 from nnunet_plugins.architectures.layers.directions import (
     DIRECTIONS,
-    bilateral_logits,
     directional_vote,
-    inside,
-    neighbours,
-    opposite,
-    shift,
+    every_direction,
+    move,
+    pair_masks,
+    pair_votes,
     shift_groups,
+    vote_of_pairs,
 )
-from nnunet_plugins.losses.dcffsnet import connectivity_map
 
 MASK = torch.tensor(
     [
@@ -36,6 +35,11 @@ AGREEMENT_BY_HAND = {
 }
 
 
+def connectivity_map(masks: torch.Tensor) -> torch.Tensor:
+    """``conn(Y)`` for all eight directions."""
+    return every_direction(pair_masks(masks), 0.0)
+
+
 def certain(connectivity: torch.Tensor) -> torch.Tensor:
     """Logits of certain probabilities 0 and 1."""
     return torch.where(connectivity > 0.5, 40.0, -40.0)
@@ -54,8 +58,6 @@ def masks(min_size: int = 2, max_size: int = 9) -> st.SearchStrategy[torch.Tenso
 
 def test_opposite_direction_is_the_negative_step():
     assert all(DIRECTIONS[7 - d] == (-dy, -dx) for d, (dy, dx) in enumerate(DIRECTIONS))
-    x = torch.arange(8.0).view(1, 1, 8, 1, 1)
-    assert opposite(x).flatten().tolist() == list(range(7, -1, -1))
 
 
 def test_connectivity_map_equals_the_table_written_by_hand():
@@ -67,31 +69,25 @@ def test_connectivity_map_equals_the_table_written_by_hand():
 
 
 @given(masks())
-def test_shift_moves_every_map_one_pixel_in_its_direction(mask):
-    x = mask[:, :, None].expand(-1, -1, 8, -1, -1) * torch.arange(1.0, 9).view(8, 1, 1)
-    shifted = shift(x, fill=-1)
+def test_shift_moves_every_group_of_channels_one_pixel_in_its_direction(mask):
+    x = torch.rand(2, 24, *mask.shape[2:])
+    shifted = shift_groups(x)
     height, width = mask.shape[2:]
     for d, (dy, dx) in enumerate(DIRECTIONS):
+        group = slice(3 * d, 3 * d + 3)
         for row in range(height):
             for column in range(width):
                 r, c = row - dy, column - dx
                 outside = not (0 <= r < height and 0 <= c < width)
-                assert torch.equal(
-                    shifted[..., d, row, column], torch.full((1, 2), -1.0) if outside else x[..., d, r, c]
-                )
+                expected = torch.zeros(2, 3) if outside else x[:, group, r, c]
+                assert torch.equal(shifted[:, group, row, column], expected)
 
 
-@given(masks(min_size=3))
-def test_shift_there_and_back_restores_the_interior(mask):
-    x = torch.rand(*mask.shape[:2], 8, *mask.shape[2:])
-    back = opposite(shift(opposite(shift(x))))
+@pytest.mark.parametrize("step", DIRECTIONS)
+def test_shift_there_and_back_restores_the_interior(step):
+    x = torch.rand(2, 3, 5, 6)
+    back = move(move(x, step), (-step[0], -step[1]))
     assert torch.equal(back[..., 1:-1, 1:-1], x[..., 1:-1, 1:-1])
-
-
-def test_shift_groups_moves_equal_channel_groups():
-    x = torch.rand(2, 24, 5, 6)
-    expected = shift(x.view(2, 8, 3, 5, 6).transpose(1, 2))  # (B, 3, 8, H, W)
-    assert torch.equal(shift_groups(x), expected.transpose(1, 2).reshape(2, 24, 5, 6))
 
 
 @given(masks())
@@ -104,9 +100,8 @@ def test_rotating_the_mask_permutes_the_connectivity_channels(mask):
 
 @given(masks())
 def test_voting_restores_mask_without_isolated_pixels(mask):
-    has_neighbour = neighbours(mask).amax(2)
-    mask = mask * has_neighbour  # isolated pixels have no connectivity to vote with
-    votes = directional_vote(bilateral_logits(certain(connectivity_map(mask))), "max")
+    mask = connectivity_map(mask).amax(2)  # isolated pixels have no connectivity to vote with
+    votes = directional_vote(certain(connectivity_map(mask)), "max")
     assert torch.equal((votes > 0).float(), mask)
 
 
@@ -120,18 +115,20 @@ def test_votes_equal_products_of_probabilities(mask):
         for row in range(max(0, -dy), min(height, height - dy)):
             for column in range(max(0, -dx), min(width, width - dx)):
                 expected[..., d, row, column] = p[..., d, row, column] * p[..., 7 - d, row + dy, column + dx]
-    bilateral = bilateral_logits(connectivity)
-    torch.testing.assert_close(bilateral.sigmoid(), expected, rtol=1e-9, atol=1e-20)
+    votes = pair_votes(connectivity)
+    torch.testing.assert_close(every_direction(votes.log_vote, -torch.inf).exp(), expected)
+    inside = connectivity_map(torch.ones_like(mask))
+    torch.testing.assert_close(every_direction(votes.log_no_vote, -torch.inf).exp(), (1 - expected) * inside)
 
-    torch.testing.assert_close(directional_vote(bilateral, "max").sigmoid(), expected.amax(2))
-    mean = expected.sum(2) / inside(mask).sum(2)
-    torch.testing.assert_close(directional_vote(bilateral, "mean").sigmoid(), mean)
+    for vote in (directional_vote(connectivity, "max"), vote_of_pairs(votes, "max")):
+        torch.testing.assert_close(vote.sigmoid(), expected.amax(2))
+    torch.testing.assert_close(directional_vote(connectivity, "mean").sigmoid(), expected.sum(2) / inside.sum(2))
 
 
 @pytest.mark.parametrize("voting", ["max", "mean"])
 def test_a_full_mask_is_voted_full_up_to_the_border(voting):
     full = connectivity_map(torch.ones(1, 1, 4, 5))
-    votes = directional_vote(bilateral_logits(certain(full)), voting).sigmoid()
+    votes = directional_vote(certain(full), voting).sigmoid()
     torch.testing.assert_close(votes, torch.ones_like(votes))
 
 
@@ -139,7 +136,7 @@ def test_a_full_mask_is_voted_full_up_to_the_border(voting):
 @pytest.mark.parametrize("value", [-1e4, -100.0, 0.0, 100.0, 1e4])
 def test_votes_and_gradients_are_finite_for_extreme_logits(voting, value):
     connectivity = torch.full((1, 1, 8, 4, 4), value, requires_grad=True)
-    votes = directional_vote(bilateral_logits(connectivity), voting)
+    votes = directional_vote(connectivity, voting)
     votes.sum().backward()
     assert votes.isfinite().all()
     assert connectivity.grad.isfinite().all()

@@ -4,12 +4,13 @@ import math
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from nnunet_plugins.architectures.dcffsnet import DCFFSNetOutput
-from nnunet_plugins.architectures.layers.directions import DIRECTIONS, bilateral_logits, directional_vote
+from nnunet_plugins.architectures.layers.directions import DIRECTIONS, directional_vote, every_direction, pair_masks
 from nnunet_plugins.losses import ConnectivityLoss, DCFFSNetLoss
 from nnunet_plugins.losses.common import LabelFormat, Target, split_target
-from nnunet_plugins.losses.dcffsnet import connectivity_map, edge_loss
+from nnunet_plugins.losses.dcffsnet import edge_loss
 
 
 def bce(p: float, y: float) -> float:
@@ -72,10 +73,10 @@ def test_edge_loss_of_a_hand_worked_mask():
     # Two foreground pixels side by side in a 1x3 image: the left one has known neighbours (right) only, all of which
     # agree; the right one disagrees with its right neighbour and is the one edge pixel.
     mask = torch.tensor([[[[1.0, 1.0, 0.0]]]])
-    pairs, known = connectivity_map(mask), connectivity_map(torch.ones(1, 1, 1, 3))
-    bilateral = torch.zeros(1, 1, 8, 1, 3)
-    bilateral[0, 0, 3, 0, 1], bilateral[0, 0, 4, 0, 1] = 2.0, -1.0
-    assert float(edge_loss(bilateral, pairs, known)) == pytest.approx(math.log1p(math.exp(-1.0)))
+    same, known = pair_masks(mask), pair_masks(torch.ones(1, 1, 1, 3))
+    logits = torch.zeros(1, 1, 4, 1, 3)  # of the votes; direction 3 is the left neighbour
+    logits[0, 0, 3, 0, 1], logits[0, 0, 3, 0, 2] = 2.0, -1.0
+    assert float(edge_loss(-F.softplus(logits), same, known - same, known)) == pytest.approx(math.log1p(math.exp(-1.0)))
 
 
 def test_two_classes_train_two_sigmoid_maps_and_the_dice_of_the_foreground():
@@ -94,14 +95,14 @@ def test_more_classes_train_their_softmax():
     torch.manual_seed(0)
     connectivity, labels = torch.randn(2, 4, 8, 6, 6, requires_grad=True), torch.randint(0, 4, (2, 1, 6, 6))
     terms = ConnectivityLoss(LabelFormat())(connectivity, split_target(labels, 4, LabelFormat()))
-    logits = directional_vote(bilateral_logits(connectivity), "max")
+    logits = directional_vote(connectivity, "max")
     torch.testing.assert_close(terms["vote_ce"], torch.nn.functional.cross_entropy(logits, labels[:, 0]))
 
 
 def test_perfect_connectivity_has_next_to_no_loss():
     mask = torch.zeros(1, 1, 9, 9)
     mask[..., 2:6, 3:8] = 1
-    connectivity = torch.where(connectivity_map(mask) > 0, 30.0, -30.0)
+    connectivity = torch.where(every_direction(pair_masks(mask), 0.0) > 0, 30.0, -30.0)
     terms = ConnectivityLoss(LabelFormat(regions=True))(connectivity, Target(mask, None))
     assert all(value < 1e-4 for value in terms.values()), terms
 

@@ -1,8 +1,12 @@
-"""The eight directions of 8-connectivity, in one order, and the shift that everything directional is made of.
+"""The eight directions of 8-connectivity, in one order, and what is made of them: shifts, pairs of pixels, votes.
 
-``DIRECTIONS[d]`` is the step ``(dy, dx)`` to neighbour ``d``, in reading order; neighbour ``7 - d`` lies opposite, so
-that flipping the direction axis turns every direction round.
+``DIRECTIONS[d]`` is the step ``(dy, dx)`` to neighbour ``d``, in reading order; neighbour ``7 - d`` lies opposite. A
+pixel and its neighbour ``d`` are therefore the same pair as that neighbour and its neighbour ``7 - d``: whatever is
+symmetric (votes, the target ``conn(Y)``) is computed for four directions and read at both ends of a pair.
 """
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,91 +18,138 @@ DIRECTIONS: tuple[tuple[int, int], ...] = (
     (1, -1), (1, 0), (1, 1),
 )  # fmt: skip
 NUM_DIRECTIONS = len(DIRECTIONS)
+NUM_PAIRS = NUM_DIRECTIONS // 2
 
 
-def shift(x: Tensor, fill: float = 0.0) -> Tensor:
-    """Move the map of every direction by one pixel in its direction.
-
-    Args:
-        x: ``(B, G, 8, H, W)``, one map for each direction.
-        fill: value that enters at the border.
-
-    Returns:
-        ``(B, G, 8, H, W)`` with ``out[:, :, d, y, x] = in[:, :, d, y - dy, x - dx]``.
-    """
-    height, width = x.shape[-2:]
-    padded = F.pad(x, (1, 1, 1, 1), value=fill)
-    return torch.stack(
-        [padded[:, :, d, 1 - dy : 1 - dy + height, 1 - dx : 1 - dx + width] for d, (dy, dx) in enumerate(DIRECTIONS)],
-        dim=2,
-    )
-
-
-def opposite(x: Tensor) -> Tensor:
-    """Exchange every direction of ``(B, G, 8, H, W)`` for its opposite."""
-    return x.flip(2)
-
-
-def neighbours(x: Tensor, fill: float = 0.0) -> Tensor:
-    """The eight neighbours of every pixel: ``(B, K, H, W)`` to ``(B, K, 8, H, W)``, ``out[:, :, d] = in at x + d``."""
-    return opposite(shift(x.unsqueeze(2).expand(-1, -1, NUM_DIRECTIONS, -1, -1), fill))
+def move(x: Tensor, step: tuple[int, int], fill: float = 0.0) -> Tensor:
+    """Move ``(..., H, W)`` by ``step``: padding that is negative on the other side, cheap forward and backward."""
+    dy, dx = step
+    return F.pad(x, (dx, -dx, dy, -dy), value=fill)
 
 
 def shift_groups(x: Tensor) -> Tensor:
     """Split the channels of ``(B, C, H, W)`` into eight groups and move group ``d`` one pixel in direction ``d``."""
-    batch, channels, height, width = x.shape
-    grouped = x.view(batch, NUM_DIRECTIONS, channels // NUM_DIRECTIONS, height, width).transpose(1, 2)
-    return shift(grouped).transpose(1, 2).reshape(x.shape)
+    return torch.cat([move(group, step) for group, step in zip(x.chunk(NUM_DIRECTIONS, 1), DIRECTIONS, strict=True)], 1)
 
 
-def bilateral_logits(connectivity: Tensor) -> Tensor:
-    """Logits of the bilateral votes ``v_d(x) = p_d(x) * p_d'(x + d)``, ``p = sigmoid(connectivity)``, d' opposite d.
+def pair_ends(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Every pair of neighbours once: what pixel x says of its neighbour x + d, and what that one says of x.
 
-    Both pixels of a pair must agree. With ``a`` and ``b`` the two logits,
-    ``v / (1 - v) = 1 / (e^-a + e^-b + e^-(a+b))``: no product of probabilities is ever formed, nothing underflows.
-    Where the neighbour lies outside the image the vote is next to 0.
-
-    Args:
-        connectivity: ``(B, K, 8, H, W)`` connectivity logits.
-
-    Returns:
-        ``(B, K, 8, H, W)`` logits, float32 or wider.
+    ``(B, K, 8, H, W)`` to twice ``(B, K, 4, H, W)``; 0 for a neighbour outside the image.
     """
-    connectivity = connectivity.to(torch.promote_types(connectivity.dtype, torch.float32))
-    agreement = opposite(shift(connectivity, fill=OUTSIDE_LOGIT))
-    return -torch.logaddexp(torch.logaddexp(-connectivity, -agreement), -connectivity - agreement)
+    here, there = x.chunk(2, 2)
+    maps = reversed(there.unbind(2))
+    return here, torch.stack([move(m, (-dy, -dx)) for m, (dy, dx) in zip(maps, DIRECTIONS, strict=False)], 2)
 
 
-OUTSIDE_LOGIT = -60.0
-"""Connectivity logit of a pixel outside the image: probability 1e-26, and finite in every floating-point format."""
+def pair_masks(masks: Tensor) -> Tensor:
+    """Whether both pixels of a pair belong to a mask: ``(B, K, H, W)`` to ``(B, K, 4, H, W)``, 0 outside the image."""
+    return torch.stack([masks * move(masks, (-dy, -dx)) for dy, dx in DIRECTIONS[:NUM_PAIRS]], 2)
 
 
-def inside(like: Tensor) -> Tensor:
-    """``(1, 1, 8, H, W)`` bool: whether neighbour ``d`` of a pixel lies inside an image like ``(..., H, W)``."""
-    return neighbours(like.new_ones((1, 1, *like.shape[-2:]))) > 0
+def every_direction(pairs: Tensor, fill: float) -> Tensor:
+    """What the pairs say of every pixel and direction: ``(B, K, 4, H, W)`` to ``(B, K, 8, H, W)``, ``fill`` outside."""
+    steps = DIRECTIONS[:NUM_PAIRS]
+    there = [move(m, step, fill) for m, step in zip(pairs.unbind(2), steps, strict=True)]
+    here = [move(m, (-dy, -dx), fill) for m, (dy, dx) in zip(there, steps, strict=True)]
+    return torch.stack([*here, *reversed(there)], 2)
 
 
-def directional_vote(bilateral: Tensor, voting: str = "max") -> Tensor:
-    """Class logits from the bilateral votes of the eight directions.
+class PairVotes(NamedTuple):
+    """Bilateral votes ``v = p_a p_b`` of all pairs, ``(B, K, 4, H, W)``: both pixels must agree.
+
+    As logarithms from logarithms: no product of probabilities is ever formed, nothing underflows. Where the neighbour
+    lies outside the image the values mean nothing.
+    """
+
+    log_vote: Tensor
+    """``log(p_a p_b)``"""
+    log_no_vote: Tensor
+    """``log(1 - p_a p_b)``"""
+    log_neither: Tensor
+    """``log((1 - p_a) (1 - p_b))``"""
+
+
+def pair_votes(connectivity: Tensor) -> PairVotes:
+    """The votes of ``(B, K, 8, H, W)`` connectivity logits."""
+    a, b = pair_ends(connectivity)
+    log_a, log_b = F.logsigmoid(a), F.logsigmoid(b)
+    log_not_a, log_not_b = log_a - a, log_b - b
+    log_no_vote = torch.logaddexp(log_not_a, log_a + log_not_b)  # not a, or a and not b
+    return PairVotes(log_a + log_b, log_no_vote, log_not_a + log_not_b)
+
+
+def both_ends(pairs: Tensor) -> Iterator[tuple[tuple[Any, ...], Tensor]]:
+    """Values of the pairs ``(B, K, 4, H, W)`` inside the image and where ``(..., H, W)`` they belong: at either end."""
+    height, width = pairs.shape[-2:]
+    for (dy, dx), m in zip(DIRECTIONS, pairs.unbind(2), strict=False):
+        here, there = (
+            (..., slice(max(-y, 0), height - max(y, 0)), slice(max(-x, 0), width - max(x, 0)))
+            for y, x in ((dy, dx), (-dy, -dx))
+        )
+        yield here, m[here]
+        yield there, m[here]
+
+
+@torch.no_grad()
+def largest_pair(pairs: Tensor) -> Tensor:
+    """For every pixel, which of its pairs has the largest value: index ``(B, K, H * W)`` into ``(B, K, 4 * H * W)``.
+
+    Gathering what was found trains the winners alone, at a fraction of the cost of a maximum over eight directions.
+    """
+    height, width = pairs.shape[-2:]
+    best = pairs.new_full((*pairs.shape[:2], height, width), -torch.inf)
+    choice = torch.zeros_like(best, dtype=torch.uint8)
+    for number, (place, values) in enumerate(both_ends(pairs)):
+        better = (values > best[place]).to(torch.uint8)
+        choice[place] = torch.maximum(choice[place], better * number)
+        best[place] = torch.maximum(best[place], values)
+    offsets = [
+        pair * height * width - end * (dy * width + dx)
+        for pair, (dy, dx) in enumerate(DIRECTIONS[:NUM_PAIRS])
+        for end in (0, 1)
+    ]
+    table = torch.tensor(offsets, device=pairs.device)
+    return table[choice.flatten(2).long()] + torch.arange(height * width, device=pairs.device)
+
+
+def pick(pairs: Tensor, index: Tensor) -> Tensor:
+    """One value for each pixel: ``(B, K, 4, H, W)`` to ``(B, K, H, W)``, see :func:`largest_pair`."""
+    return pairs.flatten(2).gather(2, index).unflatten(2, pairs.shape[-2:])
+
+
+def directional_vote(connectivity: Tensor, voting: str = "max") -> Tensor:
+    """Class logits from the bilateral votes ``v_d(x) = p_d(x) * p_d'(x + d)``, ``p = sigmoid(connectivity)``.
 
     ``"max"``: the class probability is the largest vote (reference [4] of DCFFSNet). ``"mean"``: it is the mean over
     the directions whose neighbour lies inside the image, so that border pixels are not punished for having fewer.
 
     Args:
-        bilateral: ``(B, K, 8, H, W)`` from :func:`bilateral_logits`.
+        connectivity: ``(B, K, 8, H, W)`` connectivity logits.
         voting: ``"max"`` or ``"mean"``.
 
     Returns:
-        ``(B, K, H, W)`` logits.
+        ``(B, K, H, W)`` logits, float32 or wider.
 
     Raises:
         ValueError: for any other ``voting``.
     """
+    connectivity = connectivity.to(torch.promote_types(connectivity.dtype, torch.float32))
+    if voting == "max":  # the logits of the winning pairs only
+        a, b = pair_ends(connectivity)
+        with torch.no_grad():
+            winners = largest_pair(F.logsigmoid(a).add_(F.logsigmoid(b)))
+        a, b = pick(a, winners), pick(b, winners)
+        return -torch.logaddexp(torch.logaddexp(-a, -b), -a - b)  # v / (1 - v) = 1 / (e^-a + e^-b + e^-(a+b))
+    return vote_of_pairs(pair_votes(connectivity), voting)
+
+
+def vote_of_pairs(votes: PairVotes, voting: str) -> Tensor:
+    """:func:`directional_vote` for votes that are there already."""
     if voting == "max":
-        return bilateral.amax(2)
-    if voting == "mean":
-        outside = ~inside(bilateral)
-        log_vote = F.logsigmoid(bilateral).masked_fill(outside, -torch.inf)
-        log_no_vote = F.logsigmoid(-bilateral).masked_fill(outside, -torch.inf)
-        return log_vote.logsumexp(2) - log_no_vote.logsumexp(2)  # the number of neighbours cancels
+        logits = votes.log_vote - votes.log_no_vote
+        return pick(logits, largest_pair(logits))
+    if voting == "mean":  # the number of neighbours cancels
+        log_vote, log_no_vote = (every_direction(v, -torch.inf) for v in (votes.log_vote, votes.log_no_vote))
+        return log_vote.logsumexp(2) - log_no_vote.logsumexp(2)
     raise ValueError(f"voting={voting!r}: expected 'max' or 'mean'")

@@ -98,13 +98,13 @@ class MSFFM(nn.Module):
         x_c = self.connectivity_conv(c)  # eq. 6
 
         attention = (channel_descriptor(x_f) * x_c + channel_descriptor(x_c) * x_f).sum(1, keepdim=True)  # eq. 7
-        gate = attention.sigmoid()  # (B*8, 1, H, W)
+        gate = attention.sigmoid().to(f.dtype)  # (B*8, 1, H, W); autocast sums in float32
         return (f * gate).view_as(features), (c * gate).view_as(connectivity)  # eq. 8
 
 
 def channel_descriptor(x: Tensor) -> Tensor:
-    """``softmax(GAP(x))`` over the channels, eq. 7: ``(B, C, H, W)`` to ``(B, C, 1, 1)``."""
-    return x.mean((2, 3), keepdim=True).softmax(1)
+    """``softmax(GAP(x))`` over the channels, eq. 7: ``(B, C, H, W)`` to ``(B, C, 1, 1)``, in the precision of ``x``."""
+    return x.mean((2, 3), keepdim=True).softmax(1).to(x.dtype)
 
 
 class MSRCM(nn.Module):

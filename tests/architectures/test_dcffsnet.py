@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from nnunet_plugins.architectures import DCFFSNet
 from nnunet_plugins.architectures.dcffsnet import DSCRIM, MSFFM, MSRCM, PConv, upsample
 from nnunet_plugins.architectures.layers.attention import ChannelAttention, SpatialAttention
-from nnunet_plugins.architectures.layers.directions import DIRECTIONS
+from nnunet_plugins.architectures.layers.directions import DIRECTIONS, directional_vote
 
 PUBLISHED_PARAMETERS = 52.717e6
 PUBLISHED_MACS = 21.732e9
@@ -148,3 +148,13 @@ def test_padding_of_odd_sizes_changes_nothing_inside_a_larger_image():
     with torch.no_grad():
         inside = network(padded)[..., :69, :89]  # the last row's and column's neighbours differ
         torch.testing.assert_close(network(x)[..., :69, :89], inside)
+
+
+def test_mixed_precision_votes_in_float32():
+    network = DCFFSNet(3, 2, deep_supervision=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        outputs = network(torch.randn(2, 3, 64, 64))
+    assert outputs.connectivity.dtype == torch.bfloat16
+    assert outputs.logits.dtype == torch.float32
+    exact = directional_vote(outputs.connectivity.double(), "max").clamp(-30, 30)
+    torch.testing.assert_close(outputs.logits.double(), exact, rtol=1e-5, atol=1e-5)

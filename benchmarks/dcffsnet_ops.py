@@ -26,7 +26,7 @@ from nnunet_plugins.architectures.layers.directions import (
     shift_groups,
 )
 from nnunet_plugins.losses.common import LabelFormat, Target, split_target
-from nnunet_plugins.losses.dcffsnet import ConnectivityLoss
+from nnunet_plugins.losses.dcffsnet import ConnectivityLoss, pair_target
 
 Function = Callable[[Tensor], Tensor]
 bce = partial(F.binary_cross_entropy, reduction="none")
@@ -107,25 +107,22 @@ def literal_loss(connectivity: Tensor, target: Target, voting: str) -> Tensor:
             edge = edge - ((1 - smallest[is_edge]).log().clamp_min(-100)).sum()
             num_edges = num_edges + is_edge.sum()
     dice = logits.new_zeros(())
-    for k in range(1, classes):
+    in_dice = range(1 if softmax else 0, classes)
+    for k in in_dice:
         p, y = probabilities[:, k] * mask, target.one_hot[:, k]
         dice = dice + 1 - (2 * (p * y).sum() + 1e-5) / (p.sum() + y.sum() + 1e-5)
     bilateral_weight = ConnectivityLoss.bilateral_weight
     return (
         cross_entropy
-        + dice / (classes - 1)
+        + dice / len(in_dice)
         + (connectivity_bce + bilateral_weight * bilateral_bce) / num_known
         + edge / num_edges.clamp_min(1)
     )
 
 
-def package_vote(connectivity: Tensor, voting: str) -> Tensor:
-    return directional_vote(connectivity, voting)
-
-
 def package_loss(connectivity: Tensor, target: Target, voting: str) -> Tensor:
     loss = ConnectivityLoss(LabelFormat(), voting=voting)
-    return torch.stack(list(loss(connectivity, target).values())).sum()
+    return torch.stack(list(loss(connectivity, target, pair_target(target)).values())).sum()
 
 
 class Operation(NamedTuple):
@@ -149,7 +146,7 @@ def operations(patch: Sequence[int], setting: Setting, dtype: torch.dtype) -> di
     made = {"shift of 64 channels": Operation(shift_groups, literal_shift_groups, random(64))}
     for voting in ("max", "mean"):
         made[f"{voting} voting"] = Operation(
-            partial(package_vote, voting=voting), partial(literal_vote, voting=voting), connectivity
+            partial(directional_vote, voting=voting), partial(literal_vote, voting=voting), connectivity
         )
         made[f"connectivity loss, {voting} voting"] = Operation(
             partial(package_loss, target=target, voting=voting),

@@ -6,6 +6,7 @@ broadcasts the buffers).
 """
 
 import json
+import os
 import traceback
 from datetime import timedelta
 from pathlib import Path
@@ -36,6 +37,7 @@ class OnCpu:
 def train(rank: int, port: int, jobs: list[tuple[str, int]], folder: Path) -> None:
     """Train every ``(trainer name, global batch size)``; what comes out is ``<name>-<batch size>-rank<rank>.json``."""
     torch.set_num_threads(1)
+    os.environ["nnUNet_n_proc_DA"] = "0"  # load in this process
     trainer_module.DDP = CpuDDP
     nn.SyncBatchNorm.convert_sync_batchnorm = staticmethod(lambda network: network)
     timeout = timedelta(seconds=120)

@@ -4,6 +4,7 @@ Two kinds of features run side by side: *feature scale* F, from the encoder, and
 bottleneck up. Connectivity is the agreement of a pixel with each of its eight neighbours (``layers.directions``).
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -32,14 +33,28 @@ class DCFFSNetOutput(NamedTuple):
     """``(B, K, 8, H, W)`` connectivity logits of DSCRIM, P_out of eq. 1; ``None`` without DSCRIM."""
 
 
+def connectivity_head(in_channels: int, num_classes: int) -> nn.Conv2d:
+    """1x1 convolution to connectivity logits, at first undecided: two neighbours agree with probability 1/2.
+
+    With a bias of 0 it would be 1/4, and at a learning rate of 1e-4 the background takes hundreds of steps to recover.
+    """
+    head = nn.Conv2d(in_channels, NUM_DIRECTIONS * num_classes, 1)
+    probability = 0.5**0.5
+    assert head.bias is not None
+    nn.init.constant_(head.bias, math.log(probability / (1 - probability)))
+    return head
+
+
 class DSCRIM(nn.Module):
     """Deeply supervised connectivity representation injection module, eq. 1-3, for the bottleneck features F5.
 
-    The eight direction groups share one grouped convolution each, so that all are computed at once.
+    The eight direction groups share one grouped convolution each, so that all are computed at once. The paper leaves
+    open the activation of P_add (here the sigmoid, a gate) and what surrounds the attentions (here a 3x3 convolution
+    on either side, as in dual attention networks).
 
-    ``Conv1x1(Upsample32(.))`` of eq. 1 is computed as ``Upsample32(Conv1x1(.))``: a 1x1 convolution and bilinear
-    interpolation commute, and bilinear interpolation by a whole factor keeps the mean, so that P_add needs no
-    full-resolution map either.
+    ``Conv1x1(Upsample32(.))`` of eq. 1 is computed as ``Upsample32(Conv1x1(.))``, which is the same: a 1x1 convolution
+    and bilinear interpolation commute, and bilinear interpolation by a whole factor keeps the mean, so that P_add needs
+    no full-resolution map either.
     """
 
     def __init__(self, channels: int, num_classes: int):
@@ -54,7 +69,7 @@ class DSCRIM(nn.Module):
         # -pretrained_weights leaves those weights out and so works across datasets.
         self.seg_layers = nn.ModuleDict(
             {
-                "connectivity": nn.Conv2d(width, NUM_DIRECTIONS * num_classes, 1),
+                "connectivity": connectivity_head(width, num_classes),
                 "injection": nn.Conv2d(NUM_DIRECTIONS * num_classes, channels, 1),
             }
         )
@@ -129,7 +144,7 @@ class PConv(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(channels // NUM_DIRECTIONS, channels // NUM_DIRECTIONS, 3, padding=1, bias=False)
         self.norm = nn.BatchNorm2d(channels)
-        self.seg_layers = nn.ModuleList([nn.Conv2d(channels, NUM_DIRECTIONS * num_classes, 1)])
+        self.seg_layers = nn.ModuleList([connectivity_head(channels, num_classes)])
 
     def forward(self, x: Tensor) -> Tensor:
         groups = shift_groups(x).unflatten(1, (NUM_DIRECTIONS, -1)).flatten(0, 1)  # (B*8, C/8, H, W)
@@ -164,7 +179,8 @@ class DecoderStage(nn.Module):
 
 
 def upsample(x: Tensor, factor: int) -> Tensor:
-    return F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)
+    """Bilinear, in the precision of ``x``: CUDA's autocast interpolates in float32 and would leave the result there."""
+    return F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False).to(x.dtype)
 
 
 class DCFFSNet(nn.Module):
@@ -247,7 +263,7 @@ class DCFFSNet(nn.Module):
         if not self.deep_supervision:
             return logits
         if p_out is not None:
-            p_out = self.per_class(crop(upsample(p_out, self.stride), size))
+            p_out = self.per_class(crop(upsample(p_out.float(), self.stride), size))  # 4000 gradients meet in a pixel
         return DCFFSNetOutput(logits, connectivity, p_out)
 
     def per_class(self, x: Tensor) -> Tensor:

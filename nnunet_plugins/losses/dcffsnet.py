@@ -1,7 +1,7 @@
 """The connectivity losses of DCFFSNet, from its reference [4] (Yang & Farsiu, CVPR 2023), for K classes or regions."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -34,15 +34,34 @@ class ConnectivityOutputs(Protocol):
     def bottleneck_connectivity(self) -> Tensor | None: ...
 
 
+class PairTarget(NamedTuple):
+    """The truth about all pairs of neighbours, ``(B, K, 4, H, W)`` of 0 and 1."""
+
+    same: Tensor
+    """``conn(Y)``: both pixels belong to the mask."""
+    different: Tensor
+    """The other known pairs."""
+    known: Tensor
+    """``(B or 1, 1, 4, H, W)``: both pixels are annotated and inside the image."""
+
+
+def pair_target(target: Target) -> PairTarget:
+    one_hot, mask = target
+    known = pair_masks(one_hot.new_ones((1, 1, *one_hot.shape[2:])) if mask is None else mask)
+    same = pair_masks(one_hot)
+    return PairTarget(same, known - same, known)
+
+
 class ConnectivityLoss(nn.Module):
     """``BCE(vote, Y) + Dice(vote, Y) + BCE(conn, conn(Y)) + L_edge + 0.2 BCE(bilateral votes, conn(Y))``.
 
-    For softmax labels of more than two classes the first two terms are cross-entropy and Dice of the softmax. Dice
-    leaves out the background of softmax labels, as nnU-Net's does; every other term is a mean over all K maps.
+    Every term is a mean over all K maps, the background's too: without its share of each, it would lose against a
+    foreground that Dice pushes. For softmax labels of more than two classes the first two terms are cross-entropy and
+    Dice of the softmax, the latter without the background, as in nnU-Net.
 
-    A pair of pixels counts only where both are annotated and inside the image: what lies outside is as unknown as what
-    carries the ignore label. (Reference [4] trains the connectivity across the border towards 0, which at the border of
-    a patch teaches the position in the patch.)
+    Deviation: a pair of pixels counts only where both are annotated and inside the image; what lies outside is as
+    unknown as what carries the ignore label. Reference [4] trains the connectivity across the border towards 0, which
+    at the border of a patch teaches the position in the patch.
     """
 
     bilateral_weight = 0.2
@@ -53,14 +72,16 @@ class ConnectivityLoss(nn.Module):
         self.batch_dice = batch_dice
         self.voting = voting
 
-    def forward(self, connectivity: Tensor, target: Target) -> dict[str, Tensor]:
-        """The weighted terms for connectivity logits ``(B, K, 8, H, W)``, each a scalar."""
-        one_hot, mask = target
-        known = pair_masks(one_hot.new_ones((1, 1, *one_hot.shape[2:])) if mask is None else mask)
-        same = pair_masks(one_hot)  # conn(Y)
-        different = known - same
-        num_pairs = (known.sum() * (same.numel() / known.numel())).clamp_min(1)
+    def forward(self, connectivity: Tensor, target: Target, pairs: PairTarget) -> dict[str, Tensor]:
+        """The weighted terms, each a scalar.
 
+        Args:
+            connectivity: ``(B, K, 8, H, W)`` logits.
+            target: one-hot maps ``(B, K, H, W)`` and mask.
+            pairs: :func:`pair_target` of ``target``.
+        """
+        same, different, known = pairs
+        num_pairs = (known.sum() * (same.numel() / known.numel())).clamp_min(1)
         votes = pair_votes(connectivity)
         logits = vote_of_pairs(votes, self.voting)
         softmax = not self.label_format.regions and logits.shape[1] > 2
@@ -71,25 +92,21 @@ class ConnectivityLoss(nn.Module):
                 logits.softmax(1) if softmax else logits.sigmoid(),
                 target,
                 batch_dice=self.batch_dice,
-                background=self.label_format.regions,
+                background=not softmax,
             ),
             "connectivity": -(agreement + (votes.log_neither * different).sum()) / (2 * num_pairs),
-            "edge": edge_loss(votes.log_no_vote, same, different, known),
+            "edge": edge_loss(votes.log_no_vote, pairs),
             "bilateral": -self.bilateral_weight * (agreement + (votes.log_no_vote * different).sum()) / num_pairs,
         }
 
 
-def edge_loss(log_no_vote: Tensor, same: Tensor, different: Tensor, known: Tensor) -> Tensor:
+def edge_loss(log_no_vote: Tensor, pairs: PairTarget) -> Tensor:
     """BCE of the smallest vote against 0, mean over the edge pixels: they agree with some neighbour, not with all.
 
-    Args:
-        log_no_vote: of all pairs, ``(B, K, 4, H, W)``.
-        same: pairs within the mask.
-        different: the other known pairs.
-        known: all pairs that count.
+    ``log_no_vote`` is that of all pairs, ``(B, K, 4, H, W)``.
     """
-    edge = belongs_to_any(same) * belongs_to_any(different)
-    smallest_vote = largest_pair(log_no_vote.detach().masked_fill(known == 0, -torch.inf))
+    edge = belongs_to_any(pairs.same) * belongs_to_any(pairs.different)
+    smallest_vote = largest_pair(log_no_vote.detach().masked_fill(pairs.known == 0, -torch.inf))
     return -(pick(log_no_vote, smallest_vote) * edge).sum() / edge.sum().clamp_min(1)
 
 
@@ -115,8 +132,9 @@ class DCFFSNetLoss(PluginLoss):
         label_format = self.connectivity_loss.label_format
         with torch.autocast(outputs.connectivity.device.type, enabled=False):
             target = split_target(full_resolution(targets), outputs.connectivity.shape[1], label_format)
-            terms = self.connectivity_loss(outputs.connectivity.float(), target)
+            pairs = pair_target(target)
+            terms = self.connectivity_loss(outputs.connectivity.float(), target, pairs)
             if outputs.bottleneck_connectivity is not None:
-                bottleneck = self.connectivity_loss(outputs.bottleneck_connectivity.float(), target)
+                bottleneck = self.connectivity_loss(outputs.bottleneck_connectivity.float(), target, pairs)
                 terms["P_out"] = self.bottleneck_weight * torch.stack(list(bottleneck.values())).sum()
             return self.total(terms)

@@ -47,7 +47,10 @@ TRAINERS: dict[str, Variant] = {
 }
 
 _NAME = re.compile(
-    r"(?P<base>\w+?)(?:_(?P<epochs>1epoch|[1-9]\d{0,8}epochs))?(?:_(?P<iterations>[1-9]\d{0,8})iterations)?", re.ASCII
+    r"(?P<base>\w+?)"
+    r"(?:_(?P<epochs>1epoch|(?!1epochs)[1-9]\d{0,8}epochs))?"
+    r"(?:_(?P<iterations>[1-9]\d{0,8})iterations)?",
+    re.ASCII,
 )
 
 
@@ -59,7 +62,7 @@ def find_trainer(name: str) -> "type[PluginTrainer]":
         UserError: the nnU-Net of this environment is none that our trainers can run in.
     """
     match = _NAME.fullmatch(name)
-    if match is None or match["base"] not in TRAINERS or match["epochs"] == "1epochs":
+    if match is None or match["base"] not in TRAINERS:
         raise AttributeError(f"module {__name__!r} has no trainer {name!r}")
     if name in globals():
         return globals()[name]

@@ -14,7 +14,7 @@ import torch
 from nnunetv2.training.loss.compound_losses import DC_and_BCE_loss, DC_and_CE_loss
 from nnunetv2.training.loss.dice import SoftDiceLoss
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, nn
 from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
@@ -136,9 +136,7 @@ class PluginTrainer(nnUNetTrainer):
             return DC_and_BCE_loss(
                 {}, dice_kwargs | {"do_bg": True}, use_ignore_label=ignore_label is not None, dice_class=SoftDiceLoss
             )
-        return DC_and_CE_loss(
-            dice_kwargs | {"do_bg": False}, {}, ignore_label=ignore_label, dice_class=SoftDiceLoss
-        )  # fmt: skip
+        return DC_and_CE_loss(dice_kwargs | {"do_bg": False}, {}, ignore_label=ignore_label, dice_class=SoftDiceLoss)
 
     # ---- optimiser ---------------------------------------------------------------------------------------------------
 
@@ -226,6 +224,3 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002 (nnU-Net's loaders use the global generator)
     torch.manual_seed(seed)
-
-
-__all__ = ["ConfigurationManager", "EpochSchedule", "PlansManager", "PluginTrainer"]

@@ -4,13 +4,14 @@ from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import torch
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 from torch.optim import Optimizer
 
 from nnunet_plugins.architectures import DCFFSNet
 from nnunet_plugins.architectures.layers.encoders import load_imagenet_weights
 from nnunet_plugins.losses import DCFFSNetLoss
-from nnunet_plugins.trainers.base import ConfigurationManager, PlansManager, PluginTrainer
+from nnunet_plugins.trainers.base import PluginTrainer
 
 
 class DCFFSNetTrainer(PluginTrainer):

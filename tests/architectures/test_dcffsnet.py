@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from fake_cuda import fake_cuda_autocast
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
@@ -11,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from nnunet_plugins.architectures import DCFFSNet
 from nnunet_plugins.architectures.dcffsnet import DSCRIM, MSFFM, MSRCM, PConv, upsample
 from nnunet_plugins.architectures.layers.attention import ChannelAttention, SpatialAttention
-from nnunet_plugins.architectures.layers.directions import DIRECTIONS, directional_vote
+from nnunet_plugins.architectures.layers.directions import DIRECTIONS
 
 PUBLISHED_PARAMETERS = 52.717e6
 PUBLISHED_MACS = 21.732e9
@@ -69,6 +70,14 @@ def test_without_dscrim_there_is_no_supervised_bottleneck_output():
     assert network(torch.randn(2, 3, 64, 64)).bottleneck_connectivity is None
 
 
+def test_untrained_network_is_undecided_between_the_classes():
+    torch.manual_seed(0)
+    with torch.no_grad():
+        outputs = DCFFSNet(3, 2, deep_supervision=True)(torch.randn(2, 3, 64, 64))
+    assert outputs.connectivity.sigmoid().square().mean() == pytest.approx(0.5, abs=0.1)
+    assert outputs.bottleneck_connectivity.sigmoid().square().mean() == pytest.approx(0.5, abs=0.1)
+
+
 def test_dscrim_computes_equations_1_to_3():
     dscrim = randomise(DSCRIM(64, 1))
     f5 = torch.randn(2, 64, 3, 4, dtype=torch.float64)
@@ -98,7 +107,7 @@ def test_attention_of_each_group_equals_the_plain_formula(groups):
         affinity = torch.softmax(q.transpose(1, 2) @ k / math.sqrt(q.shape[1]), -1)  # (B, H*W, H*W)
         expected_spatial.append(group + spatial.gamma * (v @ affinity.transpose(1, 2)).view_as(group))
         flat = group.flatten(2)
-        affinity = torch.softmax(flat @ flat.transpose(1, 2) / math.sqrt(flat.shape[2]), -1)  # (B, c, c)
+        affinity = torch.softmax(flat @ flat.transpose(1, 2) / flat.shape[2], -1)  # (B, c, c)
         expected_channel.append(group + channel.gamma * (affinity @ flat).view_as(group))
     torch.testing.assert_close(spatial(x), torch.cat(expected_spatial, 1))
     torch.testing.assert_close(channel(x), torch.cat(expected_channel, 1))
@@ -150,11 +159,17 @@ def test_padding_of_odd_sizes_changes_nothing_inside_a_larger_image():
         torch.testing.assert_close(network(x)[..., :69, :89], inside)
 
 
-def test_mixed_precision_votes_in_float32():
-    network = DCFFSNet(3, 2, deep_supervision=True)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+def test_mixed_precision_keeps_feature_maps_in_half_and_votes_in_float32():
+    with fake_cuda_autocast():
+        network = DCFFSNet(3, 2, deep_supervision=True)
+        seen: dict[str, torch.dtype] = {}
+        for name in ("dscrim", "stages.0.fusion", "stages.0", "stages.3", "pconv"):
+            network.get_submodule(name).register_forward_hook(
+                lambda module, inputs, outputs, name=name: seen.update(
+                    {name: torch.promote_types(outputs[0].dtype, outputs[-1].dtype)}
+                )
+            )
         outputs = network(torch.randn(2, 3, 64, 64))
-    assert outputs.connectivity.dtype == torch.bfloat16
-    assert outputs.logits.dtype == torch.float32
-    exact = directional_vote(outputs.connectivity.double(), "max").clamp(-30, 30)
-    torch.testing.assert_close(outputs.logits.double(), exact, rtol=1e-5, atol=1e-5)
+    assert seen == dict.fromkeys(seen, torch.float16) and len(seen) == 5
+    assert outputs.connectivity.dtype == torch.float16
+    assert outputs.logits.dtype == outputs.bottleneck_connectivity.dtype == torch.float32

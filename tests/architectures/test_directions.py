@@ -145,3 +145,14 @@ def test_votes_and_gradients_are_finite_for_extreme_logits(voting, value):
 def test_unknown_voting_is_refused():
     with pytest.raises(ValueError, match=r"'median'.*'max' or 'mean'"):
         directional_vote(torch.zeros(1, 1, 8, 2, 2), "median")
+
+
+@pytest.mark.slow
+def test_compiled_voting_has_the_same_values_and_gradients():
+    connectivity = torch.randn(2, 2, 8, 9, 11, requires_grad=True)
+    expected = directional_vote(connectivity)
+    (expected_gradient,) = torch.autograd.grad(expected.square().sum(), connectivity)
+    votes = torch.compile(directional_vote, fullgraph=True)(connectivity)  # inductor
+    (gradient,) = torch.autograd.grad(votes.square().sum(), connectivity)
+    torch.testing.assert_close(votes, expected)
+    torch.testing.assert_close(gradient, expected_gradient)

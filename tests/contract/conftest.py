@@ -11,10 +11,7 @@ import torch
 from cell_datasets import FORMAT_NAMES, FORMATS, LABELS
 from contract_trainers import MAIN_TRAINERS
 
-from nnunet_plugins._startup import activate
 from nnunet_plugins.trainers import TRAINERS
-
-activate()  # so that the suite also runs where the .pth file does not
 
 
 @pytest.fixture(params=list(TRAINERS))
@@ -62,14 +59,14 @@ def planned(tmp_path_factory) -> Iterator[Path]:
         for dataset_id in FORMATS:
             cell_datasets.write_raw_dataset(dataset_id)
         cell_datasets.plan_and_preprocess(list(FORMATS))
-        monkeypatch.setenv("nnUNet_n_proc_DA", "0")  # from here on load in this process
         yield root
 
 
 @pytest.fixture
 def results(planned, tmp_path, monkeypatch) -> Iterator[Path]:
-    """A results folder of the test's own."""
+    """A results folder of the test's own, and data loading in this process."""
     monkeypatch.setenv("nnUNet_results", str(tmp_path))
+    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
     yield tmp_path
     shutil.rmtree(tmp_path)  # checkpoints are large
 

@@ -82,7 +82,7 @@ def test_the_whole_pipeline(root):
     assert len(summary["metric_per_case"]) == 10
     assert all(0 <= summary["mean"][label]["Dice"] <= 1 for label in ("1", "2"))
 
-    environment = {key: value for key, value in os.environ.items() if key not in cell_datasets.NNUNET_FOLDERS}
+    environment = {key: value for key, value in os.environ.items() if not key.lower().startswith("nnunet_")}
     subprocess.run(
         [
             *(Path(sys.executable).with_name("nnUNetv2_predict_from_modelfolder"), "-i", images),

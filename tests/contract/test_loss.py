@@ -3,6 +3,7 @@
 import pytest
 import torch
 from cell_datasets import IGNORE, LABELS, REGIONS, REGIONS_IGNORE, initialized_trainer
+from fake_cuda import fake_cuda_autocast
 
 BATCH, CHANNELS, SIZE = 2, 3, (48, 64)
 
@@ -69,3 +70,24 @@ def test_loss_is_smaller_where_the_prediction_is_trained(main_trainer_name):
     batch["target"][0][:, :, :24], batch["target"][0][:, :, 24:] = 0, 1
     losses = [float(trainer.train_step(batch)["loss"]) for _ in range(8)]
     assert losses[-1] < losses[0]
+
+
+def test_mixed_precision_on_cuda_gives_a_float32_loss_on_the_device(trainer_and_dataset):
+    trainer_name, dataset_id = trainer_and_dataset
+    trainer = initialized_trainer(trainer_name, dataset_id)
+    target = target_of("random", dataset_id)
+    with fake_cuda_autocast():
+        network = trainer.build_network_architecture(
+            trainer.plans_manager,
+            trainer.configuration_manager,
+            CHANNELS,
+            trainer.label_manager.num_segmentation_heads,
+            True,
+        )
+        fake_target = torch.empty(target.shape, dtype=target.dtype)
+        loss = trainer.loss(network(torch.randn(BATCH, CHANNELS, *SIZE)), [fake_target])
+        assert loss.dtype == torch.float32
+        assert loss.device.type == "cuda"
+        network.deep_supervision = False
+        with torch.no_grad():
+            assert network.eval()(torch.randn(1, CHANNELS, *SIZE)).device.type == "cuda"

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nnunet_plugins.trainers import TRAINERS, find_trainer
+from nnunet_plugins.trainers import find_trainer
 
 MAX_LOGIT = 6.5e3  # nnU-Net accumulates logits, weighted by up to 10, in fp16
 
@@ -88,6 +88,7 @@ def test_logits_stay_far_from_the_limits_of_half_precision(trainer_name):
 
 @pytest.mark.parametrize("training", [True, False])
 def test_compiled_network_computes_the_same(trainer_name, training):
+    torch.compiler.reset()  # or the networks of all trainers share one limit of recompilations
     network = build(trainer_name, training=training).train(training)
     compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
     x = torch.randn(2, 3, 64, 64)
@@ -99,8 +100,3 @@ def test_compiled_network_computes_the_same(trainer_name, training):
     if training:
         sum(o.float().mean() for o in compiled(x) if o is not None).backward()
         assert any(p.grad is not None for p in network.parameters())
-
-
-def test_reference_network_is_what_the_list_of_trainers_counts():
-    for name in TRAINERS:
-        assert sum(p.numel() for p in find_trainer(name).reference_network().parameters()) > 0

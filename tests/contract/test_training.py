@@ -10,7 +10,7 @@ import cell_datasets
 import numpy as np
 import pytest
 import torch
-from cell_datasets import LABELS, NNUNET_FOLDERS, REGIONS, make_trainer
+from cell_datasets import LABELS, REGIONS, make_trainer
 from contract_trainers import MAIN_TRAINERS
 
 from nnunet_plugins.losses.common import PluginLoss
@@ -144,11 +144,10 @@ def shared_models(trained, tmp_path_factory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def fresh_process_predictions(planned, shared_models, tmp_path_factory) -> Path:
-    """Predictions by all models in a new process without any variable of nnU-Net but the search path."""
+    """Predictions by all models in a new process without any variable of nnU-Net or of ours."""
     folder = tmp_path_factory.mktemp("fresh")
     (folder / "predict.py").write_text(PREDICT)
-    environment = {key: value for key, value in os.environ.items() if key not in NNUNET_FOLDERS}
-    environment.pop("NNUNET_PLUGINS_WEIGHTS")  # nothing is downloaded or loaded but the checkpoint
+    environment = {key: value for key, value in os.environ.items() if not key.lower().startswith("nnunet_")}
     images = planned / "nnUNet_raw" / cell_datasets.dataset_name(LABELS) / "imagesTr"
     subprocess.run(
         [sys.executable, folder / "predict.py", images, folder / "out", *shared_models.values()],

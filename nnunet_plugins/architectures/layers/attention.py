@@ -35,8 +35,8 @@ class SpatialAttention(nn.Module):
 class ChannelAttention(nn.Module):
     """Self-attention among the channels of each group, as a residual scaled by ``gamma`` (0 at first).
 
-    Deviation: the affinities are divided by ``sqrt(H * W)``, as in scaled dot-product attention; unscaled they grow
-    with the patch size until the softmax is a plain copy. ``(B, C, H, W)`` to ``(B, C, H, W)``.
+    Deviation: the affinity of two channels is the mean of their product over the positions, not the sum, which grows
+    with the patch until the softmax is a plain copy. ``(B, C, H, W)`` to ``(B, C, H, W)``.
     """
 
     def __init__(self, groups: int = 1):
@@ -46,5 +46,5 @@ class ChannelAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         channels = x.unflatten(1, (self.groups, -1)).flatten(3)  # (B, groups, c, H*W)
-        attended = F.scaled_dot_product_attention(channels, channels, channels)
+        attended = F.scaled_dot_product_attention(channels, channels, channels, scale=1 / channels.shape[-1])
         return x + self.gamma * attended.reshape(x.shape)

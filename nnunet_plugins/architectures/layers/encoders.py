@@ -12,14 +12,12 @@ from nnunet_plugins.errors import UserError
 WEIGHTS_FOLDER_VARIABLE = "NNUNET_PLUGINS_WEIGHTS"
 
 
-def timm_encoder(name: str, in_channels: int, num_scales: int = 5) -> tuple[nn.Module, list[int]]:
-    """A randomly initialised timm backbone that returns its first ``num_scales`` feature maps, and their widths.
+def timm_encoder(name: str, in_channels: int) -> tuple[nn.Module, list[int]]:
+    """A randomly initialised timm backbone that returns the feature maps of all its scales, and their widths.
 
-    ``(B, in_channels, H, W)`` to a list of ``num_scales`` maps at 1/2, 1/4, ...
+    ``(B, in_channels, H, W)`` to a list of maps at 1/2, 1/4, ...
     """
-    encoder: Any = timm.create_model(
-        name, pretrained=False, features_only=True, in_chans=in_channels, out_indices=tuple(range(num_scales))
-    )
+    encoder: Any = timm.create_model(name, pretrained=False, features_only=True, in_chans=in_channels)
     return encoder, encoder.feature_info.channels()
 
 
@@ -45,12 +43,7 @@ def load_imagenet_weights(encoder: nn.Module, name: str, in_channels: int) -> No
         overlay = {"file": str(found)}
     try:
         pretrained = timm.create_model(
-            name,
-            pretrained=True,
-            pretrained_cfg_overlay=overlay,
-            features_only=True,
-            in_chans=in_channels,
-            out_indices=tuple(range(len(encoder.feature_info))),  # type: ignore[arg-type]
+            name, pretrained=True, pretrained_cfg_overlay=overlay, features_only=True, in_chans=in_channels
         )
     except Exception as error:  # huggingface_hub, requests and safetensors share no base class
         if overlay is not None:

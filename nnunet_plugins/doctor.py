@@ -34,6 +34,11 @@ DEPENDENCIES = (
     "dynamic-network-architectures",
     "batchgenerators",
     "batchgeneratorsv2",
+    "numpy",
+    "scipy",
+    "scikit-image",
+    "connected-components-3d",
+    "matplotlib",
     "SimpleITK",
 )
 EVAL_ENV = 'eval "$(nnunet-plugins env)" in this shell, or run nnU-Net as: nnunet-plugins train ...'

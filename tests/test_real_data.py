@@ -59,5 +59,5 @@ def test_short_fold_on_real_nuclei(shared_data, tmp_path, monkeypatch):
     predictor = nnUNetPredictor(device=torch.device("cpu"), perform_everything_on_device=False, allow_tqdm=False)
     predictor.initialize_from_trained_model_folder(trainer.output_folder_base, (0,), "checkpoint_final.pth")
     image = next(raw.glob("imagesTr/*.png"))
-    predictor.predict_from_files_sequential([[str(image)]], [str(tmp_path / "prediction.png")])
+    predictor.predict_from_files_sequential([[str(image)]], [str(tmp_path / "prediction")])
     assert (tmp_path / "prediction.png").is_file()

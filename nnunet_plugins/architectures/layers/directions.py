@@ -109,7 +109,7 @@ def largest_pair(pairs: Tensor) -> Tensor:
         for pair, (dy, dx) in enumerate(DIRECTIONS[:NUM_PAIRS])
         for end in (0, 1)
     ]
-    table = torch.tensor(offsets, device=pairs.device)
+    table = torch.tensor(offsets).to(pairs.device, non_blocking=True)  # without waiting for the GPU
     return table[choice.flatten(2).long()] + torch.arange(height * width, device=pairs.device)
 
 

@@ -104,7 +104,7 @@ def largest_pair(pairs: Tensor) -> Tensor:
         better = (values > best[place]).to(torch.uint8)
         choice[place] = torch.maximum(choice[place], better * number)
         best[place] = torch.maximum(best[place], values)
-    offsets = [
+    offsets = [  # a pair lies in memory where its first pixel does
         pair * height * width - end * (dy * width + dx)
         for pair, (dy, dx) in enumerate(DIRECTIONS[:NUM_PAIRS])
         for end in (0, 1)

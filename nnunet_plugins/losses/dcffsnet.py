@@ -43,13 +43,19 @@ class PairTarget(NamedTuple):
     """The other known pairs."""
     known: Tensor
     """``(B or 1, 1, 4, H, W)``: both pixels are annotated and inside the image."""
+    number: Tensor
+    """Of known pairs in all maps, at least 1."""
+    edge: Tensor
+    """``(B, K, H, W)``: pixels that agree with some neighbour, but not with all."""
 
 
 def pair_target(target: Target) -> PairTarget:
     one_hot, mask = target
     known = pair_masks(one_hot.new_ones((1, 1, *one_hot.shape[2:])) if mask is None else mask)
     same = pair_masks(one_hot)
-    return PairTarget(same, known - same, known)
+    different = known - same
+    number = (known.sum() * (same.numel() / known.numel())).clamp_min(1)
+    return PairTarget(same, different, known, number, belongs_to_any(same) * belongs_to_any(different))
 
 
 class ConnectivityLoss(nn.Module):
@@ -80,12 +86,10 @@ class ConnectivityLoss(nn.Module):
             target: one-hot maps ``(B, K, H, W)`` and mask.
             pairs: :func:`pair_target` of ``target``.
         """
-        same, different, known = pairs
-        num_pairs = (known.sum() * (same.numel() / known.numel())).clamp_min(1)
         votes = pair_votes(connectivity)
         logits = vote_of_pairs(votes, self.voting)
         softmax = not self.label_format.regions and logits.shape[1] > 2
-        agreement = (votes.log_vote * same).sum()
+        agreement = (votes.log_vote * pairs.same).sum()
         return {
             "vote_ce": segmentation_cross_entropy(logits, target, softmax=softmax),
             "vote_dice": soft_dice_loss(
@@ -94,20 +98,18 @@ class ConnectivityLoss(nn.Module):
                 batch_dice=self.batch_dice,
                 background=not softmax,
             ),
-            "connectivity": -(agreement + (votes.log_neither * different).sum()) / (2 * num_pairs),
+            "connectivity": -(agreement + (votes.log_neither * pairs.different).sum()) / (2 * pairs.number),
             "edge": edge_loss(votes.log_no_vote, pairs),
-            "bilateral": -self.bilateral_weight * (agreement + (votes.log_no_vote * different).sum()) / num_pairs,
+            "bilateral": -self.bilateral_weight
+            * (agreement + (votes.log_no_vote * pairs.different).sum())
+            / pairs.number,
         }
 
 
 def edge_loss(log_no_vote: Tensor, pairs: PairTarget) -> Tensor:
-    """BCE of the smallest vote against 0, mean over the edge pixels: they agree with some neighbour, not with all.
-
-    ``log_no_vote`` is that of all pairs, ``(B, K, 4, H, W)``.
-    """
-    edge = belongs_to_any(pairs.same) * belongs_to_any(pairs.different)
+    """BCE of the smallest vote against 0, mean over the edge pixels; ``log_no_vote`` is ``(B, K, 4, H, W)``."""
     smallest_vote = largest_pair(log_no_vote.detach().masked_fill(pairs.known == 0, -torch.inf))
-    return -(pick(log_no_vote, smallest_vote) * edge).sum() / edge.sum().clamp_min(1)
+    return -(pick(log_no_vote, smallest_vote) * pairs.edge).sum() / pairs.edge.sum().clamp_min(1)
 
 
 def belongs_to_any(pairs: Tensor) -> Tensor:

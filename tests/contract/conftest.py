@@ -9,9 +9,11 @@ import pytest
 import timm
 import torch
 from cell_datasets import FORMAT_NAMES, FORMATS, LABELS
-from contract_trainers import MAIN_TRAINERS
 
 from nnunet_plugins.trainers import TRAINERS
+
+MAIN_TRAINERS = [name for name, variant in TRAINERS.items() if not variant.overrides]
+"""The trainers of the papers, without their variants."""
 
 
 @pytest.fixture(params=list(TRAINERS))

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch.multiprocessing as mp
-from contract_trainers import MAIN_TRAINERS
 
 from nnunet_plugins.trainers import TRAINERS
 
 EVEN, UNEVEN = 4, 5
-JOBS = [(name, EVEN) for name in TRAINERS] + [(name, UNEVEN) for name in MAIN_TRAINERS]
+JOBS = [(name, batch_size) for name in TRAINERS for batch_size in (EVEN, UNEVEN)]
 
 
 @pytest.fixture(scope="module")

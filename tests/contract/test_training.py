@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from cell_datasets import LABELS, REGIONS, make_trainer
-from contract_trainers import MAIN_TRAINERS
 
 from nnunet_plugins.losses.common import PluginLoss
 from nnunet_plugins.trainers import TRAINERS
@@ -123,16 +122,16 @@ if __name__ == "__main__":
 
 @pytest.fixture(scope="module")
 def shared_models(trained, tmp_path_factory) -> dict[str, Path]:
-    """Every trainer's model; those of the main trainers exported to a zip and imported into an empty results folder."""
+    """Every trainer's model, exported to a zip and imported into an empty results folder."""
     from nnunetv2.model_sharing.model_export import export_pretrained_model
     from nnunetv2.model_sharing.model_import import install_model_from_zip_file
 
     folder = tmp_path_factory.mktemp("shared")
     (folder / "results").mkdir()
-    models = {name: trained(name) for name in TRAINERS}
+    models = {}
     with pytest.MonkeyPatch.context() as monkeypatch:
-        for name in MAIN_TRAINERS:
-            model, archive = models[name], str(folder / f"{name}.zip")
+        for name in TRAINERS:
+            model, archive = trained(name), str(folder / f"{name}.zip")
             monkeypatch.setenv("nnUNet_results", str(model.parents[1]))
             trainer = model.name.split("__")[0]
             export_pretrained_model(LABELS, archive, configurations=("2d",), trainer=trainer, folds=(0,))

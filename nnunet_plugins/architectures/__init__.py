@@ -1,5 +1,6 @@
 """Networks. Each returns plain logits, or with ``deep_supervision`` a ``NamedTuple`` that begins with them."""
 
 from nnunet_plugins.architectures.dcffsnet import DCFFSNet
+from nnunet_plugins.architectures.dlkunet import DLKUNet
 
-__all__ = ["DCFFSNet"]
+__all__ = ["DCFFSNet", "DLKUNet"]

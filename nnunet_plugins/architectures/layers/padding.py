@@ -6,16 +6,21 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def pad_to_stride(x: Tensor, stride: int, minimum: int = 1) -> Tensor:
-    """Zero-pad the end of every spatial axis of ``(B, C, *S)`` to a multiple of ``stride`` of at least ``minimum``."""
+def pad_to_size(x: Tensor, size: Sequence[int]) -> Tensor:
+    """Zero-pad the end of every spatial axis of ``(B, C, *S)`` to ``size``; what is longer stays."""
     padding: list[int] = []
-    for size in reversed(x.shape[2:]):
-        padding += [0, -(-max(size, minimum) // stride) * stride - size]
+    for length, wanted in zip(reversed(x.shape[2:]), reversed(size), strict=True):
+        padding += [0, max(wanted - length, 0)]
     return F.pad(x, padding) if any(padding) else x
 
 
+def pad_to_stride(x: Tensor, stride: int, minimum: int = 1) -> Tensor:
+    """Zero-pad the end of every spatial axis of ``(B, C, *S)`` to a multiple of ``stride`` of at least ``minimum``."""
+    return pad_to_size(x, [-(-max(length, minimum) // stride) * stride for length in x.shape[2:]])
+
+
 def crop(x: Tensor, size: Sequence[int]) -> Tensor:
-    """Cut the padding of :func:`pad_to_stride` off again; the result is contiguous, as nnU-Net's inference needs."""
+    """Cut padding at the end of the spatial axes off again; the result is contiguous, as nnU-Net's inference needs."""
     for axis, length in enumerate(size, start=2):
         x = x.narrow(axis, 0, length)
     return x.contiguous()

@@ -1,0 +1,176 @@
+"""DLKUNet, section 3 of its paper: a lightweight U-Net of depthwise convolutions and large-kernel attention.
+
+One code for 2D and 3D: ``conv_op`` decides, and the rest follows. A size is one number for each spatial axis.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from math import prod
+
+import torch
+from dynamic_network_architectures.building_blocks.helper import (
+    convert_conv_op_to_dim,
+    get_matching_batchnorm,
+    get_matching_convtransp,
+    get_matching_pool_op,
+)
+from torch import Tensor, nn
+
+from nnunet_plugins.architectures.layers.dilation import dilated_conv
+from nnunet_plugins.architectures.layers.padding import crop, pad_to_size
+
+Size = tuple[int, ...]
+ConvOp = type[nn.Conv2d] | type[nn.Conv3d]
+
+NUM_BLOCKS = {"S": 3, "M": 4, "L": 5}
+"""Encoder blocks of the variants, Table 1."""
+
+
+def depthwise(conv_op: ConvOp, channels: int, kernel_size: Size, dilation: int = 1) -> nn.Conv2d | nn.Conv3d:
+    """Convolution of every channel by itself that keeps the size."""
+    padding = tuple(dilation * (k // 2) for k in kernel_size)
+    return conv_op(channels, channels, kernel_size, padding=padding, dilation=dilation, groups=channels)  # type: ignore[arg-type]
+
+
+def saturating_relu() -> nn.Module:
+    """ReLU up to 30.
+
+    Deviation: the paper's ReLU has no upper end. Large-kernel attention squares what it gets, and nine blocks in a row
+    square it nine times: with running statistics, an image of four times the usual contrast gives NaN even in float32.
+    Batch-normalised values stay far below 30 wherever the network has been trained.
+    """
+    return nn.Hardtanh(0.0, 30.0, inplace=True)
+
+
+def separable_conv(conv_op: ConvOp, in_channels: int, out_channels: int, kernel_size: Size) -> nn.Sequential:
+    """Depthwise and pointwise convolution, batch normalisation, ReLU: eq. 1, and eq. 2 with the ReLU of Figure 2."""
+    return nn.Sequential(
+        depthwise(conv_op, in_channels, kernel_size),
+        conv_op(in_channels, out_channels, 1),
+        get_matching_batchnorm(conv_op)(out_channels),
+        saturating_relu(),
+    )
+
+
+class LargeKernelAttention(nn.Module):
+    """Attention part, eq. 3-4: ``(B, C, *S)``, times what its large neighbourhood says of it.
+
+    The published size has room for one pointwise convolution: that of eq. 3 and the "ChannelConv" of eq. 4 are one.
+    """
+
+    dilation = 3
+
+    def __init__(self, conv_op: ConvOp, channels: int, depthwise_kernel: Size, spatial_kernel: Size):
+        super().__init__()
+        self.depthwise = depthwise(conv_op, channels, depthwise_kernel)
+        self.spatial = depthwise(conv_op, channels, spatial_kernel, self.dilation)
+        self.pointwise = conv_op(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pointwise(dilated_conv(self.spatial, self.depthwise(x))) * x
+
+
+class DLKUNet(nn.Module):
+    """DLKUNet in its three sizes, in 2D and 3D, for patches of any size.
+
+    ========  =====================  ==============  ================  ===================
+    variant   channels               parameters, 2D  GMACs, 1x224x224  in the paper
+    ========  =====================  ==============  ================  ===================
+    S         96, 192, 384           1.131 M         10.28             1.13 M, 15.95 GFLOP
+    M         96, 192, ..., 768      4.494 M         14.39             4.49 M, 22.84 GFLOP
+    L         96, 192, ..., 1536     17.709 M        18.40             17.70 M, 29.64 GFLOP
+    ========  =====================  ==============  ================  ===================
+
+    (9 classes. By which counter the paper comes to its FLOPs it does not say.)
+
+    Args:
+        in_channels: channels of the image.
+        num_classes: K, segmentation heads: classes with background, or regions.
+        variant: "S", "M" or "L".
+        conv_op: ``nn.Conv2d`` or ``nn.Conv3d``.
+        base_channels: channels at full resolution, C in Figure 9; they double from block to block.
+        depthwise_kernel: edge of the convolution part's kernels; Table 5 has 3, 5 and 7.
+        large_kernels: edges of the attention part's kernels, the second dilated; Table 5 has (5, 7), (3, 7), (5, 5).
+        strides: how every block pools what it gets, as in nnU-Net's plans: the first does not, ``(1, ..., 1)``. Blocks
+            beyond the given ones pool by 2, as all do by default; surplus strides are not used.
+        kernel_sizes: nnU-Net's kernel size for every block. Only its ones count: where it does not look along an axis
+            (thick slices), none of the block's kernels does.
+
+    Shape:
+        ``(B, in_channels, *S)`` to logits ``(B, K, *S)``, bounded by +-1000.
+
+    Raises:
+        ValueError: no such variant, an even kernel, or a first block that pools.
+
+    Example:
+        >>> DLKUNet(1, 9, variant="S", conv_op=nn.Conv3d)(torch.zeros(1, 1, 20, 40, 40)).shape
+        torch.Size([1, 9, 20, 40, 40])
+    """
+
+    max_logit = 1000.0  # nnU-Net sums logits, times 10, in fp16 at inference
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        *,
+        variant: str = "L",
+        conv_op: ConvOp = nn.Conv2d,
+        base_channels: int = 96,
+        depthwise_kernel: int = 3,
+        large_kernels: tuple[int, int] = (5, 7),
+        strides: Sequence[Sequence[int]] | None = None,
+        kernel_sizes: Sequence[Sequence[int]] | None = None,
+    ):
+        super().__init__()
+        if variant not in NUM_BLOCKS:
+            raise ValueError(f"variant {variant!r}: choose one of {', '.join(NUM_BLOCKS)}")
+        if even := [k for k in (depthwise_kernel, *large_kernels) if k % 2 == 0]:
+            raise ValueError(f"kernels of even size {even} have no centre: choose odd ones")
+        num_blocks, dimensions = NUM_BLOCKS[variant], convert_conv_op_to_dim(conv_op)
+        strides = extended(strides or [(1,) * dimensions], (2,) * dimensions, num_blocks)
+        kernel_sizes = extended(kernel_sizes or [], (3,) * dimensions, num_blocks)
+        if prod(strides[0]) != 1:
+            raise ValueError(f"strides begin with {strides[0]}: the first block works at full resolution, give ones")
+        widths = [base_channels * 2**i for i in range(num_blocks)]
+        self.total_stride = tuple(map(prod, zip(*strides, strict=True)))
+
+        def block(in_channels: int, out_channels: int, plan_kernel: Size) -> nn.Sequential:
+            """EBlock (Figure 2), and what DFB (Figure 3) does after its concatenation."""
+            depthwise_size, *large_sizes = (
+                tuple(edge if k > 1 else 1 for k in plan_kernel) for edge in (depthwise_kernel, *large_kernels)
+            )
+            return nn.Sequential(
+                separable_conv(conv_op, in_channels, out_channels, depthwise_size),
+                separable_conv(conv_op, out_channels, out_channels, depthwise_size),
+                LargeKernelAttention(conv_op, out_channels, *large_sizes),
+            )
+
+        max_pool = get_matching_pool_op(conv_op, pool_type="max")
+        transposed_conv = get_matching_convtransp(conv_op)
+        self.downsampling = nn.ModuleList(max_pool(stride) for stride in strides[1:])
+        self.encoder = nn.ModuleList(map(block, [in_channels, *widths[:-1]], widths, kernel_sizes))
+        # From here on from the deepest skip up.
+        skips = list(zip(widths[:-1], strides[1:], kernel_sizes[:-1], strict=True))[::-1]
+        self.upsampling = nn.ModuleList(transposed_conv(2 * w, w, stride, stride) for w, stride, _ in skips)
+        self.fusion = nn.ModuleList(block(2 * w, w, kernel_size) for w, _, kernel_size in skips)
+        # nnU-Net's -pretrained_weights leaves out what has ".seg_layers." in its name, and so works across datasets.
+        self.reprojection = nn.Sequential(OrderedDict(seg_layers=nn.Sequential(conv_op(widths[0], num_classes, 1))))
+
+    def forward(self, x: Tensor) -> Tensor:
+        size = x.shape[2:]
+        x = self.encoder[0](pad_to_size(x, self.total_stride))
+        skips = [x]
+        for pool, block in zip(self.downsampling, self.encoder[1:], strict=True):
+            x = block(pool(x))
+            skips.append(x)
+        for upsample, block, skip in zip(self.upsampling, self.fusion, skips[-2::-1], strict=True):
+            x = pad_to_size(upsample(x), skip.shape[2:])  # "auto-resize" of section 3.3: pooling may round down
+            x = block(torch.cat((skip, x), 1))
+        logits = self.reprojection(x)
+        return crop(logits.clamp(-self.max_logit, self.max_logit), size)
+
+
+def extended(given: Sequence[Sequence[int]], default: Size, length: int) -> list[Size]:
+    """``length`` sizes: the given ones first, then ``default``."""
+    return [tuple(size) for size in [*given, *[default] * length][:length]]

@@ -1,6 +1,8 @@
 """Environment of the whole suite: one process, no compilation, no download, nnU-Net's folders in a temporary place."""
 
+import multiprocessing
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,23 @@ for variable in ("NNUNET_PLUGINS_SEED", "NNUNET_PLUGINS_WEIGHTS", *NNUNET_FOLDER
 settings.register_profile("suite", deadline=None, max_examples=30, derandomize=True)
 settings.load_profile("suite")
 torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def fork_server() -> Iterator[None]:
+    """Make the processes that nnU-Net spawns copies of one that has imported it, instead of importing it every time.
+
+    They get the environment of the start of the tests: whoever needs more must hand it over.
+    """
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(["nnunetv2.training.nnUNetTrainer.nnUNetTrainer"])
+    get_context = multiprocessing.get_context
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(
+            multiprocessing, "get_context", lambda method=None: server if method == "spawn" else get_context(method)
+        )
+        yield
+
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 

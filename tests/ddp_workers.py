@@ -34,8 +34,9 @@ class OnCpu:
         self.grad_scaler = None
 
 
-def train(rank: int, port: int, jobs: list[tuple[str, int]], folder: Path) -> None:
+def train(rank: int, environment: dict[str, str], port: int, jobs: list[tuple[str, int]], folder: Path) -> None:
     """Train every ``(trainer name, global batch size)``; what comes out is ``<name>-<batch size>-rank<rank>.json``."""
+    os.environ.update(environment)
     torch.set_num_threads(1)
     os.environ["nnUNet_n_proc_DA"] = "0"  # load in this process
     trainer_module.DDP = CpuDDP

@@ -8,12 +8,10 @@ import cell_datasets
 import pytest
 import timm
 import torch
-from cell_datasets import FORMAT_NAMES, FORMATS, LABELS
+from cell_datasets import LABELS, NAMES
+from table import MAIN_TRAINERS, datasets_for, in_3d
 
-from nnunet_plugins.trainers import TRAINERS
-
-MAIN_TRAINERS = [name for name, variant in TRAINERS.items() if not variant.overrides]
-"""The trainers of the papers, without their variants."""
+from nnunet_plugins.trainers import TRAINERS, find_trainer
 
 
 @pytest.fixture(params=list(TRAINERS))
@@ -28,16 +26,32 @@ def main_trainer_name(request) -> str:
     return request.param
 
 
+@pytest.fixture(params=[name for name in MAIN_TRAINERS if in_3d(name)])
+def main_trainer_name_3d(request) -> str:
+    """Of these, the ones that can train volumes."""
+    return request.param
+
+
+def with_dimensions(names: list[str]) -> list:
+    pairs = [(name, dimensions) for name in names for dimensions in find_trainer(name).supported_dimensions]
+    return [pytest.param(pair, id=f"{pair[0]}-{pair[1]}D") for pair in pairs]
+
+
+@pytest.fixture(params=with_dimensions(list(TRAINERS)))
+def trainer_and_dimensions(request) -> tuple[str, int]:
+    return request.param
+
+
+@pytest.fixture(params=with_dimensions(MAIN_TRAINERS))
+def main_trainer_and_dimensions(request) -> tuple[str, int]:
+    return request.param
+
+
 @pytest.fixture(
-    params=[
-        (name, dataset_id)
-        for name in TRAINERS
-        for dataset_id in (FORMATS if name in MAIN_TRAINERS else (LABELS, cell_datasets.REGIONS_IGNORE))
-    ],
-    ids=lambda pair: f"{pair[0]}-{FORMAT_NAMES[pair[1]]}",
+    params=[(name, dataset_id) for name in TRAINERS for dataset_id in datasets_for(name)],
+    ids=lambda pair: f"{pair[0]}-{NAMES[pair[1]]}",
 )
 def trainer_and_dataset(request) -> tuple[str, int]:
-    """Every main trainer with each label format of nnU-Net, every variant with the plainest and the richest."""
     return request.param
 
 
@@ -54,13 +68,13 @@ def imagenet_weights(tmp_path_factory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def planned(tmp_path_factory) -> Iterator[Path]:
-    """nnU-Net's folders with the four datasets, planned and preprocessed."""
+    """nnU-Net's folders with all datasets, planned and preprocessed."""
     root = tmp_path_factory.mktemp("nnunet")
     with pytest.MonkeyPatch.context() as monkeypatch:
         cell_datasets.use_nnunet_folders(root, monkeypatch)
-        for dataset_id in FORMATS:
+        for dataset_id in NAMES:
             cell_datasets.write_raw_dataset(dataset_id)
-        cell_datasets.plan_and_preprocess(list(FORMATS))
+        cell_datasets.plan_and_preprocess(list(NAMES))
         yield root
 
 

@@ -1,16 +1,19 @@
-"""Proves for every trainer: two processes train one model, with batches of equal and of different size."""
+"""Proves for every main trainer: two processes train one model, with batches of equal and of different size.
+
+What DDP asks of a network, that every parameter gets a gradient, ``test_loss`` proves for the variants too.
+"""
 
 import json
+import os
 import socket
 from pathlib import Path
 
 import pytest
 import torch.multiprocessing as mp
-
-from nnunet_plugins.trainers import TRAINERS
+from table import MAIN_TRAINERS
 
 EVEN, UNEVEN = 4, 5
-JOBS = [(name, batch_size) for name in TRAINERS for batch_size in (EVEN, UNEVEN)]
+JOBS = [(name, batch_size) for name in MAIN_TRAINERS for batch_size in (EVEN, UNEVEN)]
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +25,7 @@ def outcomes(planned, tmp_path_factory) -> Path:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    mp.spawn(ddp_workers.train, (port, JOBS, folder), nprocs=2)
+    mp.spawn(ddp_workers.train, (dict(os.environ), port, JOBS, folder), nprocs=2)
     return folder
 
 

@@ -2,34 +2,46 @@
 
 import pytest
 import torch
-from cell_datasets import IGNORE, LABELS, REGIONS, REGIONS_IGNORE, initialized_trainer
+from cell_datasets import FORMATS, IMAGE_SIZE, LABELS, VOLUME_FORMATS, VOLUME_SIZES, initialized_trainer
 from fake_cuda import fake_cuda_autocast
+from torch import Tensor
 
-BATCH, CHANNELS, SIZE = 2, 3, (48, 64)
+BATCH = 2
 
 pytestmark = pytest.mark.usefixtures("results")
 
 
-def target_of(kind: str, dataset_id: int) -> torch.Tensor:
+def size_of(dataset_id: int) -> tuple[int, ...]:
+    return VOLUME_SIZES.get(dataset_id, IMAGE_SIZE)
+
+
+def random_image(dataset_id: int, batch: int = BATCH) -> Tensor:
+    return torch.randn(batch, 1 if dataset_id in VOLUME_FORMATS else 3, *size_of(dataset_id))
+
+
+def target_of(kind: str, dataset_id: int) -> Tensor:
     """A target as nnU-Net's loaders make it (contract 1.4): a label map, or boolean regions, the ignore mask last."""
-    labels = torch.zeros(BATCH, 1, *SIZE, dtype=torch.int16)
+    label_format = (FORMATS | VOLUME_FORMATS)[dataset_id]
+    labels = torch.zeros(BATCH, 1, *size_of(dataset_id), dtype=torch.int16)
     match kind:
         case "random":
             labels = torch.randint(0, 3, labels.shape, dtype=torch.int16)
         case "full":
             labels[:] = 2
         case "single pixel":
-            labels[0, 0, 10, 10] = 1
+            labels.view(-1)[1234] = 1
         case "all ignored":
             labels[:] = 3
-    if dataset_id in (IGNORE, REGIONS_IGNORE) and kind != "all ignored":
-        labels[:, :, 30:] = 3
-    if dataset_id in (REGIONS, REGIONS_IGNORE):
-        maps = [(labels == 1) | (labels == 2), labels == 2]
-        if dataset_id == REGIONS_IGNORE:
-            maps.append(labels == 3)
-        return torch.cat(maps, 1)
-    return labels
+    if "ignore" in label_format and kind != "all ignored":
+        labels[..., -8:] = 3
+    if not isinstance(label_format["nucleus"], list):
+        return labels
+    maps = [(labels == 1) | (labels == 2), labels == 2]
+    return torch.cat([*maps, labels == 3] if "ignore" in label_format else maps, 1)
+
+
+def as_nnunet_hands_it(target: Tensor, trainer) -> Tensor | list[Tensor]:
+    return [target] if trainer.enable_deep_supervision else target
 
 
 def gradients(trainer) -> list[torch.Tensor]:
@@ -40,11 +52,12 @@ def test_loss_and_gradients_are_finite_for_every_target(trainer_and_dataset):
     trainer_name, dataset_id = trainer_and_dataset
     trainer = initialized_trainer(trainer_name, dataset_id)
     kinds = ["random", "empty", "full", "single pixel"]
-    if dataset_id in (IGNORE, REGIONS_IGNORE):
+    if trainer.label_manager.has_ignore_label:
         kinds.append("all ignored")
     for kind in kinds:
         trainer.optimizer.zero_grad(set_to_none=True)
-        loss = trainer.loss(trainer.network(torch.randn(BATCH, CHANNELS, *SIZE)), [target_of(kind, dataset_id)])
+        target = as_nnunet_hands_it(target_of(kind, dataset_id), trainer)
+        loss = trainer.loss(trainer.network(random_image(dataset_id)), target)
         loss.backward()
         assert loss.isfinite(), kind
         assert all(g is not None and g.isfinite().all() for g in gradients(trainer)), kind
@@ -57,7 +70,8 @@ def test_every_parameter_receives_a_gradient(trainer_name):
     torch.manual_seed(0)
     for parameter in trainer.network.parameters():  # away from gates that start at zero and hide what lies behind
         parameter.data += 0.02 * torch.randn_like(parameter)
-    loss = trainer.loss(trainer.network(torch.randn(BATCH, CHANNELS, *SIZE)), [target_of("random", LABELS)])
+    target = as_nnunet_hands_it(target_of("random", LABELS), trainer)
+    loss = trainer.loss(trainer.network(random_image(LABELS)), target)
     loss.backward()
     without = [name for name, p in trainer.network.named_parameters() if p.grad is None or not p.grad.any()]
     assert not without
@@ -66,8 +80,9 @@ def test_every_parameter_receives_a_gradient(trainer_name):
 def test_loss_is_smaller_where_the_prediction_is_trained(main_trainer_name):
     trainer = initialized_trainer(main_trainer_name, LABELS)
     torch.manual_seed(0)
-    batch = {"data": torch.randn(BATCH, CHANNELS, *SIZE), "target": [target_of("random", LABELS)]}
-    batch["target"][0][:, :, :24], batch["target"][0][:, :, 24:] = 0, 1
+    target = target_of("empty", LABELS)
+    target[:, :, 24:] = 1
+    batch = {"data": random_image(LABELS), "target": as_nnunet_hands_it(target, trainer)}
     losses = [float(trainer.train_step(batch)["loss"]) for _ in range(8)]
     assert losses[-1] < losses[0]
 
@@ -80,14 +95,14 @@ def test_mixed_precision_on_cuda_gives_a_float32_loss_on_the_device(trainer_and_
         network = trainer.build_network_architecture(
             trainer.plans_manager,
             trainer.configuration_manager,
-            CHANNELS,
+            random_image(dataset_id).shape[1],
             trainer.label_manager.num_segmentation_heads,
-            True,
+            trainer.enable_deep_supervision,
         )
         fake_target = torch.empty(target.shape, dtype=target.dtype)
-        loss = trainer.loss(network(torch.randn(BATCH, CHANNELS, *SIZE)), [fake_target])
+        loss = trainer.loss(network(random_image(dataset_id)), as_nnunet_hands_it(fake_target, trainer))
         assert loss.dtype == torch.float32
         assert loss.device.type == "cuda"
         network.deep_supervision = False
         with torch.no_grad():
-            assert network.eval()(torch.randn(1, CHANNELS, *SIZE)).device.type == "cuda"
+            assert network.eval()(random_image(dataset_id, batch=1)).device.type == "cuda"

@@ -12,13 +12,35 @@ from nnunet_plugins.trainers import find_trainer
 MAX_LOGIT = 6.5e3  # nnU-Net accumulates logits, weighted by up to 10, in fp16
 
 
-def build(trainer_name: str, patch_size=(64, 64), channels: int = 3, heads: int = 2, *, training: bool) -> nn.Module:
+SIZES = {2: (64, 64), 3: (16, 20, 16)}
+THICK_SLICES = (4.0, 1.0, 1.0)
+ODD_CASES = {
+    2: [((40, 56), None, 1, 2), ((112, 144), None, 3, 5), ((32, 32), None, 4, 1), ((96, 48), None, 3, 2)],
+    3: [((16, 20, 16), None, 1, 2), ((8, 40, 32), THICK_SLICES, 4, 1), ((28, 16, 20), None, 2, 5)],
+}
+"""Patch size, spacing, channels, heads."""
+
+
+def build(
+    trainer_name: str,
+    patch_size: tuple[int, ...],
+    spacing: tuple[float, ...] | None = None,
+    channels: int = 3,
+    heads: int = 2,
+    *,
+    training: bool,
+) -> nn.Module:
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-    plans = PlansManager(cell_datasets.plans_for_patch(cell_datasets.LABELS, patch_size))
+    plans = PlansManager(cell_datasets.plans_for_patch(patch_size, spacing))
+    configuration = plans.get_configuration("2d" if len(patch_size) == 2 else "3d_fullres")
     torch.manual_seed(0)
-    trainer = find_trainer(trainer_name)
-    return trainer.build_network_architecture(plans, plans.get_configuration("2d"), channels, heads, training)
+    return find_trainer(trainer_name).build_network_architecture(plans, configuration, channels, heads, training)
+
+
+def tensors(outputs: Tensor | tuple[Tensor | None, ...]) -> list[Tensor]:
+    """The outputs that there are, the logits first."""
+    return [outputs] if isinstance(outputs, Tensor) else [output for output in outputs if output is not None]
 
 
 pytestmark = pytest.mark.usefixtures("planned")
@@ -40,34 +62,44 @@ def test_nnunet_finds_the_trainer_and_can_construct_it(trainer_name):
     )
 
 
-def test_state_dict_is_the_same_for_training_and_inference(trainer_name):
-    training, inference = build(trainer_name, training=True), build(trainer_name, training=False)
+def test_state_dict_is_the_same_for_training_and_inference(trainer_and_dimensions):
+    name, dimensions = trainer_and_dimensions
+    training, inference = (build(name, SIZES[dimensions], training=training) for training in (True, False))
     inference.load_state_dict(training.state_dict(), strict=True)
     assert list(training.state_dict()) == list(inference.state_dict())
 
 
-@pytest.mark.parametrize(
-    ("patch_size", "channels", "heads"), [((40, 56), 1, 2), ((112, 144), 3, 5), ((32, 32), 4, 1), ((96, 48), 3, 2)]
-)
-def test_any_patch_number_of_channels_and_of_heads(trainer_name, patch_size, channels, heads):
-    network = build(trainer_name, patch_size, channels, heads, training=True)
-    x = torch.randn(2, channels, *patch_size)
-    for training in (True, False):
-        network.train(training)
+def test_any_patch_number_of_channels_and_of_heads(trainer_and_dimensions):
+    name, dimensions = trainer_and_dimensions
+    one_output = not getattr(find_trainer(name), "enable_deep_supervision", True)
+    for patch_size, spacing, channels, heads in ODD_CASES[dimensions]:
+        network = build(name, patch_size, spacing, channels, heads, training=True)
+        x = torch.randn(2, channels, *patch_size)
         outputs = network(x)
-        assert isinstance(outputs, tuple)
-        assert outputs[0].shape == (2, heads, *patch_size)
-    network.deep_supervision = False
-    with torch.inference_mode():
-        for training in (True, False):
-            logits = network.train(training)(x)
-            assert isinstance(logits, Tensor)
-            assert logits.shape == (2, heads, *patch_size)
+        assert isinstance(outputs, Tensor if one_output else tuple)
+        assert tensors(outputs)[0].shape == (2, heads, *patch_size)
+        network.deep_supervision = False
+        with torch.inference_mode():
+            for training in (True, False):
+                logits = network.train(training)(x)
+                assert isinstance(logits, Tensor)
+                assert logits.shape == (2, heads, *patch_size)
 
 
-def test_inference_returns_logits_that_own_their_memory(trainer_name):
-    network = build(trainer_name, (40, 56), training=False).eval()
-    x = torch.randn(1, 3, 40, 56)
+def test_output_does_not_change_form_for_online_validation(trainer_and_dimensions):
+    name, dimensions = trainer_and_dimensions
+    network = build(name, SIZES[dimensions], training=True)
+    x = torch.randn(2, 3, *SIZES[dimensions])
+    with torch.no_grad():
+        training, validation = network(x), network.eval()(x)
+    assert type(training) is type(validation)
+    assert [o.shape for o in tensors(training)] == [o.shape for o in tensors(validation)]
+
+
+def test_inference_returns_logits_that_own_their_memory(trainer_and_dimensions):
+    name, dimensions = trainer_and_dimensions
+    network = build(name, SIZES[dimensions], training=False).eval()
+    x = torch.randn(1, 3, *(size - 4 for size in SIZES[dimensions]))
     with torch.inference_mode():
         first = network(x)
         kept = first.clone()
@@ -75,28 +107,30 @@ def test_inference_returns_logits_that_own_their_memory(trainer_name):
         assert first.is_contiguous()
         assert torch.equal(network(x), kept)
     network.deep_supervision = True
-    network.train()(torch.randn(2, 3, 40, 56))[0].sum().backward()  # nothing cached under inference_mode
+    outputs = network.train()(torch.randn(2, 3, *SIZES[dimensions]))
+    tensors(outputs)[0].sum().backward()  # nothing cached under inference_mode
 
 
-def test_logits_stay_far_from_the_limits_of_half_precision(trainer_name):
-    network = build(trainer_name, training=False).eval()
+def test_logits_stay_far_from_the_limits_of_half_precision(trainer_and_dimensions):
+    name, dimensions = trainer_and_dimensions
+    network = build(name, SIZES[dimensions], training=False).eval()
     for scale in (0.0, 1.0, 1e4):
         with torch.no_grad():
-            logits = network(scale * torch.randn(1, 3, 64, 64))
+            logits = network(scale * torch.randn(1, 3, *SIZES[dimensions]))
         assert logits.isfinite().all() and logits.abs().max() < MAX_LOGIT
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_compiled_network_computes_the_same(trainer_name, training):
+def test_compiled_network_computes_the_same(main_trainer_and_dimensions, training):
+    name, dimensions = main_trainer_and_dimensions
     torch.compiler.reset()  # or the networks of all trainers share one limit of recompilations
-    network = build(trainer_name, training=training).train(training)
+    network = build(name, SIZES[dimensions], training=training).train(training)
     compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
-    x = torch.randn(2, 3, 64, 64)
-    with torch.no_grad():
-        expected, outputs = network(x), compiled(x)
-    for theirs, ours in zip(expected if training else [expected], outputs if training else [outputs], strict=True):
-        if theirs is not None:
-            torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
+    x = torch.randn(2, 3, *SIZES[dimensions])
+    with torch.set_grad_enabled(training):
+        expected, outputs = tensors(network(x)), tensors(compiled(x))
+    for theirs, ours in zip(expected, outputs, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
     if training:
-        sum(o.float().mean() for o in compiled(x) if o is not None).backward()
+        sum(output.float().mean() for output in outputs).backward()
         assert any(p.grad is not None for p in network.parameters())

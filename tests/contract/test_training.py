@@ -1,4 +1,7 @@
-"""Proves for every trainer: nnU-Net's own training, validation, resuming, model sharing and inference run with it."""
+"""Proves for every trainer: nnU-Net's own training and inference run with it, on images, volumes and in the cascade.
+
+For the main trainers also: validation of a fold, resuming, weights from another dataset, and sharing a model.
+"""
 
 import json
 import os
@@ -10,18 +13,17 @@ import cell_datasets
 import numpy as np
 import pytest
 import torch
-from cell_datasets import LABELS, REGIONS, make_trainer
+from cell_datasets import LABELS, REGIONS, THICK_VOLUMES, VOLUMES, make_trainer
+from table import MAIN_TRAINERS
 
 from nnunet_plugins.losses.common import PluginLoss
-from nnunet_plugins.trainers import TRAINERS
 
 pytestmark = pytest.mark.usefixtures("results")
 
 
-def test_trains_on_every_label_format(trainer_and_dataset):
+def test_trains_and_predicts_every_kind_of_dataset(trainer_and_dataset, planned, tmp_path):
     name, dataset_id = trainer_and_dataset
-    trainer = make_trainer(f"{name}_1epoch_2iterations", dataset_id)
-    trainer.disable_checkpointing = True
+    trainer = make_trainer(f"{name}_1epoch_1iterations", dataset_id)
     trainer.run_training()
     log = trainer.logger.get_checkpoint()
     assert len(log["train_losses"]) == len(log["val_losses"]) == 1
@@ -29,26 +31,73 @@ def test_trains_on_every_label_format(trainer_and_dataset):
     if isinstance(trainer.loss, PluginLoss):
         assert "loss terms: " in Path(trainer.log_file).read_text()
 
+    raw = planned / "nnUNet_raw" / cell_datasets.dataset_name(dataset_id) / "imagesTr"
+    predict_case0(trainer, raw, tmp_path / "case0")
+    assert list(tmp_path.glob("case0.*"))
 
-def test_validates_the_whole_fold(trained, trainer_name):
-    model = trained(trainer_name)
-    assert model.name == f"{trainer_name}_1epoch_2iterations__nnUNetPlans__2d"
+
+def predict_case0(trainer, images: Path, output: Path, **kwargs) -> None:
+    """Predict one image with the trainer's model folder, as ``nnUNetv2_predict`` does, without mirroring."""
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+    predictor = nnUNetPredictor(
+        device=torch.device("cpu"), perform_everything_on_device=False, use_mirroring=False, allow_tqdm=False
+    )
+    predictor.initialize_from_trained_model_folder(trainer.output_folder_base, (trainer.fold,), "checkpoint_final.pth")
+    image = next(images.glob("case0_0000.*"))
+    predictor.predict_from_files_sequential([[str(image)]], [str(output)], **kwargs)
+
+
+def test_validates_the_whole_fold(trained, main_trainer_name):
+    model = trained(main_trainer_name)
+    assert model.name == f"{main_trainer_name}_1epoch_2iterations__nnUNetPlans__2d"
     checkpoint = torch.load(model / "fold_0" / "checkpoint_final.pth", weights_only=False)
-    assert checkpoint["trainer_name"] == f"{trainer_name}_1epoch_2iterations"
+    assert checkpoint["trainer_name"] == f"{main_trainer_name}_1epoch_2iterations"
     validation = model / "fold_0" / "validation"
     summary = json.loads((validation / "summary.json").read_text())
     assert len(summary["metric_per_case"]) == len(list(validation.glob("*.png"))) == 2
     assert all(0 <= summary["mean"][label]["Dice"] <= 1 for label in ("1", "2"))
 
 
+@pytest.mark.parametrize("dataset_id", [VOLUMES, THICK_VOLUMES], ids=cell_datasets.NAMES.get)
+def test_validates_volumes(main_trainer_name_3d, dataset_id):
+    trainer = make_trainer(f"{main_trainer_name_3d}_1epoch_1iterations", dataset_id)
+    trainer.disable_checkpointing = True
+    trainer.run_training()
+    trainer.perform_actual_validation()
+    validation = Path(trainer.output_folder, "validation")
+    summary = json.loads((validation / "summary.json").read_text())
+    assert len(summary["metric_per_case"]) == len(list(validation.glob("*.nii.gz"))) == 1
+
+
+def test_cascade_learns_and_predicts_from_the_low_resolution(main_trainer_name_3d, planned, tmp_path):
+    name = f"{main_trainer_name_3d}_1epoch_1iterations"
+    lowres = make_trainer(name, VOLUMES, configuration="3d_lowres", fold="all")
+    lowres.run_training()
+    lowres.perform_actual_validation()  # writes what the cascade's data loader reads
+    predicted = Path(lowres.output_folder_base, "predicted_next_stage", "3d_cascade_fullres")
+    assert len(list(predicted.iterdir())) == 5
+
+    cascade = make_trainer(name, VOLUMES, configuration="3d_cascade_fullres")
+    cascade.run_training()
+    assert cascade.num_input_channels == 1 + 2  # the image and one map for each foreground class
+    cascade.perform_actual_validation()
+    assert Path(cascade.output_folder, "validation", "summary.json").is_file()
+
+    images = planned / "nnUNet_raw" / cell_datasets.dataset_name(VOLUMES) / "imagesTr"
+    previous = str(Path(lowres.output_folder, "validation"))
+    predict_case0(cascade, images, tmp_path / "case0", folder_with_segs_from_prev_stage=previous)
+    assert (tmp_path / "case0.nii.gz").is_file()
+
+
 class Killed(Exception):
     """Stands for the end of the process."""
 
 
-def test_resumed_training_equals_an_uninterrupted_one(trainer_name, tmp_path, monkeypatch):
+def test_resumed_training_equals_an_uninterrupted_one(main_trainer_name, tmp_path, monkeypatch):
     from nnunetv2.run.run_training import maybe_load_checkpoint
 
-    name = f"{trainer_name}_2epochs_2iterations"
+    name = f"{main_trainer_name}_2epochs_2iterations"
     monkeypatch.setenv("NNUNET_PLUGINS_SEED", "5")
     monkeypatch.setenv("nnUNet_results", str(tmp_path / "whole"))
     whole = make_trainer(name, LABELS)
@@ -89,11 +138,11 @@ def raise_in_epoch_1(trainer):
     return hook
 
 
-def test_weights_of_another_dataset_are_a_start_whatever_its_number_of_classes(trained, trainer_name):
+def test_weights_of_another_dataset_are_a_start_whatever_its_number_of_classes(trained, main_trainer_name):
     from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
 
-    checkpoint = trained(trainer_name) / "fold_0" / "checkpoint_final.pth"
-    trainer = make_trainer(trainer_name, REGIONS)  # two heads instead of three
+    checkpoint = trained(main_trainer_name) / "fold_0" / "checkpoint_final.pth"
+    trainer = make_trainer(main_trainer_name, REGIONS)  # two heads instead of three
     trainer.initialize()
     load_pretrained_weights(trainer.network, str(checkpoint))
     source = torch.load(checkpoint, weights_only=False)["network_weights"]
@@ -122,7 +171,7 @@ if __name__ == "__main__":
 
 @pytest.fixture(scope="module")
 def shared_models(trained, tmp_path_factory) -> dict[str, Path]:
-    """Every trainer's model, exported to a zip and imported into an empty results folder."""
+    """Every main trainer's model, exported to a zip and imported into an empty results folder."""
     from nnunetv2.model_sharing.model_export import export_pretrained_model
     from nnunetv2.model_sharing.model_import import install_model_from_zip_file
 
@@ -130,7 +179,7 @@ def shared_models(trained, tmp_path_factory) -> dict[str, Path]:
     (folder / "results").mkdir()
     models = {}
     with pytest.MonkeyPatch.context() as monkeypatch:
-        for name in TRAINERS:
+        for name in MAIN_TRAINERS:
             model, archive = trained(name), str(folder / f"{name}.zip")
             monkeypatch.setenv("nnUNet_results", str(model.parents[1]))
             trainer = model.name.split("__")[0]
@@ -156,10 +205,10 @@ def fresh_process_predictions(planned, shared_models, tmp_path_factory) -> Path:
     return folder / "out"
 
 
-def test_model_predicts_in_a_fresh_process(fresh_process_predictions, trained, trainer_name):
+def test_model_predicts_in_a_fresh_process(fresh_process_predictions, trained, main_trainer_name):
     from skimage import io
 
-    model = trained(trainer_name)
+    model = trained(main_trainer_name)
     predictions = fresh_process_predictions / model.name
     assert len(list(predictions.glob("*.png"))) == 10
     for validated in (model / "fold_0" / "validation").glob("*.png"):  # the same weights, so the same segmentation

@@ -18,10 +18,13 @@ def dilated_conv(conv: nn.Conv2d | nn.Conv3d, x: Tensor) -> Tensor:
     if x.device.type != "cpu":
         return conv(x)
     steps = [d if k > 1 else 1 for d, k in zip(conv.dilation, conv.kernel_size, strict=True)]
-    padding = tuple(k // 2 for k in conv.kernel_size)
+    grids = split_grids(x, steps)
+    # What lies farther from the centre of the kernel than a grid is long meets nothing but padding.
+    reach = [min(k // 2, size - 1) for k, size in zip(conv.kernel_size, grids.shape[2:], strict=True)]
+    window = [slice(k // 2 - r, k // 2 + r + 1) for k, r in zip(conv.kernel_size, reach, strict=True)]
     dense = F.conv2d if x.ndim == 4 else F.conv3d
-    grids = dense(split_grids(x, steps), conv.weight, conv.bias, padding=padding, groups=conv.groups)
-    return join_grids(grids, steps)[(slice(None), slice(None), *map(slice, x.shape[2:]))]
+    grids = dense(grids, conv.weight[:, :, *window], conv.bias, padding=reach, groups=conv.groups)
+    return join_grids(grids, steps)[:, :, *map(slice, x.shape[2:])]
 
 
 def split_grids(x: Tensor, steps: Sequence[int]) -> Tensor:

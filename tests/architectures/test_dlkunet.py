@@ -1,0 +1,172 @@
+"""Proves: DLKUNet has its published size, computes the equations, follows nnU-Net's plans, and cannot overflow."""
+
+import pytest
+import torch
+from fake_cuda import fake_cuda_autocast
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from nnunet_plugins.architectures import DLKUNet
+from nnunet_plugins.architectures.dlkunet import LargeKernelAttention, separable_conv
+
+PUBLISHED = {  # parameters for 1 channel and 9 classes, the same in millions, GMACs at 1x224x224
+    "S": (1_131_379, 1.131, 10.28),
+    "M": (4_494_451, 4.494, 14.39),
+    "L": (17_708_659, 17.709, 18.40),
+}
+
+
+def parameters(network: nn.Module) -> int:
+    return sum(p.numel() for p in network.parameters())
+
+
+@pytest.mark.parametrize("variant", PUBLISHED)
+def test_parameters_and_macs_are_the_published_ones(variant):
+    exact, millions, gmacs = PUBLISHED[variant]
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        network = DLKUNet(1, 9, variant=variant).eval()
+        network(torch.empty(1, 1, 224, 224))
+    macs = counter.get_total_flops() / 2
+    print(f"DLKUNet-{variant}: {parameters(network)} parameters, {macs / 1e9:.3f} GMACs")
+    assert parameters(network) == exact
+    assert round(exact / 1e6, 3) == millions
+    assert macs == pytest.approx(gmacs * 1e9, rel=0.01)
+
+
+# Depthwise weights of S: the two convolutions of a block have 1 + 96, 96 + 192, 192 + 384 channels in the encoder and
+# 384 + 192, 192 + 96 in the decoder, 1825 in all; each kernel of the attention 96 + 192 + 384 + 192 + 96 = 960.
+@pytest.mark.parametrize(
+    ("ablation", "difference"),
+    [
+        ({"depthwise_kernel": 5}, (25 - 9) * 1825),
+        ({"depthwise_kernel": 7}, (49 - 9) * 1825),
+        ({"large_kernels": (3, 7)}, (9 - 25) * 960),
+        ({"large_kernels": (5, 5)}, (25 - 49) * 960),
+    ],
+    ids=str,
+)
+def test_ablations_of_the_kernels_change_the_depthwise_weights_alone(ablation, difference):
+    with torch.device("meta"):
+        assert parameters(DLKUNet(1, 9, variant="S", **ablation)) - 1_131_379 == difference
+
+
+def test_width_and_number_of_blocks():
+    with torch.device("meta"):
+        network = DLKUNet(1, 2, variant="M", base_channels=64)
+    assert [block[2].pointwise.out_channels for block in network.encoder] == [64, 128, 256, 512]
+    assert [block[2].pointwise.out_channels for block in network.fusion] == [256, 128, 64]
+
+
+@pytest.mark.parametrize("conv_op", [nn.Conv2d, nn.Conv3d])
+def test_separable_convolution_computes_equation_1(conv_op):
+    torch.manual_seed(0)
+    dimensions = 2 if conv_op is nn.Conv2d else 3
+    layer = separable_conv(conv_op, 3, 5, (3,) * dimensions)
+    depthwise, pointwise, norm, _ = layer
+    x = torch.randn(2, 3, 7, 6, 5)[..., :, :] if dimensions == 3 else torch.randn(2, 3, 7, 6)
+    conv = F.conv3d if dimensions == 3 else F.conv2d
+    channels = [
+        conv(x[:, c : c + 1], depthwise.weight[c : c + 1], depthwise.bias[c : c + 1], padding=1) for c in range(3)
+    ]
+    mixed = torch.einsum("oc,bc...->bo...", pointwise.weight.flatten(1), torch.cat(channels, 1))
+    expected = norm(mixed + pointwise.bias.view(1, -1, *[1] * dimensions)).relu()
+    torch.testing.assert_close(layer(x), expected)
+
+
+def test_large_kernel_attention_computes_equations_3_and_4():
+    torch.manual_seed(0)
+    attention = LargeKernelAttention(nn.Conv2d, 2, (5, 5), (7, 7)).double()
+    x = torch.randn(1, 2, 12, 11, dtype=torch.float64)
+    near = torch.stack([depthwise_by_hand(x[0, c], attention.depthwise, c, dilation=1) for c in range(2)])
+    far = torch.stack([depthwise_by_hand(near[c], attention.spatial, c, dilation=3) for c in range(2)])
+    weight, bias = attention.pointwise.weight[:, :, 0, 0], attention.pointwise.bias
+    large_kernel = torch.stack([sum(weight[o, c] * far[c] for c in range(2)) + bias[o] for o in range(2)])
+    torch.testing.assert_close(attention(x)[0], x[0] * large_kernel)
+
+
+def depthwise_by_hand(image: torch.Tensor, conv: nn.Module, channel: int, dilation: int) -> torch.Tensor:
+    """Sum over the kernel, tap by tap, zero outside the image."""
+    kernel, bias = conv.weight[channel, 0], conv.bias[channel]
+    reach = dilation * (len(kernel) // 2)
+    padded = F.pad(image, [reach] * 4)
+    height, width = image.shape
+    total = torch.zeros_like(image) + bias
+    for row in range(len(kernel)):
+        for column in range(len(kernel)):
+            y, x = dilation * row, dilation * column
+            total = total + kernel[row, column] * padded[y : y + height, x : x + width]
+    return total
+
+
+def test_pooling_and_kernels_follow_the_plans():
+    strides = [[1, 1, 1], [1, 2, 2], [2, 2, 2], [2, 2, 2], [1, 2, 2], [1, 2, 2]]
+    kernel_sizes = [[1, 3, 3], [1, 3, 3], [3, 3, 3], [3, 3, 3], [3, 3, 3], [3, 3, 3]]
+    network = DLKUNet(1, 2, variant="M", base_channels=4, conv_op=nn.Conv3d, strides=strides, kernel_sizes=kernel_sizes)
+    assert network.total_stride == (4, 8, 8)  # four blocks use the first four
+    spatial = [block[2].spatial.kernel_size for block in network.encoder]
+    assert spatial == [(1, 7, 7), (1, 7, 7), (7, 7, 7), (7, 7, 7)]
+    assert [block[0][0].kernel_size for block in network.fusion] == [(3, 3, 3), (1, 3, 3), (1, 3, 3)]
+    shapes = []
+    for block in network.encoder:
+        block.register_forward_hook(lambda module, inputs, output: shapes.append(tuple(output.shape[2:])))
+    network(torch.randn(2, 1, 8, 32, 24))
+    assert shapes == [(8, 32, 24), (8, 16, 12), (4, 8, 6), (2, 4, 3)]
+
+
+def test_blocks_beyond_the_plans_pool_by_two():
+    network = DLKUNet(1, 2, variant="L", base_channels=4, strides=[[1, 1], [1, 2], [2, 2]], kernel_sizes=[[3, 3]] * 3)
+    assert network.total_stride == (8, 16)
+
+
+@pytest.mark.parametrize("size", [(16, 16), (5, 37), (1, 1), (33, 20)])
+def test_patches_that_pooling_does_not_divide_keep_their_size(size):
+    network = DLKUNet(1, 2, variant="M", base_channels=4).eval()
+    with torch.no_grad():
+        assert network(torch.randn(1, 1, *size)).shape == (1, 2, *size)
+
+
+def test_auto_resize_pads_what_pooling_rounded_off():
+    network = DLKUNet(1, 2, variant="S", base_channels=4).eval()
+    widths = []
+    network.fusion[0].register_forward_hook(lambda module, inputs, output: widths.append(inputs[0]))
+    with torch.no_grad():
+        network(torch.randn(1, 1, 8, 22))  # 22, 11, 5: upsampled to 10
+    (fused,) = widths
+    assert fused.shape == (1, 16, 4, 11)
+    upsampled = fused[:, 8:]
+    assert not upsampled[..., 10].any() and upsampled[..., :10].any()
+
+
+def test_contrast_far_from_the_trained_one_neither_overflows_nor_gives_nan():
+    torch.manual_seed(0)
+    network = DLKUNet(1, 2, variant="L", base_channels=16)
+    with torch.no_grad():
+        for _ in range(30):  # running statistics of unit contrast
+            network(torch.randn(4, 1, 32, 32))
+        network.eval()
+        for contrast in (1, 4, 16, 1e4):
+            logits = network(contrast * torch.randn(1, 1, 32, 32))
+            assert logits.isfinite().all() and logits.abs().max() <= network.max_logit
+
+
+def test_mixed_precision_keeps_feature_maps_in_half():
+    with fake_cuda_autocast():
+        network = DLKUNet(1, 2, variant="S", base_channels=8)
+        assert network.fusion[-1](torch.randn(1, 16, 8, 8)).dtype == torch.float16
+        assert network(torch.randn(2, 1, 32, 32)).dtype == torch.float16
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"variant": "XL"}, "variant 'XL': choose one of S, M, L"),
+        ({"depthwise_kernel": 4}, "even size"),
+        ({"large_kernels": (5, 6)}, "even size"),
+        ({"strides": [[2, 2], [2, 2]]}, "strides begin with"),
+    ],
+    ids=str,
+)
+def test_wrong_arguments_are_named(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        DLKUNet(1, 2, **wrong)

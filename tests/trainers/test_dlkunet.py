@@ -1,0 +1,162 @@
+"""Proves: DLKUNet is trained as section 4.3 of its paper says: rates, optimiser, weights in the log, augmentation."""
+
+import cell_datasets
+import numpy as np
+import pytest
+import torch
+from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
+from batchgeneratorsv2.transforms.spatial.rot90 import Rot90Transform
+from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
+from batchgeneratorsv2.transforms.utils.remove_label import RemoveLabelTansform
+from torch import nn
+
+from nnunet_plugins.architectures import DLKUNet
+from nnunet_plugins.trainers import find_trainer
+
+PLANS = {
+    "dataset_name": "Dataset901_Cells",
+    "plans_name": "nnUNetPlans",
+    "label_manager": "LabelManager",
+    "configurations": {
+        name: {
+            "batch_size": 2,
+            "batch_dice": True,
+            "data_identifier": f"nnUNetPlans_{name}",
+            "patch_size": patch_size,
+            "architecture": {
+                "arch_kwargs": {"strides": strides, "kernel_sizes": kernel_sizes},
+                "_kw_requires_import": [],
+            },
+        }
+        for name, patch_size, strides, kernel_sizes in (
+            ("2d", [32, 48], [[1, 1], [2, 2], [2, 2]], [[3, 3]] * 3),
+            ("3d_fullres", [16, 24, 20], [[1, 1, 1], [2, 2, 2]], [[3, 3, 3]] * 2),
+            ("3d_thick", [8, 32, 48], [[1, 1, 1], [1, 2, 2]], [[1, 3, 3]] * 2),
+        )
+    },
+}
+
+
+@pytest.fixture
+def make(tmp_path, monkeypatch):
+    """A trainer without data."""
+    cell_datasets.use_nnunet_folders(tmp_path, monkeypatch)
+
+    def trainer(name="DLKUNetTrainer", configuration="2d"):
+        dataset_json = {"labels": {"background": 0, "a": 1}, "channel_names": {"0": "CT"}}
+        plans = PLANS | {"continue_training": False}
+        return find_trainer(name)(plans, configuration, 0, dataset_json, torch.device("cpu"))
+
+    return trainer
+
+
+# lr = 1e-3 * 0.9 ** (epoch // 20), and from epoch 200 on 1e-5 * 0.9 ** ((epoch - 200) // 20)
+@pytest.mark.parametrize(
+    ("epoch", "rate"),
+    [
+        (0, 1e-3), (19, 1e-3), (20, 9e-4), (39, 9e-4), (40, 8.1e-4), (199, 1e-3 * 0.9**9),
+        (200, 1e-5), (219, 1e-5), (220, 9e-6), (240, 8.1e-6), (399, 1e-5 * 0.9**9),
+    ],
+)  # fmt: skip
+def test_learning_rates_of_the_papers_400_epochs(make, epoch, rate):
+    trainer = make("DLKUNetTrainer_400epochs")
+    trainer.network = nn.Conv2d(1, 1, 1)
+    optimizer, schedule = trainer.configure_optimizers()
+    schedule.step(epoch)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(rate)
+    assert type(optimizer) is torch.optim.Adam
+    assert optimizer.param_groups[0]["weight_decay"] == 1e-5
+
+
+@pytest.mark.parametrize("num_epochs", [20, 60, 140, 400, 1000, 1_000_000])
+def test_every_twentieth_of_a_training_of_any_length_begins_with_its_step(num_epochs):
+    factor = find_trainer("DLKUNetTrainer").learning_rate_factor
+    for twentieth in range(20):
+        expected = 0.9**twentieth if twentieth < 10 else 0.01 * 0.9 ** (twentieth - 10)
+        epoch = twentieth * num_epochs // 20
+        assert factor(epoch / num_epochs) == pytest.approx(expected)
+        assert factor((epoch + num_epochs // 20 - 1) / num_epochs) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "weights"),
+    [
+        ("DLKUNetTrainer_10epochs", ("0.6000", "0.4000", "0.7000", "0.3000")),
+        ("DLKUNetTrainer_ordinaryLoss_10epochs", ("1.0000", "1.0000", "1.0000", "1.0000")),
+        # s = 1 / (1 + exp(-4 (x - 5))) of epochs 0 and 9
+        ("DLKUNetTrainer_dynamicLoss_10epochs", ("1.0000", "0.7000", "0.3000", "1.0000")),
+    ],
+)
+def test_weights_of_every_epoch_go_into_the_log_also_after_a_resume(make, name, weights):
+    trainer = make(name)
+    trainer.network = nn.Conv2d(1, 1, 1)
+    trainer.optimizer, trainer.lr_scheduler = trainer.configure_optimizers()
+    trainer.loss = trainer._build_loss()
+    for epoch in (0, 9):  # as a training does that begins, and one that resumes
+        trainer.current_epoch = epoch
+        trainer.on_train_epoch_start()
+    with open(trainer.log_file) as file:
+        lines = [line.split(": ", 1)[1].strip() for line in file if "loss weights" in line]
+    alphas, betas = weights[::2], weights[1::2]
+    assert lines == [
+        f"loss weights: alpha (Dice) {alpha}, beta (cross-entropy) {beta}"
+        for alpha, beta in zip(alphas, betas, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("configuration", "loaded"),
+    [("2d", (48, 48)), ("3d_fullres", (24, 24, 24)), ("3d_thick", (8, 48, 48))],
+)
+def test_what_is_loaded_holds_the_patch_turned_by_90_degrees(make, configuration, loaded):
+    trainer = make(configuration=configuration)
+    rotation, in_plane_only, initial_patch_size, mirror_axes = (
+        trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+    )
+    assert tuple(initial_patch_size) == loaded
+    assert mirror_axes == tuple(range(len(loaded))) == trainer.inference_allowed_mirroring_axes
+    patch_size = trainer.configuration_manager.patch_size
+    transforms = trainer.get_training_transforms(patch_size, rotation, None, mirror_axes, in_plane_only).transforms
+    assert isinstance(transforms[0].transform, Rot90Transform) and transforms[0].apply_probability == 0.5
+    assert [type(t) for t in transforms[1:]] == [SpatialTransform, MirrorTransform, RemoveLabelTansform]
+
+
+@pytest.mark.parametrize("configuration", ["2d", "3d_fullres", "3d_thick"])
+def test_augmented_patches_are_flips_and_rotations_of_the_image(make, configuration):
+    """Every patch is the centre of the loaded region, with axes exchanged or reversed and no value changed."""
+    trainer = make(configuration=configuration)
+    rotation, in_plane_only, loaded, mirror_axes = trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+    patch_size = tuple(trainer.configuration_manager.patch_size)
+    transform = trainer.get_training_transforms(patch_size, rotation, None, mirror_axes, in_plane_only)
+    positions = torch.stack(torch.meshgrid(*(torch.arange(float(n)) for n in loaded), indexing="ij"))
+    np.random.seed(0)  # noqa: NPY002 (batchgenerators' generator)
+    torch.manual_seed(0)
+    axis_orders, steps = set(), set()
+    for _ in range(60):
+        image = transform(image=positions.clone(), segmentation=torch.zeros(1, *loaded, dtype=torch.int16))["image"]
+        assert image.shape[1:] == patch_size
+        order = []
+        for axis in range(len(patch_size)):  # along each axis of the patch one coordinate changes, by one a pixel
+            step = image.diff(dim=axis + 1).flatten(1).unique(dim=1)
+            assert step.shape[1] == 1 and step.abs().sum() == 1
+            order.append(int(step.abs().argmax()))
+            steps.add((order[-1], float(step.sum())))
+        axis_orders.add(tuple(order))
+    expected = {
+        "2d": {(0, 1), (1, 0)},
+        "3d_fullres": {(0, 1, 2), (1, 0, 2), (2, 1, 0), (0, 2, 1)},
+        "3d_thick": {(0, 1, 2), (0, 2, 1)},
+    }
+    assert axis_orders == expected[configuration]
+    assert steps == {(axis, step) for axis in range(len(patch_size)) for step in (-1.0, 1.0)}
+
+
+def test_network_follows_plans_and_name(make):
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    plans = PlansManager(PLANS)
+    for name, blocks in (("DLKUNetSTrainer", 3), ("DLKUNetMTrainer_C64", 4), ("DLKUNetTrainer", 5)):
+        network = find_trainer(name).build_network_architecture(plans, plans.get_configuration("3d_thick"), 2, 3, False)
+        assert isinstance(network, DLKUNet) and len(network.encoder) == blocks
+        assert network.total_stride == (2 ** (blocks - 2), 2 ** (blocks - 1), 2 ** (blocks - 1))
+        assert network.encoder[0][2].spatial.kernel_size == (1, 7, 7)

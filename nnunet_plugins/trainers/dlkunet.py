@@ -27,7 +27,7 @@ class DLKUNetTrainer(PluginTrainer):
     """DLKUNet with phase-based loss weights; Adam, stepwise decay, flips and 90-degree rotations (section 4.3)."""
 
     method = "DLKUNet"
-    paper = "DLKUNet (manuscript; title and authors are placeholders)"
+    paper = "manuscript whose title and authors are placeholders"
     initial_lr = 1e-3
     weight_decay = 1e-5
     enable_deep_supervision = False  # the network has one output

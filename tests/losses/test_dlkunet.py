@@ -89,6 +89,31 @@ def test_dice_and_cross_entropy_are_nnunets_own(name, batch_dice):
     torch.testing.assert_close(loss(logits, target), nnunets(logits, target) + alpha)  # nnU-Net's Dice loss is -Dice
 
 
+@pytest.mark.parametrize("ignore_label", [None, 9])
+def test_loss_keeps_no_more_memory_than_nnunets_memory_efficient_one(ignore_label):
+    from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
+    from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
+
+    dice = {"batch_dice": True, "smooth": 1e-5, "ddp": False, "do_bg": False}
+    nnunets = DC_and_CE_loss(dice, {}, ignore_label=ignore_label, dice_class=MemoryEfficientSoftDiceLoss)
+    ours = DiceCrossEntropyLoss(LabelFormat(ignore_label=ignore_label))
+    logits, target = torch.randn(2, 9, 16, 16, 16, requires_grad=True), torch.randint(0, 9, (2, 1, 16, 16, 16))
+    assert kept_for_backward(ours, logits, target) <= kept_for_backward(nnunets, logits, target)
+
+
+def kept_for_backward(loss: torch.nn.Module, logits: torch.Tensor, target: torch.Tensor) -> int:
+    """Bytes that autograd saves."""
+    kept = {}
+
+    def pack(x: torch.Tensor) -> torch.Tensor:
+        kept[x.untyped_storage().data_ptr()] = x
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        loss(logits, target)
+    return sum(x.untyped_storage().nbytes() for x in kept.values())
+
+
 def test_dice_and_cross_entropy_by_hand():
     # Two pixels: p = (0.2, 0.8) and (0.5, 0.5); both of class 1.
     logits = torch.tensor([[0.2, 0.8], [0.5, 0.5]]).log().T.reshape(1, 2, 1, 2)

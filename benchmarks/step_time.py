@@ -69,12 +69,15 @@ class Contestant:
         self.trainer.on_train_epoch_start()
         self.patch = tuple(self.trainer.configuration_manager.patch_size)
         image, mask = random_batch(self.patch, setting)
+        self.batch = {"data": image.to(self.device), "target": self.target(mask)}
+
+    def target(self, mask: Tensor) -> Tensor | list[Tensor]:
+        """What nnU-Net's loader makes of the masks: a list with deep supervision, a tensor without."""
         scales = self.trainer._get_deep_supervision_scales()
+        if scales is None:
+            return mask.to(self.device)
         targets = [DownsampleSegForDSTransform(scales)(segmentation=m)["segmentation"] for m in mask]
-        self.batch = {
-            "data": image.to(self.device),
-            "target": [torch.stack(target).to(self.device) for target in zip(*targets, strict=True)],
-        }
+        return [torch.stack(target).to(self.device) for target in zip(*targets, strict=True)]
 
     def train(self) -> None:
         self.trainer.train_step(self.batch)
@@ -86,7 +89,7 @@ class Contestant:
         self.trainer.set_deep_supervision_enabled(False)
         with torch.inference_mode(), self.autocast():
             yield
-        self.trainer.set_deep_supervision_enabled(True)
+        self.trainer.set_deep_supervision_enabled(self.trainer.enable_deep_supervision)
         self.trainer.network.train()
 
     def predict(self) -> None:
@@ -284,6 +287,7 @@ def read_setting(parser: argparse.ArgumentParser, arguments: argparse.Namespace)
     if len(arguments.patch) not in (2, 3):
         parser.error(f"--patch has {len(arguments.patch)} numbers: give two or three")
     torch.set_num_threads(arguments.threads)
+    torch.backends.cudnn.benchmark = True  # as nnUNetv2_train sets it
     values = {name: getattr(arguments, name) for name in Setting._fields}
     return Setting(**values | {"patch": tuple(arguments.patch)})
 

@@ -43,7 +43,7 @@ def saturating_relu() -> nn.Module:
 
 
 def separable_conv(conv_op: ConvOp, in_channels: int, out_channels: int, kernel_size: Size) -> nn.Sequential:
-    """Depthwise and pointwise convolution, batch normalisation, ReLU: eq. 1, and eq. 2 with the ReLU of Figure 2."""
+    """Depthwise and pointwise convolution, batch normalisation, ReLU: eq. 1, and eq. 2 with the ReLU of its text."""
     return nn.Sequential(
         depthwise(conv_op, in_channels, kernel_size),
         conv_op(in_channels, out_channels, 1),

@@ -1,4 +1,4 @@
-"""Both benchmarks run, tiny, and print their ratios; the literal forms agree with the package. No times are judged."""
+"""All benchmarks run, tiny, and print their ratios; what they compare agrees. No times are judged."""
 
 import re
 import sys
@@ -15,7 +15,7 @@ SPREAD = r"\d\S* \(\S+-\S+\)"
 def benchmarks_are_importable(monkeypatch):
     monkeypatch.syspath_prepend(str(FOLDER))
     yield
-    for name in ("step_time", "dcffsnet_ops"):
+    for name in ("step_time", "dcffsnet_ops", "dlkunet_ops"):
         sys.modules.pop(name, None)
 
 
@@ -27,6 +27,16 @@ def test_step_time_compares_a_trainer_with_stock_nnunet(capsys):
     for name in ("nnUNetTrainer", "DCFFSNetTrainer"):
         row = next(row for row in rows if row.startswith(f"| {name} |"))
         assert re.fullmatch(rf"\| {name} (\| {SPREAD} ){{4}}\| \d+ \| [\d.]+ \| \S+ % \(\S+\) \|", row)
+
+
+def test_step_time_measures_a_trainer_without_deep_supervision():
+    import step_time
+
+    setting = step_time.Setting(patch=(16, 32), batch=1, channels=1, threads=1)
+    timings = step_time.measure(["DLKUNetSTrainer_C64"], setting, steps=1, warmup=1)
+    assert list(timings) == ["nnUNetTrainer", "DLKUNetSTrainer_C64"]
+    for timing in timings.values():
+        assert min(*timing.train, *timing.inference, *timing.loss, timing.memory) > 0
 
 
 def test_step_time_plans_three_dimensions_too():
@@ -64,6 +74,26 @@ def test_dcffsnet_ops_prints_ratios(capsys):
     assert "agree" in out
     assert len(re.findall(rf"^\| .+ \| {SPREAD} \| {SPREAD} \| {SPREAD} \|$", out, re.M)) == 5
     assert re.search(r"The loss takes \S+ % \(\S+\) of a training step", out)
+
+
+@pytest.mark.parametrize("patch", [pytest.param(["32", "48"], id="2D"), pytest.param(["8", "12", "16"], id="3D")])
+def test_dlkunet_ops_prints_ratios(patch, capsys):
+    import dlkunet_ops
+
+    dlkunet_ops.main(["--patch", *patch, "--batch", "1", "--channels", "1", "--steps", "1"])
+    out = capsys.readouterr().out
+    assert "agree" in out
+    names = re.findall(rf"^\| (.+?) (?:\| {SPREAD} ){{4}}\|$", out, re.M)
+    assert [name.split(",")[0] for name in names] == ["convolution"] * 3 + ["DLKUNet-S"]
+
+
+def test_dlkunet_ops_notices_a_form_that_differs(monkeypatch):
+    import dlkunet_ops
+    from step_time import Setting
+
+    monkeypatch.setattr(dlkunet_ops, "conv_on_grids", lambda conv, x: conv(x) + 1)
+    with pytest.raises(AssertionError, match="differ"):
+        dlkunet_ops.require_agreement("S", Setting(patch=(16, 16), batch=1, channels=1))
 
 
 def test_compiling_on_the_cpu_is_refused(capsys):

@@ -9,14 +9,17 @@ from nnunet_plugins.architectures.layers.padding import pad_to_size
 
 
 def dilated_conv(conv: nn.Conv2d | nn.Conv3d, x: Tensor) -> Tensor:
-    """``conv(x)`` for a convolution that keeps the size of ``x``, ``(B, C, *S)``.
+    """``conv(x)`` for a convolution that keeps the size of ``x``, ``(B, C, *S)``: on the CPU, :func:`conv_on_grids`."""
+    return conv_on_grids(conv, x) if x.device.type == "cpu" else conv(x)
 
-    Positions that differ by a multiple of the dilation never meet others, so a convolution with dilation d is a dense
-    one on each of d**n interleaved grids. With the grids in the batch the CPU computes it several times faster
-    (``benchmarks/dlkunet_ops.py``); on other devices the convolution stays as it is.
+
+def conv_on_grids(conv: nn.Conv2d | nn.Conv3d, x: Tensor) -> Tensor:
+    """``conv(x)`` without dilation.
+
+    Positions that differ by a multiple of the dilation d never meet others, so that the convolution is a dense one on
+    each of d**n interleaved grids. With the grids in the batch the CPU computes it 4 times as fast in 2D and up to 2.5
+    times in 3D, with gradients (``benchmarks/dlkunet_ops.py``).
     """
-    if x.device.type != "cpu":
-        return conv(x)
     steps = [d if k > 1 else 1 for d, k in zip(conv.dilation, conv.kernel_size, strict=True)]
     grids = split_grids(x, steps)
     # What lies farther from the centre of the kernel than a grid is long meets nothing but padding.

@@ -80,11 +80,12 @@ def operations(
         return torch.randn((setting.batch, channels, *size), generator=generator).to(setting.device, dtype)
 
     made = {}
-    for depth, (*_, attention) in enumerate(network.encoder):
+    for depth, block in enumerate(network.encoder):
         size = [-(-length // 2**depth) for length in patch]
-        channels = attention.spatial.in_channels
+        conv = block.attention.spatial
+        channels = conv.in_channels
         name = f"convolution, {channels} channels, {'x'.join(map(str, size))}"
-        made[name] = Operation(run_conv, attention.spatial, random(channels, size).requires_grad_())
+        made[name] = Operation(run_conv, conv, random(channels, size).requires_grad_())
     made[f"DLKUNet-{variant}, {'x'.join(map(str, patch))}"] = Operation(
         run_network, network, random(setting.channels, patch)
     )

@@ -30,7 +30,8 @@ torch.set_num_threads(min(2, os.cpu_count() or 1))
 def fork_server() -> Iterator[None]:
     """Make the processes that nnU-Net spawns copies of one that has imported it, instead of importing it every time.
 
-    They get the environment of the start of the tests: whoever needs more must hand it over.
+    They get the environment of the start of the tests: whoever needs more must hand it over. Real spawning is what
+    ``tests/discovery`` and all tests of commands do.
     """
     server = multiprocessing.get_context("forkserver")
     server.set_forkserver_preload(["nnunetv2.training.nnUNetTrainer.nnUNetTrainer"])

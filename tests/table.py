@@ -1,19 +1,36 @@
 """The table of trainers as the contract suite sees it: main trainers are tested in full, their variants in brief."""
 
-from cell_datasets import FORMATS, LABELS, REGIONS_IGNORE, THICK_VOLUMES, VOLUME_FORMATS
+from cell_datasets import FORMATS, REGIONS_IGNORE, THICK_VOLUMES, VOLUME_FORMATS
 
 from nnunet_plugins.trainers import TRAINERS, find_trainer
 
-MAIN_TRAINERS = [name for name, variant in TRAINERS.items() if not variant.overrides]
-"""The trainers of the papers. A variant shares their code and has other class attributes."""
+MAIN_TRAINERS = [*(name for name, variant in TRAINERS.items() if not variant.overrides), "DLKUNetSTrainer"]
+"""The trainers of the papers, and the one with fewer blocks than nnU-Net's plans have stages. Tested in full."""
+
+WITH_OWN_CODE = [*MAIN_TRAINERS, "DCFFSNetTrainer_pretrained", "DCFFSNetTrainer_woDS"]
+"""With the variants that do something in their own way: load weights, leave an output out. The other variants differ
+from a main trainer in numbers, and are tested in brief."""
 
 
 def in_3d(trainer_name: str) -> bool:
     return 3 in find_trainer(trainer_name).supported_dimensions
 
 
-def datasets_for(trainer_name: str) -> list[int]:
-    """All label formats and volumes for a main trainer, the plainest and the richest for a variant."""
+def dimensions_of(trainer_name: str) -> tuple[int, ...]:
+    """All that a main trainer supports, the highest for a variant."""
+    supported = find_trainer(trainer_name).supported_dimensions
+    return supported if trainer_name in MAIN_TRAINERS else (max(supported),)
+
+
+def datasets_for_loss(trainer_name: str) -> list[int]:
+    """All label formats, and volumes if it can train them, for a main trainer; the richest images for a variant."""
     if trainer_name in MAIN_TRAINERS:
         return [*FORMATS, *(VOLUME_FORMATS if in_3d(trainer_name) else ())]
-    return [LABELS, THICK_VOLUMES if in_3d(trainer_name) else REGIONS_IGNORE]
+    return [REGIONS_IGNORE]
+
+
+def datasets_for_training(trainer_name: str) -> list[int]:
+    """The same for a main trainer; for a variant the richest dataset, of volumes if it can train them."""
+    if trainer_name in MAIN_TRAINERS:
+        return datasets_for_loss(trainer_name)
+    return [THICK_VOLUMES if in_3d(trainer_name) else REGIONS_IGNORE]

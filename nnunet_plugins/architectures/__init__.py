@@ -1,4 +1,4 @@
-"""Networks. Each returns plain logits, or with ``deep_supervision`` a ``NamedTuple`` that begins with them."""
+"""Networks. All return plain logits, or with ``deep_supervision``, if they have it, a tuple that begins with them."""
 
 from nnunet_plugins.architectures.dcffsnet import DCFFSNet
 from nnunet_plugins.architectures.dlkunet import DLKUNet

@@ -5,7 +5,9 @@ One code for 2D and 3D: ``conv_op`` decides, and the rest follows. A size is one
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import partial
 from math import prod
+from typing import NamedTuple
 
 import torch
 from dynamic_network_architectures.building_blocks.helper import (
@@ -33,13 +35,22 @@ def depthwise(conv_op: ConvOp, channels: int, kernel_size: Size, dilation: int =
 
 
 def saturating_relu() -> nn.Module:
-    """ReLU up to 30.
+    """ReLU up to 100.
 
     Deviation: the paper's ReLU has no upper end. Large-kernel attention squares what it gets, and nine blocks in a row
-    square it nine times: with running statistics, an image of four times the usual contrast gives NaN even in float32.
-    Batch-normalised values stay far below 30 wherever the network has been trained.
+    square it nine times: a trained network, with its running statistics, answers an image of four times the usual
+    contrast with NaN even in float32. 100 standard deviations are rare, and their products still fit into float16.
     """
-    return nn.Hardtanh(0.0, 30.0, inplace=True)
+    return nn.Hardtanh(0.0, 100.0, inplace=True)
+
+
+class Kernels(NamedTuple):
+    """Kernel sizes of a block."""
+
+    depthwise: Size
+    """Of the convolution part."""
+    large: Size
+    large_dilated: Size
 
 
 def separable_conv(conv_op: ConvOp, in_channels: int, out_channels: int, kernel_size: Size) -> nn.Sequential:
@@ -60,14 +71,42 @@ class LargeKernelAttention(nn.Module):
 
     dilation = 3
 
-    def __init__(self, conv_op: ConvOp, channels: int, depthwise_kernel: Size, spatial_kernel: Size):
+    def __init__(self, conv_op: ConvOp, channels: int, kernels: Kernels):
         super().__init__()
-        self.depthwise = depthwise(conv_op, channels, depthwise_kernel)
-        self.spatial = depthwise(conv_op, channels, spatial_kernel, self.dilation)
+        self.depthwise = depthwise(conv_op, channels, kernels.large)
+        self.spatial = depthwise(conv_op, channels, kernels.large_dilated, self.dilation)
         self.pointwise = conv_op(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.pointwise(dilated_conv(self.spatial, self.depthwise(x))) * x
+
+
+class EBlock(nn.Module):
+    """Convolution part and attention part, Figure 2: ``(B, in_channels, *S)`` to ``(B, out_channels, *S)``."""
+
+    def __init__(self, conv_op: ConvOp, in_channels: int, out_channels: int, kernels: Kernels):
+        super().__init__()
+        self.convolution = nn.Sequential(
+            separable_conv(conv_op, in_channels, out_channels, kernels.depthwise),
+            separable_conv(conv_op, out_channels, out_channels, kernels.depthwise),
+        )
+        self.attention = LargeKernelAttention(conv_op, out_channels, kernels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.attention(self.convolution(x))
+
+
+class DFB(nn.Module):
+    """Decoder fusion block, Figure 3, with the upsampling before it: to the skip's size and half the channels."""
+
+    def __init__(self, conv_op: ConvOp, channels: int, stride: Size, kernels: Kernels):
+        super().__init__()
+        self.upsample = get_matching_convtransp(conv_op)(2 * channels, channels, stride, stride)
+        self.block = EBlock(conv_op, 2 * channels, channels, kernels)
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        x = pad_to_size(self.upsample(x), skip.shape[2:])  # "auto-resize": pooling may have rounded down
+        return self.block(torch.cat((skip, x), 1))
 
 
 class DLKUNet(nn.Module):
@@ -100,7 +139,7 @@ class DLKUNet(nn.Module):
         ``(B, in_channels, *S)`` to logits ``(B, K, *S)``, bounded by +-1000.
 
     Raises:
-        ValueError: no such variant, an even kernel, or a first block that pools.
+        ValueError: no such variant, a kernel without a centre, or a first block that pools.
 
     Example:
         >>> DLKUNet(1, 9, variant="S", conv_op=nn.Conv3d)(torch.zeros(1, 1, 20, 40, 40)).shape
@@ -125,50 +164,37 @@ class DLKUNet(nn.Module):
         super().__init__()
         if variant not in NUM_BLOCKS:
             raise ValueError(f"variant {variant!r}: choose one of {', '.join(NUM_BLOCKS)}")
-        if even := [k for k in (depthwise_kernel, *large_kernels) if k % 2 == 0]:
-            raise ValueError(f"kernels of even size {even} have no centre: choose odd ones")
+        if wrong := [k for k in (depthwise_kernel, *large_kernels) if k < 1 or k % 2 == 0]:
+            raise ValueError(f"kernels of size {wrong} have no centre: choose odd ones")
         num_blocks, dimensions = NUM_BLOCKS[variant], convert_conv_op_to_dim(conv_op)
-        strides = extended(strides or [(1,) * dimensions], (2,) * dimensions, num_blocks)
-        kernel_sizes = extended(kernel_sizes or [], (3,) * dimensions, num_blocks)
-        if prod(strides[0]) != 1:
+        strides = extended([(1,) * dimensions] if strides is None else strides, (2,) * dimensions, num_blocks)
+        plan_kernels = extended([] if kernel_sizes is None else kernel_sizes, (3,) * dimensions, num_blocks)
+        if strides[0] != (1,) * dimensions:
             raise ValueError(f"strides begin with {strides[0]}: the first block works at full resolution, give ones")
+        edges = (depthwise_kernel, *large_kernels)
+        kernels = [Kernels(*(tuple(e if k > 1 else 1 for k in plan) for e in edges)) for plan in plan_kernels]
         widths = [base_channels * 2**i for i in range(num_blocks)]
-        self.total_stride = tuple(map(prod, zip(*strides, strict=True)))
-
-        def block(in_channels: int, out_channels: int, plan_kernel: Size) -> nn.Sequential:
-            """EBlock (Figure 2), and what DFB (Figure 3) does after its concatenation."""
-            depthwise_size, *large_sizes = (
-                tuple(edge if k > 1 else 1 for k in plan_kernel) for edge in (depthwise_kernel, *large_kernels)
-            )
-            return nn.Sequential(
-                separable_conv(conv_op, in_channels, out_channels, depthwise_size),
-                separable_conv(conv_op, out_channels, out_channels, depthwise_size),
-                LargeKernelAttention(conv_op, out_channels, *large_sizes),
-            )
-
         max_pool = get_matching_pool_op(conv_op, pool_type="max")
-        transposed_conv = get_matching_convtransp(conv_op)
+
+        self.total_stride = tuple(map(prod, zip(*strides, strict=True)))
         self.downsampling = nn.ModuleList(max_pool(stride) for stride in strides[1:])
-        self.encoder = nn.ModuleList(map(block, [in_channels, *widths[:-1]], widths, kernel_sizes))
-        # From here on from the deepest skip up.
-        skips = list(zip(widths[:-1], strides[1:], kernel_sizes[:-1], strict=True))[::-1]
-        self.upsampling = nn.ModuleList(transposed_conv(2 * w, w, stride, stride) for w, stride, _ in skips)
-        self.fusion = nn.ModuleList(block(2 * w, w, kernel_size) for w, _, kernel_size in skips)
+        self.encoder = nn.ModuleList(map(partial(EBlock, conv_op), [in_channels, *widths[:-1]], widths, kernels))
+        skips = list(zip(widths, strides[1:], kernels, strict=False))
+        self.decoder = nn.ModuleList(DFB(conv_op, *skip) for skip in reversed(skips))
         # nnU-Net's -pretrained_weights leaves out what has ".seg_layers." in its name, and so works across datasets.
         self.reprojection = nn.Sequential(OrderedDict(seg_layers=nn.Sequential(conv_op(widths[0], num_classes, 1))))
 
     def forward(self, x: Tensor) -> Tensor:
         size = x.shape[2:]
         x = self.encoder[0](pad_to_size(x, self.total_stride))
-        skips = [x]
-        for pool, block in zip(self.downsampling, self.encoder[1:], strict=True):
-            x = block(pool(x))
+        skips = []
+        for downsample, eblock in zip(self.downsampling, self.encoder[1:], strict=True):
             skips.append(x)
-        for upsample, block, skip in zip(self.upsampling, self.fusion, skips[-2::-1], strict=True):
-            x = pad_to_size(upsample(x), skip.shape[2:])  # "auto-resize" of section 3.3: pooling may round down
-            x = block(torch.cat((skip, x), 1))
-        logits = self.reprojection(x)
-        return crop(logits.clamp(-self.max_logit, self.max_logit), size)
+            x = eblock(downsample(x))
+        for dfb, skip in zip(self.decoder, reversed(skips), strict=True):
+            x = dfb(x, skip)
+        logits = self.reprojection(x).clamp(-self.max_logit, self.max_logit)
+        return crop(logits, size)
 
 
 def extended(given: Sequence[Sequence[int]], default: Size, length: int) -> list[Size]:

@@ -63,15 +63,23 @@ class DiceCrossEntropyLoss(PluginLoss):
     Dice and cross-entropy are nnU-Net's: for labels of the softmax, Dice without the background; for regions of the
     sigmoid. Both leave out what carries the ignore label.
 
+    Deviation: where regions meet an ignore label, cross-entropy is the mean over all maps of the annotated pixels, as
+    it is without one; nnU-Net divides by the number of pixels alone, which makes it K times larger.
+
     Args:
         label_format: of the dataset.
         schedule: a key of ``SCHEDULES``.
         batch_dice: one Dice for the batch (under DDP that of all processes) instead of one for each sample.
+
+    Raises:
+        ValueError: no such schedule.
     """
 
     def __init__(self, label_format: LabelFormat, *, schedule: str = "phase_based", batch_dice: bool = True):
         super().__init__()
         self.label_format = label_format
+        if schedule not in SCHEDULES:
+            raise ValueError(f"schedule {schedule!r}: choose one of {', '.join(SCHEDULES)}")
         self.schedule = SCHEDULES[schedule]
         self.batch_dice = batch_dice
 
@@ -93,4 +101,4 @@ class DiceCrossEntropyLoss(PluginLoss):
             )
             cross_entropy = segmentation_cross_entropy(logits, target, softmax=softmax)
             alpha, beta = self.weights
-            return self.total({"dice": alpha * dice, "cross_entropy": beta * cross_entropy})
+            return self.total({"alpha * dice": alpha * dice, "beta * cross_entropy": beta * cross_entropy})

@@ -27,7 +27,7 @@ class Variant(NamedTuple):
     overrides: Mapping[str, Any] = {}
 
 
-def dlkunet(varies: str, **network_kwargs: Any) -> Variant:
+def dlkunet_variant(varies: str, **network_kwargs: Any) -> Variant:
     """A DLKUNet that differs in its network."""
     return Variant("dlkunet", "DLKUNetTrainer", varies, {"network_kwargs": network_kwargs})
 
@@ -56,19 +56,19 @@ TRAINERS: dict[str, Variant] = {
     "DLKUNetTrainer_dynamicLoss": Variant(
         "dlkunet", "DLKUNetTrainer", "eq. 12-13: weights change in a sigmoid", {"loss_schedule": "dynamic"}
     ),
-    "DLKUNetTrainer_dw5": dlkunet("Table 5, 5DW: depthwise kernels of 5", depthwise_kernel=5),
-    "DLKUNetTrainer_dw7": dlkunet("Table 5, 7DW: depthwise kernels of 7", depthwise_kernel=7),
-    "DLKUNetTrainer_lk37": dlkunet("Table 5, LKA1: large kernels of 3 and 7", large_kernels=(3, 7)),
-    "DLKUNetTrainer_lk55": dlkunet("Table 5, LKA2: large kernels of 5 and 5", large_kernels=(5, 5)),
-    "DLKUNetTrainer_C64": dlkunet("Figure 9: 64 channels", base_channels=64),
-    "DLKUNetTrainer_C128": dlkunet("Figure 9: 128 channels", base_channels=128),
-    "DLKUNetSTrainer": dlkunet("size S", variant="S"),
-    "DLKUNetSTrainer_C64": dlkunet("Figure 9: size S, 64 channels", variant="S", base_channels=64),
-    "DLKUNetSTrainer_C128": dlkunet("Figure 9: size S, 128 channels", variant="S", base_channels=128),
-    "DLKUNetMTrainer": dlkunet("size M", variant="M"),
-    "DLKUNetMTrainer_C64": dlkunet("Figure 9: size M, 64 channels", variant="M", base_channels=64),
-    "DLKUNetMTrainer_C128": dlkunet("Figure 9: size M, 128 channels", variant="M", base_channels=128),
-    "DLKUNetLTrainer": dlkunet("size L, the same as DLKUNetTrainer", variant="L"),
+    "DLKUNetTrainer_dw5": dlkunet_variant("Table 5, 5DW: depthwise kernels of 5", depthwise_kernel=5),
+    "DLKUNetTrainer_dw7": dlkunet_variant("Table 5, 7DW: depthwise kernels of 7", depthwise_kernel=7),
+    "DLKUNetTrainer_lk37": dlkunet_variant("Table 5, LKA1: large kernels of 3 and 7", large_kernels=(3, 7)),
+    "DLKUNetTrainer_lk55": dlkunet_variant("Table 5, LKA2: large kernels of 5 and 5", large_kernels=(5, 5)),
+    "DLKUNetTrainer_C64": dlkunet_variant("Figure 9: 64 channels", base_channels=64),
+    "DLKUNetTrainer_C128": dlkunet_variant("Figure 9: 128 channels", base_channels=128),
+    "DLKUNetSTrainer": dlkunet_variant("size S", variant="S"),
+    "DLKUNetSTrainer_C64": dlkunet_variant("Figure 9: size S, 64 channels", variant="S", base_channels=64),
+    "DLKUNetSTrainer_C128": dlkunet_variant("Figure 9: size S, 128 channels", variant="S", base_channels=128),
+    "DLKUNetMTrainer": dlkunet_variant("size M", variant="M"),
+    "DLKUNetMTrainer_C64": dlkunet_variant("Figure 9: size M, 64 channels", variant="M", base_channels=64),
+    "DLKUNetMTrainer_C128": dlkunet_variant("Figure 9: size M, 128 channels", variant="M", base_channels=128),
+    "DLKUNetLTrainer": dlkunet_variant("size L, the same as DLKUNetTrainer", variant="L"),
 }
 
 _NAME = re.compile(

@@ -1,7 +1,8 @@
 """What all trainers of this package share, with the smallest overrides of nnU-Net's own.
 
 ``train_step``, ``validation_step``, the training loop, validation and checkpoints stay nnU-Net's. A network returns a
-tuple that begins with its logits; nnU-Net hands that tuple and a list with one full-resolution target to the loss.
+tuple that begins with its logits; nnU-Net hands that tuple and a list with one full-resolution target to the loss. If
+the trainer sets ``enable_deep_supervision = False``, the network returns logits alone, and the target is in no list.
 """
 
 import os

@@ -1,7 +1,7 @@
 """DLKUNet as an nnU-Net trainer."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,16 +11,24 @@ from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
 from batchgeneratorsv2.transforms.spatial.rot90 import Rot90Transform
 from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
+from batchgeneratorsv2.transforms.utils.nnunet_masking import MaskImageTransform
 from batchgeneratorsv2.transforms.utils.random import RandomTransform
+from batchgeneratorsv2.transforms.utils.remove_label import RemoveLabelTansform
 from dynamic_network_architectures.building_blocks.helper import convert_dim_to_conv_op
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 from torch.optim import Optimizer
 
 from nnunet_plugins.architectures import DLKUNet
+from nnunet_plugins.architectures.dlkunet import NUM_BLOCKS
 from nnunet_plugins.losses import DiceCrossEntropyLoss
 from nnunet_plugins.trainers.base import PluginTrainer
+
+FLIPS_AND_WHAT_FOLLOWS = (MirrorTransform, MaskImageTransform, RemoveLabelTansform)
+"""One of these begins the part of nnU-Net's training transforms that every training needs."""
+
+MAX_PATCH_RATIO = 1.5  # beyond it nnU-Net too stops turning a patch freely
+MAX_SPACING_RATIO = 1.25
 
 
 class DLKUNetTrainer(PluginTrainer):
@@ -43,13 +51,14 @@ class DLKUNetTrainer(PluginTrainer):
         enable_deep_supervision: bool = True,
     ) -> nn.Module:
         """Pooling and kernels follow the plans, the number of blocks is the variant's."""
-        plan = configuration_manager.network_arch_init_kwargs
+        plan, patch_size = configuration_manager.network_arch_init_kwargs, configuration_manager.patch_size
+        num_blocks = NUM_BLOCKS[cls.network_kwargs.get("variant", "L")]
         return DLKUNet(
             num_input_channels,
             num_output_channels,
-            conv_op=convert_dim_to_conv_op(len(configuration_manager.patch_size)),
-            strides=plan["strides"],
-            kernel_sizes=plan["kernel_sizes"],
+            conv_op=convert_dim_to_conv_op(len(patch_size)),
+            strides=further_strides(plan["strides"], patch_size, num_blocks),
+            kernel_sizes=plan.get("kernel_sizes"),
             **cls.network_kwargs,
         )
 
@@ -75,38 +84,58 @@ class DLKUNetTrainer(PluginTrainer):
 
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
-        assert isinstance(self.loss, DiceCrossEntropyLoss)
-        alpha, beta = self.loss.weights
-        self.print_to_log_file(f"loss weights: alpha (Dice) {alpha:.4f}, beta (cross-entropy) {beta:.4f}")
+        if isinstance(self.loss, DiceCrossEntropyLoss):
+            alpha, beta = self.loss.weights
+            self.print_to_log_file(f"loss weights: alpha (Dice) {alpha:.4f}, beta (cross-entropy) {beta:.4f}")
 
     # ---- augmentation ------------------------------------------------------------------------------------------------
 
-    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self):  # type: ignore[no-untyped-def]
-        """Load as much as a patch turned by 90 degrees needs: the longest edge along all axes that are turned."""
-        rotation, in_plane_only, _, mirror_axes = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
-        patch_size = np.array(self.configuration_manager.patch_size)
-        axes = rotation_axes(len(patch_size), in_plane_only)
-        patch_size[axes] = patch_size[axes].max()
-        return rotation, in_plane_only, patch_size, mirror_axes
+    def rotation_axes(self) -> list[int]:
+        """The axes that a rotation by 90 degrees may exchange.
 
-    @staticmethod
-    def get_training_transforms(  # type: ignore[no-untyped-def]
-        patch_size, rotation_for_DA, deep_supervision_scales, mirror_axes, do_dummy_2d_data_aug, **kwargs
-    ) -> BasicTransform:
+        All, or in 3D the last two, or none: neither patch nor voxels may be much longer along one than along another.
+        A rotation would stretch the anatomy, or leave most of the patch outside the image.
+        """
+        patch_size, spacing = (
+            np.array(x) for x in (self.configuration_manager.patch_size, self.configuration_manager.spacing)
+        )
+        for axes in (slice(None), slice(-2, None)):
+            if ratio(patch_size[axes]) <= MAX_PATCH_RATIO and ratio(spacing[axes]) <= MAX_SPACING_RATIO:
+                return list(range(len(patch_size)))[axes]
+        return []
+
+    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self):  # type: ignore[no-untyped-def]
+        """Load as much as a rotated patch needs: its longest edge along all axes that are exchanged."""
+        rotation, dummy_2d, _, mirror_axes = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        loaded, axes = np.array(self.configuration_manager.patch_size), self.rotation_axes()
+        loaded[axes] = loaded[axes].max(initial=0)
+        return rotation, dummy_2d, loaded, mirror_axes
+
+    def get_training_transforms(self, patch_size, *args, **kwargs) -> BasicTransform:  # type: ignore[no-untyped-def]
         """A rotation by 90, 180 or 270 degrees with probability 1/2, a flip of every axis with probability 1/2.
 
         nnU-Net's own transforms follow from its flips on; its deformations and intensity transforms are left out.
         """
-        nnunet = nnUNetTrainer.get_training_transforms(
-            patch_size, rotation_for_DA, deep_supervision_scales, mirror_axes, do_dummy_2d_data_aug, **kwargs
-        ).transforms
-        flip = next(i for i, transform in enumerate(nnunet) if isinstance(transform, MirrorTransform))
-        axes = rotation_axes(len(patch_size), do_dummy_2d_data_aug)
-        rotate = RandomTransform(Rot90Transform(1, allowed_axes=set(axes)), apply_probability=0.5)
-        crop = SpatialTransform(patch_size, patch_center_dist_from_border=0, random_crop=False)
-        return ComposeTransforms([rotate, crop, *nnunet[flip:]])
+        nnunet = super().get_training_transforms(patch_size, *args, **kwargs).transforms
+        first = next(i for i, t in enumerate(nnunet) if isinstance(t, FLIPS_AND_WHAT_FOLLOWS))
+        own: list[BasicTransform] = []
+        if axes := self.rotation_axes():
+            rotation = Rot90Transform(1, allowed_axes=set(axes))
+            own = [
+                RandomTransform(rotation, apply_probability=0.5),
+                SpatialTransform(patch_size, patch_center_dist_from_border=0, random_crop=False),  # the centre
+            ]
+        return ComposeTransforms([*own, *nnunet[first:]])
 
 
-def rotation_axes(dimensions: int, in_plane_only: bool) -> list[int]:
-    """The axes that rotations may exchange: all, or the last two where nnU-Net calls a 3D patch anisotropic."""
-    return list(range(dimensions))[-2 if in_plane_only else 0 :]
+def further_strides(plan: Sequence[Sequence[int]], patch_size: Sequence[int], num_blocks: int) -> list[list[int]]:
+    """The plan's strides, and more of them for more blocks: by 2 along every axis that still has four pixels."""
+    strides = [list(stride) for stride in plan]
+    while len(strides) < num_blocks:
+        left = np.array(patch_size) // np.prod(strides, axis=0)
+        strides.append([2 if size >= 4 else 1 for size in left])
+    return strides
+
+
+def ratio(lengths: np.ndarray) -> float:
+    return lengths.max() / lengths.min()

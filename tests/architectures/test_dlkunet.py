@@ -8,13 +8,16 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from nnunet_plugins.architectures import DLKUNet
-from nnunet_plugins.architectures.dlkunet import LargeKernelAttention, separable_conv
+from nnunet_plugins.architectures.dlkunet import EBlock, Kernels, LargeKernelAttention, separable_conv
 
 PUBLISHED = {  # parameters for 1 channel and 9 classes, the same in millions, GMACs at 1x224x224
     "S": (1_131_379, 1.131, 10.28),
     "M": (4_494_451, 4.494, 14.39),
     "L": (17_708_659, 17.709, 18.40),
 }
+
+
+KERNELS = Kernels((3, 3), (5, 5), (7, 7))
 
 
 def parameters(network: nn.Module) -> int:
@@ -54,8 +57,8 @@ def test_ablations_of_the_kernels_change_the_depthwise_weights_alone(ablation, d
 def test_width_and_number_of_blocks():
     with torch.device("meta"):
         network = DLKUNet(1, 2, variant="M", base_channels=64)
-    assert [block[2].pointwise.out_channels for block in network.encoder] == [64, 128, 256, 512]
-    assert [block[2].pointwise.out_channels for block in network.fusion] == [256, 128, 64]
+    assert [block.attention.pointwise.out_channels for block in network.encoder] == [64, 128, 256, 512]
+    assert [dfb.block.attention.pointwise.out_channels for dfb in network.decoder] == [256, 128, 64]
 
 
 @pytest.mark.parametrize("conv_op", [nn.Conv2d, nn.Conv3d])
@@ -76,7 +79,7 @@ def test_separable_convolution_computes_equation_1(conv_op):
 
 def test_large_kernel_attention_computes_equations_3_and_4():
     torch.manual_seed(0)
-    attention = LargeKernelAttention(nn.Conv2d, 2, (5, 5), (7, 7)).double()
+    attention = LargeKernelAttention(nn.Conv2d, 2, KERNELS).double()
     x = torch.randn(1, 2, 12, 11, dtype=torch.float64)
     near = torch.stack([depthwise_by_hand(x[0, c], attention.depthwise, c, dilation=1) for c in range(2)])
     far = torch.stack([depthwise_by_hand(near[c], attention.spatial, c, dilation=3) for c in range(2)])
@@ -104,9 +107,9 @@ def test_pooling_and_kernels_follow_the_plans():
     kernel_sizes = [[1, 3, 3], [1, 3, 3], [3, 3, 3], [3, 3, 3], [3, 3, 3], [3, 3, 3]]
     network = DLKUNet(1, 2, variant="M", base_channels=4, conv_op=nn.Conv3d, strides=strides, kernel_sizes=kernel_sizes)
     assert network.total_stride == (4, 8, 8)  # four blocks use the first four
-    spatial = [block[2].spatial.kernel_size for block in network.encoder]
+    spatial = [block.attention.spatial.kernel_size for block in network.encoder]
     assert spatial == [(1, 7, 7), (1, 7, 7), (7, 7, 7), (7, 7, 7)]
-    assert [block[0][0].kernel_size for block in network.fusion] == [(3, 3, 3), (1, 3, 3), (1, 3, 3)]
+    assert [dfb.block.convolution[0][0].kernel_size for dfb in network.decoder] == [(3, 3, 3), (1, 3, 3), (1, 3, 3)]
     shapes = []
     for block in network.encoder:
         block.register_forward_hook(lambda module, inputs, output: shapes.append(tuple(output.shape[2:])))
@@ -126,34 +129,65 @@ def test_patches_that_pooling_does_not_divide_keep_their_size(size):
         assert network(torch.randn(1, 1, *size)).shape == (1, 2, *size)
 
 
-def test_auto_resize_pads_what_pooling_rounded_off():
+def test_block_is_two_convolutions_with_relu_and_attention():
+    torch.manual_seed(0)
+    block = EBlock(nn.Conv2d, 3, 4, KERNELS)
+    x = torch.randn(2, 3, 9, 8)
+    z = x
+    for depthwise, pointwise, norm, _ in block.convolution:
+        z = norm(pointwise(depthwise(z))).relu()
+    attention = block.attention
+    torch.testing.assert_close(block(x), z * attention.pointwise(attention.spatial(attention.depthwise(z))))
+
+
+def test_network_is_blocks_max_pooling_and_upsampling_to_the_skips():
+    torch.manual_seed(0)
     network = DLKUNet(1, 2, variant="S", base_channels=4).eval()
-    widths = []
-    network.fusion[0].register_forward_hook(lambda module, inputs, output: widths.append(inputs[0]))
+    x = torch.randn(1, 1, 8, 22)  # 22 pixels, 11, and 5, from which come 10
     with torch.no_grad():
-        network(torch.randn(1, 1, 8, 22))  # 22, 11, 5: upsampled to 10
-    (fused,) = widths
-    assert fused.shape == (1, 16, 4, 11)
-    upsampled = fused[:, 8:]
-    assert not upsampled[..., 10].any() and upsampled[..., :10].any()
+        e1 = network.encoder[0](x)
+        e2 = network.encoder[1](F.max_pool2d(e1, 2))
+        e3 = network.encoder[2](F.max_pool2d(e2, 2))
+        assert e3.shape == (1, 16, 2, 5)
+        dfb2, dfb1 = network.decoder
+        d2 = dfb2.block(torch.cat((e2, F.pad(dfb2.upsample(e3), (0, 1))), 1))
+        d1 = dfb1.block(torch.cat((e1, dfb1.upsample(d2)), 1))
+        torch.testing.assert_close(network(x), network.reprojection(d1))
 
 
-def test_contrast_far_from_the_trained_one_neither_overflows_nor_gives_nan():
+def test_logits_are_clamped():
+    network = DLKUNet(1, 2, variant="S", base_channels=4)
+    network.reprojection.seg_layers[0].bias.data = torch.tensor([1e6, -1e6])
+    with torch.no_grad():
+        logits = network(torch.randn(2, 1, 16, 16))
+    assert (logits[:, 0] == 1000).all() and (logits[:, 1] == -1000).all()
+
+
+def test_contrast_far_from_the_trained_one_gives_nan_without_saturation_alone():
     torch.manual_seed(0)
     network = DLKUNet(1, 2, variant="L", base_channels=16)
+    optimizer = torch.optim.Adam(network.parameters(), 1e-3)
+    for _ in range(40):
+        x = torch.randn(4, 1, 32, 32)
+        target = (F.avg_pool2d(x, 9, 1, 4) > 0).long()[:, 0]
+        optimizer.zero_grad()
+        F.cross_entropy(network(x), target).backward()
+        optimizer.step()
+    network.eval()
+    x = torch.randn(1, 1, 32, 32)
     with torch.no_grad():
-        for _ in range(30):  # running statistics of unit contrast
-            network(torch.randn(4, 1, 32, 32))
-        network.eval()
         for contrast in (1, 4, 16, 1e4):
-            logits = network(contrast * torch.randn(1, 1, 32, 32))
+            logits = network(contrast * x)
             assert logits.isfinite().all() and logits.abs().max() <= network.max_logit
+        for block in [*network.encoder, *(dfb.block for dfb in network.decoder)]:
+            block.convolution[0][3], block.convolution[1][3] = nn.ReLU(), nn.ReLU()
+        assert not network(16 * x).isfinite().all()
 
 
 def test_mixed_precision_keeps_feature_maps_in_half():
     with fake_cuda_autocast():
         network = DLKUNet(1, 2, variant="S", base_channels=8)
-        assert network.fusion[-1](torch.randn(1, 16, 8, 8)).dtype == torch.float16
+        assert network.decoder[-1].block(torch.randn(1, 16, 8, 8)).dtype == torch.float16
         assert network(torch.randn(2, 1, 32, 32)).dtype == torch.float16
 
 
@@ -161,8 +195,8 @@ def test_mixed_precision_keeps_feature_maps_in_half():
     ("wrong", "message"),
     [
         ({"variant": "XL"}, "variant 'XL': choose one of S, M, L"),
-        ({"depthwise_kernel": 4}, "even size"),
-        ({"large_kernels": (5, 6)}, "even size"),
+        ({"depthwise_kernel": 4}, "no centre"),
+        ({"large_kernels": (5, -7)}, "no centre"),
         ({"strides": [[2, 2], [2, 2]]}, "strides begin with"),
     ],
     ids=str,

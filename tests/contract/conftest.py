@@ -1,7 +1,7 @@
-"""The trainers under test, planned datasets for the session, and one finished training of every trainer."""
+"""The trainers under test, planned datasets for the session, and one finished training of every main trainer."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import cell_datasets
@@ -9,9 +9,9 @@ import pytest
 import timm
 import torch
 from cell_datasets import LABELS, NAMES
-from table import MAIN_TRAINERS, datasets_for, in_3d
+from table import MAIN_TRAINERS, WITH_OWN_CODE, datasets_for_loss, datasets_for_training, dimensions_of, in_3d
 
-from nnunet_plugins.trainers import TRAINERS, find_trainer
+from nnunet_plugins.trainers import TRAINERS
 
 
 @pytest.fixture(params=list(TRAINERS))
@@ -26,32 +26,47 @@ def main_trainer_name(request) -> str:
     return request.param
 
 
+@pytest.fixture(params=WITH_OWN_CODE)
+def own_trainer_name(request) -> str:
+    """For what depends on the trainer's own code."""
+    return request.param
+
+
 @pytest.fixture(params=[name for name in MAIN_TRAINERS if in_3d(name)])
 def main_trainer_name_3d(request) -> str:
     """Of these, the ones that can train volumes."""
     return request.param
 
 
-def with_dimensions(names: list[str]) -> list:
-    pairs = [(name, dimensions) for name in names for dimensions in find_trainer(name).supported_dimensions]
+def with_dimensions(names: Iterable[str]) -> list:
+    pairs = [(name, dimensions) for name in names for dimensions in dimensions_of(name)]
     return [pytest.param(pair, id=f"{pair[0]}-{pair[1]}D") for pair in pairs]
 
 
-@pytest.fixture(params=with_dimensions(list(TRAINERS)))
+@pytest.fixture(params=with_dimensions(TRAINERS))
 def trainer_and_dimensions(request) -> tuple[str, int]:
     return request.param
 
 
-@pytest.fixture(params=with_dimensions(MAIN_TRAINERS))
-def main_trainer_and_dimensions(request) -> tuple[str, int]:
+@pytest.fixture(params=with_dimensions(WITH_OWN_CODE))
+def own_trainer_and_dimensions(request) -> tuple[str, int]:
     return request.param
 
 
-@pytest.fixture(
-    params=[(name, dataset_id) for name in TRAINERS for dataset_id in datasets_for(name)],
-    ids=lambda pair: f"{pair[0]}-{NAMES[pair[1]]}",
-)
+def with_datasets(datasets_for: Callable[[str], list[int]]) -> list:
+    pairs = [(name, dataset_id) for name in TRAINERS for dataset_id in datasets_for(name)]
+    return [pytest.param(pair, id=f"{pair[0]}-{NAMES[pair[1]]}") for pair in pairs]
+
+
+@pytest.fixture(params=with_datasets(datasets_for_loss))
+def trainer_and_targets(request) -> tuple[str, int]:
+    """A trainer, and a dataset with targets for its loss."""
+    return request.param
+
+
+@pytest.fixture(params=with_datasets(datasets_for_training))
 def trainer_and_dataset(request) -> tuple[str, int]:
+    """A trainer, and a dataset to train it on."""
     return request.param
 
 

@@ -12,7 +12,7 @@ import cell_datasets
 import pytest
 from cell_datasets import LABELS
 
-TRAINER = "DCFFSNetTrainer_1epoch_2iterations"
+TRAINER = "DLKUNetSTrainer_C64_1epoch_2iterations"
 MODEL = f"{TRAINER}__nnUNetPlans__2d"
 
 

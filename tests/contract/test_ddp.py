@@ -1,6 +1,6 @@
-"""Proves for every main trainer: two processes train one model, with batches of equal and of different size.
+"""Proves for every trainer with code of its own: two processes train one model, batches of equal and different size.
 
-What DDP asks of a network, that every parameter gets a gradient, ``test_loss`` proves for the variants too.
+That every parameter gets a gradient, without which DDP fails, ``test_loss`` proves for all.
 """
 
 import json
@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch.multiprocessing as mp
-from table import MAIN_TRAINERS
+from table import WITH_OWN_CODE
 
 EVEN, UNEVEN = 4, 5
-JOBS = [(name, batch_size) for name in MAIN_TRAINERS for batch_size in (EVEN, UNEVEN)]
+JOBS = [(name, batch_size) for name in WITH_OWN_CODE for batch_size in (EVEN, UNEVEN)]
 
 
 @pytest.fixture(scope="module")

@@ -48,8 +48,8 @@ def gradients(trainer) -> list[torch.Tensor]:
     return [p.grad for p in trainer.network.parameters()]
 
 
-def test_loss_and_gradients_are_finite_for_every_target(trainer_and_dataset):
-    trainer_name, dataset_id = trainer_and_dataset
+def test_loss_and_gradients_are_finite_for_every_target(trainer_and_targets):
+    trainer_name, dataset_id = trainer_and_targets
     trainer = initialized_trainer(trainer_name, dataset_id)
     kinds = ["random", "empty", "full", "single pixel"]
     if trainer.label_manager.has_ignore_label:
@@ -87,8 +87,8 @@ def test_loss_is_smaller_where_the_prediction_is_trained(main_trainer_name):
     assert losses[-1] < losses[0]
 
 
-def test_mixed_precision_on_cuda_gives_a_float32_loss_on_the_device(trainer_and_dataset):
-    trainer_name, dataset_id = trainer_and_dataset
+def test_mixed_precision_on_cuda_gives_a_float32_loss_on_the_device(trainer_and_targets):
+    trainer_name, dataset_id = trainer_and_targets
     trainer = initialized_trainer(trainer_name, dataset_id)
     target = target_of("random", dataset_id)
     with fake_cuda_autocast():

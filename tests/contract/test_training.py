@@ -1,6 +1,7 @@
 """Proves for every trainer: nnU-Net's own training and inference run with it, on images, volumes and in the cascade.
 
-For the main trainers also: validation of a fold, resuming, weights from another dataset, and sharing a model.
+For the main trainers (``tests/table.py``) also: validation of a fold, resuming, weights from another dataset, and sharing
+a model.
 """
 
 import json
@@ -94,10 +95,10 @@ class Killed(Exception):
     """Stands for the end of the process."""
 
 
-def test_resumed_training_equals_an_uninterrupted_one(main_trainer_name, tmp_path, monkeypatch):
+def test_resumed_training_equals_an_uninterrupted_one(own_trainer_name, tmp_path, monkeypatch):
     from nnunetv2.run.run_training import maybe_load_checkpoint
 
-    name = f"{main_trainer_name}_2epochs_2iterations"
+    name = f"{own_trainer_name}_2epochs_2iterations"
     monkeypatch.setenv("NNUNET_PLUGINS_SEED", "5")
     monkeypatch.setenv("nnUNet_results", str(tmp_path / "whole"))
     whole = make_trainer(name, LABELS)

@@ -114,6 +114,11 @@ def kept_for_backward(loss: torch.nn.Module, logits: torch.Tensor, target: torch
     return sum(x.untyped_storage().nbytes() for x in kept.values())
 
 
+def test_an_unknown_schedule_is_named():
+    with pytest.raises(ValueError, match="schedule 'phases': choose one of ordinary, phase_based, dynamic"):
+        DiceCrossEntropyLoss(LabelFormat(), schedule="phases")
+
+
 def test_dice_and_cross_entropy_by_hand():
     # Two pixels: p = (0.2, 0.8) and (0.5, 0.5); both of class 1.
     logits = torch.tensor([[0.2, 0.8], [0.5, 0.5]]).log().T.reshape(1, 2, 1, 2)
@@ -132,5 +137,5 @@ def test_terms_for_the_log_are_the_weighted_parts():
     loss.start_epoch(3, 10)
     total = loss(torch.randn(2, 3, 8, 8, requires_grad=True), torch.randint(0, 3, (2, 1, 8, 8)))
     terms = loss.mean_terms()
-    assert terms.keys() == {"dice", "cross_entropy"}
+    assert terms.keys() == {"alpha * dice", "beta * cross_entropy"}
     assert sum(terms.values()) == pytest.approx(total.item(), rel=1e-5)

@@ -7,11 +7,13 @@ import torch
 from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
 from batchgeneratorsv2.transforms.spatial.rot90 import Rot90Transform
 from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
+from batchgeneratorsv2.transforms.utils.random import RandomTransform
 from batchgeneratorsv2.transforms.utils.remove_label import RemoveLabelTansform
 from torch import nn
 
 from nnunet_plugins.architectures import DLKUNet
 from nnunet_plugins.trainers import find_trainer
+from nnunet_plugins.trainers.dlkunet import further_strides
 
 PLANS = {
     "dataset_name": "Dataset901_Cells",
@@ -20,7 +22,8 @@ PLANS = {
     "configurations": {
         name: {
             "batch_size": 2,
-            "batch_dice": True,
+            "batch_dice": name == "2d",
+            "spacing": spacing,
             "data_identifier": f"nnUNetPlans_{name}",
             "patch_size": patch_size,
             "architecture": {
@@ -28,10 +31,12 @@ PLANS = {
                 "_kw_requires_import": [],
             },
         }
-        for name, patch_size, strides, kernel_sizes in (
-            ("2d", [32, 48], [[1, 1], [2, 2], [2, 2]], [[3, 3]] * 3),
-            ("3d_fullres", [16, 24, 20], [[1, 1, 1], [2, 2, 2]], [[3, 3, 3]] * 2),
-            ("3d_thick", [8, 32, 48], [[1, 1, 1], [1, 2, 2]], [[1, 3, 3]] * 2),
+        for name, patch_size, spacing, strides, kernel_sizes in (
+            ("2d", [32, 48], [1, 1], [[1, 1], [2, 2], [2, 2]], [[3, 3]] * 3),
+            ("2d_long", [64, 512], [1, 1], [[1, 1], [2, 2], [2, 2]], [[3, 3]] * 3),
+            ("3d_fullres", [16, 24, 20], [1, 1, 1], [[1, 1, 1], [2, 2, 2]], [[3, 3, 3]] * 2),
+            ("3d_thick", [8, 32, 48], [4, 1, 1], [[1, 1, 1], [1, 2, 2]], [[1, 3, 3]] * 2),
+            ("3d_coarse", [24, 24, 24], [2.5, 1, 1], [[1, 1, 1], [2, 2, 2]], [[3, 3, 3]] * 2),
         )
     },
 }
@@ -104,51 +109,96 @@ def test_weights_of_every_epoch_go_into_the_log_also_after_a_resume(make, name, 
     ]
 
 
-@pytest.mark.parametrize(
-    ("configuration", "loaded"),
-    [("2d", (48, 48)), ("3d_fullres", (24, 24, 24)), ("3d_thick", (8, 48, 48))],
-)
-def test_what_is_loaded_holds_the_patch_turned_by_90_degrees(make, configuration, loaded):
-    trainer = make(configuration=configuration)
-    rotation, in_plane_only, initial_patch_size, mirror_axes = (
-        trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
-    )
-    assert tuple(initial_patch_size) == loaded
+def test_dice_is_that_of_the_batch_where_the_plans_say_so(make):
+    for configuration, batch_dice in (("2d", True), ("3d_fullres", False)):
+        assert make(configuration=configuration)._build_loss().batch_dice is batch_dice
+
+
+def training_transform(trainer, **kwargs):
+    """What the trainer does to the region that it loads, and the region's size."""
+    rotation, dummy_2d, loaded, mirror_axes = trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
     assert mirror_axes == tuple(range(len(loaded))) == trainer.inference_allowed_mirroring_axes
     patch_size = trainer.configuration_manager.patch_size
-    transforms = trainer.get_training_transforms(patch_size, rotation, None, mirror_axes, in_plane_only).transforms
-    assert isinstance(transforms[0].transform, Rot90Transform) and transforms[0].apply_probability == 0.5
-    assert [type(t) for t in transforms[1:]] == [SpatialTransform, MirrorTransform, RemoveLabelTansform]
+    return trainer.get_training_transforms(patch_size, rotation, None, mirror_axes, dummy_2d, **kwargs), tuple(loaded)
 
 
-@pytest.mark.parametrize("configuration", ["2d", "3d_fullres", "3d_thick"])
-def test_augmented_patches_are_flips_and_rotations_of_the_image(make, configuration):
+@pytest.mark.parametrize(
+    ("configuration", "loaded"),
+    [
+        ("2d", (48, 48)),
+        ("2d_long", (64, 512)),
+        ("3d_fullres", (24, 24, 24)),
+        ("3d_thick", (8, 48, 48)),
+        ("3d_coarse", (24, 24, 24)),
+    ],
+)
+def test_what_is_loaded_holds_the_rotated_patch(make, configuration, loaded):
+    transform, size = training_transform(make(configuration=configuration))
+    assert size == loaded
+    types = [type(t) for t in transform.transforms]
+    if configuration == "2d_long":
+        assert types == [MirrorTransform, RemoveLabelTansform]
+    else:
+        assert types == [RandomTransform, SpatialTransform, MirrorTransform, RemoveLabelTansform]
+        assert isinstance(transform.transforms[0].transform, Rot90Transform)
+        assert transform.transforms[0].apply_probability == 0.5
+
+
+AXIS_ORDERS = {
+    "2d": {(0, 1), (1, 0)},
+    "2d_long": {(0, 1)},
+    "3d_fullres": {(0, 1, 2), (1, 0, 2), (2, 1, 0), (0, 2, 1)},
+    "3d_thick": {(0, 1, 2), (0, 2, 1)},
+    "3d_coarse": {(0, 1, 2), (0, 2, 1)},
+}
+
+
+@pytest.mark.parametrize("configuration", AXIS_ORDERS)
+def test_augmented_patches_are_flips_and_rotations_of_image_and_labels(make, configuration):
     """Every patch is the centre of the loaded region, with axes exchanged or reversed and no value changed."""
     trainer = make(configuration=configuration)
-    rotation, in_plane_only, loaded, mirror_axes = trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+    transform, loaded = training_transform(trainer)
     patch_size = tuple(trainer.configuration_manager.patch_size)
-    transform = trainer.get_training_transforms(patch_size, rotation, None, mirror_axes, in_plane_only)
     positions = torch.stack(torch.meshgrid(*(torch.arange(float(n)) for n in loaded), indexing="ij"))
     np.random.seed(0)  # noqa: NPY002 (batchgenerators' generator)
     torch.manual_seed(0)
     axis_orders, steps = set(), set()
     for _ in range(60):
-        image = transform(image=positions.clone(), segmentation=torch.zeros(1, *loaded, dtype=torch.int16))["image"]
+        augmented = transform(image=positions.clone(), segmentation=positions[-1:].clone().to(torch.int16))
+        image, labels = augmented["image"], augmented["segmentation"]
         assert image.shape[1:] == patch_size
+        assert torch.equal(labels[0].float(), image[-1])
         order = []
         for axis in range(len(patch_size)):  # along each axis of the patch one coordinate changes, by one a pixel
             step = image.diff(dim=axis + 1).flatten(1).unique(dim=1)
             assert step.shape[1] == 1 and step.abs().sum() == 1
             order.append(int(step.abs().argmax()))
-            steps.add((order[-1], float(step.sum())))
+            steps.add((axis, float(step.sum())))
         axis_orders.add(tuple(order))
-    expected = {
-        "2d": {(0, 1), (1, 0)},
-        "3d_fullres": {(0, 1, 2), (1, 0, 2), (2, 1, 0), (0, 2, 1)},
-        "3d_thick": {(0, 1, 2), (0, 2, 1)},
-    }
-    assert axis_orders == expected[configuration]
+    assert axis_orders == AXIS_ORDERS[configuration]
     assert steps == {(axis, step) for axis in range(len(patch_size)) for step in (-1.0, 1.0)}
+
+
+def test_cascade_and_regions_are_handled_as_nnunet_does(make):
+    transform, loaded = training_transform(
+        make(configuration="3d_fullres"), is_cascaded=True, foreground_labels=[1, 2], regions=[[1, 2], [2]]
+    )
+    labels = torch.randint(0, 3, (2, *loaded), dtype=torch.int16)
+    augmented = transform(image=torch.zeros(1, *loaded), segmentation=labels)
+    assert augmented["image"].shape == (3, 16, 24, 20)  # the image, and the lower resolution's two classes
+    assert augmented["segmentation"].shape == (2, 16, 24, 20)
+
+
+@pytest.mark.parametrize(
+    ("plan", "patch_size", "num_blocks", "strides"),
+    [
+        ([[1, 1], [2, 2]], (16, 16), 4, [[1, 1], [2, 2], [2, 2], [2, 2]]),
+        ([[1, 1], [2, 2]], (16, 6), 4, [[1, 1], [2, 2], [2, 1], [2, 1]]),
+        ([[1, 1, 1], [1, 2, 2], [2, 2, 2]], (8, 32, 32), 2, [[1, 1, 1], [1, 2, 2], [2, 2, 2]]),
+    ],
+)
+def test_blocks_beyond_the_plan_pool_while_four_pixels_are_left(plan, patch_size, num_blocks, strides):
+    assert further_strides(plan, patch_size, num_blocks) == strides
 
 
 def test_network_follows_plans_and_name(make):
@@ -158,5 +208,6 @@ def test_network_follows_plans_and_name(make):
     for name, blocks in (("DLKUNetSTrainer", 3), ("DLKUNetMTrainer_C64", 4), ("DLKUNetTrainer", 5)):
         network = find_trainer(name).build_network_architecture(plans, plans.get_configuration("3d_thick"), 2, 3, False)
         assert isinstance(network, DLKUNet) and len(network.encoder) == blocks
-        assert network.total_stride == (2 ** (blocks - 2), 2 ** (blocks - 1), 2 ** (blocks - 1))
-        assert network.encoder[0][2].spatial.kernel_size == (1, 7, 7)
+        # The plan has strides (1, 1, 1) and (1, 2, 2), and the patch 8, 16 and 24 pixels after it.
+        assert network.total_stride == {3: (2, 4, 4), 4: (4, 8, 8), 5: (4, 16, 16)}[blocks]
+        assert network.encoder[0].attention.spatial.kernel_size == (1, 7, 7)

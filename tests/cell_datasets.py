@@ -107,14 +107,19 @@ def write_raw_dataset(dataset_id: int, num_cases: int | None = None) -> Path:
     return folder
 
 
-def plan_and_preprocess(dataset_ids: list[int]) -> None:
+def extract_fingerprint(dataset_id: int) -> None:
     from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
+
+    extractor = DatasetFingerprintExtractor(dataset_id, num_processes=1)
+    extractor.num_foreground_voxels_for_intensitystats = 1e5  # drawing nnU-Net's 1e8 takes half a minute
+    extractor.run()
+
+
+def plan_and_preprocess(dataset_ids: list[int]) -> None:
     from nnunetv2.experiment_planning.plan_and_preprocess_api import plan_experiments, preprocess
 
     for dataset_id in dataset_ids:
-        extractor = DatasetFingerprintExtractor(dataset_id, num_processes=1)
-        extractor.num_foreground_voxels_for_intensitystats = 1e5  # drawing nnU-Net's 1e8 takes half a minute
-        extractor.run()
+        extract_fingerprint(dataset_id)
     plan_experiments(dataset_ids)
     for dataset_id in dataset_ids:
         configurations = ["3d_fullres"] if dataset_id in VOLUME_FORMATS else ["2d"]

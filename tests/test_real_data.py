@@ -1,4 +1,7 @@
-"""Proves: DCFFSNetTrainer learns real nuclei: a 60-image subset of DSB2018, one short fold, validated and predicted."""
+"""Proves: our trainers learn real images, planned, trained for a short fold, validated, predicted, scored by nnU-Net.
+
+DCFFSNetTrainer: nuclei of DSB2018. DLKUNetSTrainer, with 16 channels for 96: the hippocampus, in 2D and in 3D.
+"""
 
 import json
 import shutil
@@ -8,56 +11,117 @@ import cell_datasets
 import pytest
 import torch
 
-DATASET = "Dataset501_DSB2018"
-NUM_IMAGES = 60
+NUCLEI, HIPPOCAMPUS = "Dataset501_DSB2018", "Dataset504_Hippocampus"
 
 
-def write_dsb2018(source: Path, raw: Path) -> Path:
-    folder = raw / DATASET
+def write_raw_dataset(source: Path, root: Path, name: str, num_cases: int, channels: list[str], labels: dict) -> Path:
+    """nnU-Net's form of every so many-th pair of image and mask."""
+    folder = root / "nnUNet_raw" / name
     for part in ("imagesTr", "labelsTr"):
         (folder / part).mkdir(parents=True)
-    images = sorted((source / "images").glob("*.png"))
-    for image in images[:: len(images) // NUM_IMAGES][:NUM_IMAGES]:
-        shutil.copy(image, folder / "imagesTr" / f"{image.stem}_0000.png")
+    images = sorted((source / "images").iterdir())
+    for image in images[:: len(images) // num_cases][:num_cases]:
+        case, ending = image.name.split(".", 1)
+        shutil.copy(image, folder / "imagesTr" / f"{case}_0000.{ending}")
         shutil.copy(source / "masks" / image.name, folder / "labelsTr" / image.name)
     dataset_json = {
-        "channel_names": {"0": "R", "1": "G", "2": "B"},
-        "labels": {"background": 0, "nucleus": 1},
-        "numTraining": NUM_IMAGES,
-        "file_ending": ".png",
+        "channel_names": {str(index): channel for index, channel in enumerate(channels)},
+        "labels": labels,
+        "numTraining": num_cases,
+        "file_ending": f".{ending}",
     }
     (folder / "dataset.json").write_text(json.dumps(dataset_json))
     return folder
 
 
-@pytest.mark.slow
-def test_short_fold_on_real_nuclei(shared_data, tmp_path, monkeypatch):
-    from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprints, plan_experiments, preprocess
-    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-    from nnunetv2.run.run_training import get_trainer_from_args
+def plan_and_preprocess(root: Path, name: str, configuration: str, **smaller) -> None:
+    """nnU-Net's planning, with what two cores can train."""
+    from nnunetv2.experiment_planning.plan_and_preprocess_api import plan_experiments, preprocess
 
-    source = shared_data("dsb2018")
-    cell_datasets.use_nnunet_folders(tmp_path, monkeypatch)
-    raw = write_dsb2018(source, tmp_path / "nnUNet_raw")
-    extract_fingerprints([501], num_processes=2)
-    plan_experiments([501])
-    preprocess([501], configurations=("2d",), num_processes=(2,))
-    plans = tmp_path / "nnUNet_preprocessed" / DATASET / "nnUNetPlans.json"
-    smaller = json.loads(plans.read_text())
-    smaller["configurations"]["2d"] |= {"patch_size": [128, 128], "batch_size": 4}  # what two cores can train
-    plans.write_text(json.dumps(smaller))
-    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
-    monkeypatch.setenv("NNUNET_PLUGINS_SEED", "0")
+    dataset_id = int(name[7:10])
+    cell_datasets.extract_fingerprint(dataset_id)
+    plan_experiments([dataset_id])
+    preprocess([dataset_id], configurations=(configuration,), num_processes=(2,))
+    path = root / "nnUNet_preprocessed" / name / "nnUNetPlans.json"
+    plans = json.loads(path.read_text())
+    plans["configurations"][configuration] |= smaller
+    path.write_text(json.dumps(plans))
 
-    trainer = get_trainer_from_args("501", "2d", 0, "DCFFSNetTrainer_2epochs_25iterations", device=torch.device("cpu"))
-    trainer.run_training()
+
+def validate(trainer) -> dict:
+    """nnU-Net's summary of its validation."""
     trainer.perform_actual_validation()
-    summary = json.loads((Path(trainer.output_folder) / "validation" / "summary.json").read_text())
-    assert len(summary["metric_per_case"]) == NUM_IMAGES // 5
-    assert summary["foreground_mean"]["Dice"] > 0.5  # an untrained network scores below 0.3
+    return json.loads((Path(trainer.output_folder) / "validation" / "summary.json").read_text())
+
+
+def predict_and_score(trainer, raw: Path, root: Path, case: str) -> float:
+    """Dice of a case that is read, preprocessed and predicted anew."""
+    from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder2
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
     predictor = nnUNetPredictor(device=torch.device("cpu"), perform_everything_on_device=False, allow_tqdm=False)
     predictor.initialize_from_trained_model_folder(trainer.output_folder_base, (0,), "checkpoint_final.pth")
-    image = next(raw.glob("imagesTr/*.png"))
-    predictor.predict_from_files_sequential([[str(image)]], [str(tmp_path / "prediction")])
-    assert (tmp_path / "prediction.png").is_file()
+    images = [str(image) for image in raw.glob(f"imagesTr/{case}_*")]
+    predictions = root / "predictions"
+    predictions.mkdir()
+    predictor.predict_from_files_sequential([images], [str(predictions / case)])
+    plans = Path(trainer.output_folder_base) / "plans.json"
+    compute_metrics_on_folder2(
+        str(raw / "labelsTr"), str(predictions), str(raw / "dataset.json"), str(plans), chill=True
+    )
+    return json.loads((predictions / "summary.json").read_text())["foreground_mean"]["Dice"]
+
+
+def make_trainer(name: str, configuration: str, trainer_name: str, monkeypatch):
+    from nnunetv2.run.run_training import get_trainer_from_args
+
+    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    monkeypatch.setenv("NNUNET_PLUGINS_SEED", "0")
+    trainer = get_trainer_from_args(name[7:10], configuration, 0, trainer_name, device=torch.device("cpu"))
+    trainer.initialize()
+    return trainer
+
+
+def train_short_fold(trainer, raw: Path, root: Path) -> float:
+    """Mean Dice of the fold's validation; a new prediction must score as it did there."""
+    trainer.run_training()
+    trained = validate(trainer)
+    num_cases = json.loads((raw / "dataset.json").read_text())["numTraining"]
+    assert len(trained["metric_per_case"]) == -(-num_cases // 5)
+
+    first = trained["metric_per_case"][0]
+    case = Path(first["reference_file"]).name.split(".", 1)[0]
+    dice = [metrics["Dice"] for metrics in first["metrics"].values()]
+    score = predict_and_score(trainer, raw, root, case)
+    assert score == pytest.approx(sum(dice) / len(dice), abs=0.01)
+    return trained["foreground_mean"]["Dice"]
+
+
+@pytest.mark.slow
+def test_dcffsnet_learns_nuclei(shared_data, tmp_path, monkeypatch):
+    cell_datasets.use_nnunet_folders(tmp_path, monkeypatch)
+    labels = {"background": 0, "nucleus": 1}
+    raw = write_raw_dataset(shared_data("dsb2018"), tmp_path, NUCLEI, 60, ["R", "G", "B"], labels)
+    plan_and_preprocess(tmp_path, NUCLEI, "2d", patch_size=[128, 128], batch_size=4)
+    trainer = make_trainer(NUCLEI, "2d", "DCFFSNetTrainer_2epochs_25iterations", monkeypatch)
+    assert train_short_fold(trainer, raw, tmp_path) > 0.5  # an untrained network scores below 0.3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("configuration", "smaller"),
+    [("2d", {"batch_size": 8}), ("3d_fullres", {"patch_size": [16, 32, 16], "batch_size": 2})],
+    ids=["2d", "3d_fullres"],
+)
+def test_dlkunet_learns_the_hippocampus(configuration, smaller, shared_data, tmp_path, monkeypatch):
+    from nnunet_plugins.trainers import find_trainer
+
+    cell_datasets.use_nnunet_folders(tmp_path, monkeypatch)
+    labels = {"background": 0, "anterior": 1, "posterior": 2}
+    raw = write_raw_dataset(shared_data("msd_hippocampus"), tmp_path, HIPPOCAMPUS, 10, ["MRI"], labels)
+    plan_and_preprocess(tmp_path, HIPPOCAMPUS, configuration, **smaller)
+    name = "DLKUNetSTrainer_1epoch_100iterations"
+    monkeypatch.setattr(find_trainer(name), "network_kwargs", {"variant": "S", "base_channels": 16})
+    trainer = make_trainer(HIPPOCAMPUS, configuration, name, monkeypatch)
+    untrained = validate(trainer)["foreground_mean"]["Dice"]
+    assert train_short_fold(trainer, raw, tmp_path) > untrained + 0.15

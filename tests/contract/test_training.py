@@ -1,6 +1,6 @@
 """Proves for every trainer: nnU-Net's own training and inference run with it, on images, volumes and in the cascade.
 
-For the main trainers (``tests/table.py``) also: validation of a fold, resuming, weights from another dataset, and sharing
+For the main trainers (``tests/table.py``) also: validation of a fold, resuming, weights of another dataset, and sharing
 a model.
 """
 

@@ -23,7 +23,12 @@ for variable in ("NNUNET_PLUGINS_SEED", "NNUNET_PLUGINS_WEIGHTS", *NNUNET_FOLDER
 
 settings.register_profile("suite", deadline=None, max_examples=30, derandomize=True)
 settings.load_profile("suite")
-torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+
+@pytest.fixture(autouse=True)
+def two_threads() -> None:
+    """Every test has two cores, whatever the one before has set."""
+    torch.set_num_threads(min(2, os.cpu_count() or 1))
 
 
 @pytest.fixture(scope="session", autouse=True)

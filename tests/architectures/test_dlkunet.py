@@ -67,7 +67,7 @@ def test_separable_convolution_computes_equation_1(conv_op):
     dimensions = 2 if conv_op is nn.Conv2d else 3
     layer = separable_conv(conv_op, 3, 5, (3,) * dimensions)
     depthwise, pointwise, norm, _ = layer
-    x = torch.randn(2, 3, 7, 6, 5)[..., :, :] if dimensions == 3 else torch.randn(2, 3, 7, 6)
+    x = torch.randn(2, 3, *(7, 6, 5)[:dimensions])
     conv = F.conv3d if dimensions == 3 else F.conv2d
     channels = [
         conv(x[:, c : c + 1], depthwise.weight[c : c + 1], depthwise.bias[c : c + 1], padding=1) for c in range(3)

@@ -73,11 +73,9 @@ def predict_and_score(trainer, raw: Path, root: Path, case: str) -> float:
 
 
 def make_trainer(name: str, configuration: str, trainer_name: str, monkeypatch):
-    from nnunetv2.run.run_training import get_trainer_from_args
-
     monkeypatch.setenv("nnUNet_n_proc_DA", "0")
     monkeypatch.setenv("NNUNET_PLUGINS_SEED", "0")
-    trainer = get_trainer_from_args(name[7:10], configuration, 0, trainer_name, device=torch.device("cpu"))
+    trainer = cell_datasets.make_trainer(trainer_name, int(name[7:10]), configuration=configuration)
     trainer.initialize()
     return trainer
 

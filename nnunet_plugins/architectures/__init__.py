@@ -1,6 +1,7 @@
 """Networks. All return plain logits, or with ``deep_supervision``, if they have it, a tuple that begins with them."""
 
+from nnunet_plugins.architectures.condseg import ConDSeg, Net0
 from nnunet_plugins.architectures.dcffsnet import DCFFSNet
 from nnunet_plugins.architectures.dlkunet import DLKUNet
 
-__all__ = ["DCFFSNet", "DLKUNet"]
+__all__ = ["ConDSeg", "DCFFSNet", "DLKUNet", "Net0"]

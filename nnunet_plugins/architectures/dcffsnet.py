@@ -20,6 +20,7 @@ from nnunet_plugins.architectures.layers.directions import (
 )
 from nnunet_plugins.architectures.layers.encoders import timm_encoder
 from nnunet_plugins.architectures.layers.padding import crop, pad_to_stride
+from nnunet_plugins.architectures.layers.resize import upsample
 
 
 class DCFFSNetOutput(NamedTuple):
@@ -176,11 +177,6 @@ class DecoderStage(nn.Module):
     def forward(self, features: Tensor, connectivity: Tensor) -> Tensor:
         features, connectivity = self.fusion(self.project_skip(features), connectivity)
         return upsample(self.extract(torch.cat((connectivity, features), 1)), 2)
-
-
-def upsample(x: Tensor, factor: int) -> Tensor:
-    """Bilinear, in the precision of ``x``: CUDA's autocast interpolates in float32 and would leave the result there."""
-    return F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False).to(x.dtype)
 
 
 class DCFFSNet(nn.Module):

@@ -1,6 +1,7 @@
 """Losses. Each takes a network's outputs and nnU-Net's targets; all compute in float32 and honour the ignore label."""
 
+from nnunet_plugins.losses.condseg import ConDSegLoss
 from nnunet_plugins.losses.dcffsnet import ConnectivityLoss, DCFFSNetLoss
 from nnunet_plugins.losses.dlkunet import DiceCrossEntropyLoss
 
-__all__ = ["ConnectivityLoss", "DCFFSNetLoss", "DiceCrossEntropyLoss"]
+__all__ = ["ConDSegLoss", "ConnectivityLoss", "DCFFSNetLoss", "DiceCrossEntropyLoss"]

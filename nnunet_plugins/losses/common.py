@@ -102,6 +102,15 @@ def soft_dice_loss(
     return (1 - (2 * intersection + smooth) / (predicted + true + smooth)).mean()
 
 
+def dice_and_cross_entropy(
+    logits: Tensor, target: Target, *, softmax: bool, batch_dice: bool = True
+) -> tuple[Tensor, Tensor]:
+    """Dice loss and cross-entropy as nnU-Net pairs them: Dice without the background for classes, of every region."""
+    probabilities = logits.softmax(1) if softmax else logits.sigmoid()
+    dice = soft_dice_loss(probabilities, target, batch_dice=batch_dice, background=not softmax)
+    return dice, segmentation_cross_entropy(logits, target, softmax=softmax)
+
+
 class SumOverProcesses(torch.autograd.Function):
     """Sum a tensor over all DDP processes; its gradient is summed likewise, which DDP's averaging then puts right."""
 

@@ -14,9 +14,8 @@ from torch import Tensor
 from nnunet_plugins.losses.common import (
     LabelFormat,
     PluginLoss,
+    dice_and_cross_entropy,
     full_resolution,
-    segmentation_cross_entropy,
-    soft_dice_loss,
     split_target,
 )
 
@@ -93,12 +92,6 @@ class DiceCrossEntropyLoss(PluginLoss):
         with torch.autocast(logits.device.type, enabled=False):
             logits, softmax = logits.float(), not self.label_format.regions
             target = split_target(full_resolution(targets), logits.shape[1], self.label_format)
-            dice = soft_dice_loss(
-                logits.softmax(1) if softmax else logits.sigmoid(),
-                target,
-                batch_dice=self.batch_dice,
-                background=not softmax,
-            )
-            cross_entropy = segmentation_cross_entropy(logits, target, softmax=softmax)
+            dice, cross_entropy = dice_and_cross_entropy(logits, target, softmax=softmax, batch_dice=self.batch_dice)
             alpha, beta = self.weights
             return self.total({"alpha * dice": alpha * dice, "beta * cross_entropy": beta * cross_entropy})

@@ -32,6 +32,10 @@ def dlkunet_variant(varies: str, **network_kwargs: Any) -> Variant:
     return Variant("dlkunet", "DLKUNetTrainer", varies, {"network_kwargs": network_kwargs})
 
 
+def condseg_variant(varies: str, **overrides: Any) -> Variant:
+    return Variant("condseg", "ConDSegTrainer", varies, overrides)
+
+
 TRAINERS: dict[str, Variant] = {
     "DCFFSNetTrainer": Variant("dcffsnet", "DCFFSNetTrainer", "the paper's method, random initialisation"),
     "DCFFSNetTrainer_pretrained": Variant(
@@ -48,6 +52,32 @@ TRAINERS: dict[str, Variant] = {
     ),
     "DCFFSNetTrainer_meanVote": Variant(
         "dcffsnet", "DCFFSNetTrainer", "mean instead of maximum over the votes", {"voting": "mean"}
+    ),
+    "ConDSegTrainer": Variant("condseg", "ConDSegTrainer", "the paper's method: both stages in one training"),
+    "ConDSegTrainer_pretrained": condseg_variant("encoder starts from ImageNet weights", pretrained=True),
+    "ConDSegTrainer_stage2": condseg_variant(
+        "stage 2 alone, on the encoder of a stage-1 training ($NNUNET_PLUGINS_STAGE1)",
+        pretrained=True,
+        pretrained_by="stage 1",
+        stage_1_percent=0,
+    ),
+    "ConDSegTrainer_oneStage": condseg_variant(
+        "Table 3: the whole network from scratch", stage_1_percent=0, stage_2_encoder_lr=1e-4
+    ),
+    "ConDSegTrainer_woCR": condseg_variant(
+        "Table 3: stage 1 without consistency reinforcement", consistency_reinforcement=False
+    ),
+    "ConDSegTrainer_woSADecoder": condseg_variant(
+        "Table 4: a decoder for the finest levels alone", network_kwargs={"use_sa_decoder": False}
+    ),
+    "ConDSegTrainer_baseline": condseg_variant(
+        "Table 4: that, and no SID and CDFA", network_kwargs={"use_contrast": False, "use_sa_decoder": False}
+    ),
+    "ConDSegNet0Trainer": Variant(
+        "condseg", "ConDSegNet0Trainer", "Table 3: Net0 alone, with consistency reinforcement"
+    ),
+    "ConDSegNet0Trainer_woCR": Variant(
+        "condseg", "ConDSegNet0Trainer", "Table 3: Net0 alone, without it", {"consistency_reinforcement": False}
     ),
     "DLKUNetTrainer": Variant("dlkunet", "DLKUNetTrainer", "the paper's method: size L, phase-based loss weights"),
     "DLKUNetTrainer_ordinaryLoss": Variant(

@@ -5,23 +5,45 @@ from pathlib import Path
 from typing import Any
 
 import timm
-from torch import nn
+from torch import Tensor, nn
 
 from nnunet_plugins.errors import UserError
 
 WEIGHTS_FOLDER_VARIABLE = "NNUNET_PLUGINS_WEIGHTS"
 
 
-def timm_encoder(name: str, in_channels: int) -> tuple[nn.Module, list[int]]:
-    """A randomly initialised timm backbone that returns the feature maps of all its scales, and their widths.
+def timm_encoder(name: str, in_channels: int, num_features: int | None = None) -> tuple[Any, list[int]]:
+    """A randomly initialised timm backbone that returns its feature maps, and their widths.
 
-    ``(B, in_channels, H, W)`` to a list of maps at 1/2, 1/4, ...
+    ``(B, in_channels, H, W)`` to a list of maps ``(B, C_i, H / r_i, W / r_i)``; ``encoder.feature_info.reduction()``
+    gives the r_i, most often 2, 4, 8, ...
+
+    Args:
+        name: of a timm model with ``features_only`` that takes images of any size.
+        in_channels: channels of the image.
+        num_features: use the first so many maps, and no layers beyond; all of them if ``None``.
+
+    Raises:
+        ValueError: timm has no such model, or it has fewer feature maps.
     """
-    encoder: Any = timm.create_model(name, pretrained=False, features_only=True, in_chans=in_channels)
+    options: dict[str, Any] = {} if num_features is None else {"out_indices": tuple(range(num_features))}
+    try:
+        encoder: Any = timm.create_model(name, pretrained=False, features_only=True, in_chans=in_channels, **options)
+    except (RuntimeError, AssertionError, IndexError) as error:
+        raise ValueError(
+            f"backbone {name!r}: timm makes no encoder with {num_features or 'its'} feature maps of it ({error}); "
+            "choose another of timm.list_models()."
+        ) from error
+    if str(getattr(encoder, "output_fmt", "NCHW")).endswith("NHWC"):
+        encoder.register_forward_hook(channels_first)
     return encoder, encoder.feature_info.channels()
 
 
-def load_imagenet_weights(encoder: nn.Module, name: str, in_channels: int) -> None:
+def channels_first(encoder: nn.Module, arguments: Any, features: list[Tensor]) -> list[Tensor]:
+    return [feature.movedim(-1, 1) for feature in features]
+
+
+def load_imagenet_weights(encoder: Any, name: str, in_channels: int) -> None:
     """Load timm's ImageNet weights for ``name`` into ``encoder``; timm adapts the stem to ``in_channels``.
 
     A file ``<name>.safetensors`` or ``<name>.pth`` in the folder ``$NNUNET_PLUGINS_WEIGHTS`` is used if the variable is
@@ -43,7 +65,12 @@ def load_imagenet_weights(encoder: nn.Module, name: str, in_channels: int) -> No
         overlay = {"file": str(found)}
     try:
         pretrained = timm.create_model(
-            name, pretrained=True, pretrained_cfg_overlay=overlay, features_only=True, in_chans=in_channels
+            name,
+            pretrained=True,
+            pretrained_cfg_overlay=overlay,
+            features_only=True,
+            in_chans=in_channels,
+            out_indices=encoder.feature_info.out_indices,
         )
     except Exception as error:  # huggingface_hub, requests and safetensors share no base class
         if overlay is not None:

@@ -1,0 +1,188 @@
+"""ConDSeg as nnU-Net trainers: Net0 with consistency reinforcement, and both stages of the method in one training."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from torch import nn
+from torch.optim import Optimizer
+
+from nnunet_plugins.architectures import ConDSeg, Net0
+from nnunet_plugins.architectures.layers.encoders import load_imagenet_weights
+from nnunet_plugins.errors import UserError
+from nnunet_plugins.losses import ConDSegLoss
+from nnunet_plugins.trainers.base import PluginTrainer
+from nnunet_plugins.trainers.strong_augmentation import strongly_augmented
+
+STAGE_1_VARIABLE = "NNUNET_PLUGINS_STAGE1"
+
+
+class ConDSegNet0Trainer(PluginTrainer):
+    """Stage 1 alone: Net0 on the images and on strongly augmented views of them (eq. 1-7); Adam, constant rate."""
+
+    method = "ConDSeg"
+    paper = (
+        "Lei et al., ConDSeg: A General Medical Image Segmentation Framework via Contrast-Driven Feature Enhancement"
+    )
+    supported_dimensions = (2,)
+    initial_lr = 1e-4
+    weight_decay = 0.0
+    enable_deep_supervision = False  # Net0 has one output
+    consistency_reinforcement: ClassVar[bool] = True
+
+    @classmethod
+    def build_network_architecture(
+        cls,
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool = True,
+    ) -> nn.Module:
+        return Net0(num_input_channels, num_output_channels, **cls.network_kwargs)
+
+    @classmethod
+    def reference_network(cls) -> nn.Module:
+        return Net0(3, 1, **cls.network_kwargs)
+
+    def build_optimizer(self, groups: Iterable[dict[str, Any]]) -> Optimizer:
+        return torch.optim.Adam(groups, weight_decay=self.weight_decay)
+
+    @staticmethod
+    def learning_rate_factor(progress: float) -> float:
+        return 1.0
+
+    def _build_loss(self) -> nn.Module:
+        return ConDSegLoss(self.label_format, batch_dice=self.configuration_manager.batch_dice)
+
+    @property
+    def stage(self) -> int:
+        """Of the current epoch."""
+        return 1
+
+    def train_step(self, batch: dict) -> dict:
+        """nnU-Net's; with consistency reinforcement the images' augmented views follow them in the batch."""
+        if self.consistency_reinforcement and self.stage == 1:
+            images = batch["data"].to(self.device, non_blocking=True)
+            batch = batch | {"data": torch.cat((images, strongly_augmented(images)))}
+        return super().train_step(batch)
+
+
+class ConDSegTrainer(ConDSegNet0Trainer):
+    """Both stages: Net0 for the first 20 % of the epochs, then the whole network with a tenth of its encoder's rate.
+
+    The stage is a function of the epoch. The optimiser has the same two groups of parameters, encoder and rest, in
+    both; the second stage starts it afresh, as a training of its own would, and with no record of the first one's Dice.
+    """
+
+    enable_deep_supervision = True
+    stage_1_percent: ClassVar[int] = 20
+    stage_2_encoder_lr: ClassVar[float] = 1e-5
+    pretrained_by: ClassVar[str] = "ImageNet"
+
+    # ---- network -----------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def build_network_architecture(
+        cls,
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool = True,
+    ) -> nn.Module:
+        return ConDSeg(
+            num_input_channels, num_output_channels, deep_supervision=enable_deep_supervision, **cls.network_kwargs
+        )
+
+    @classmethod
+    def reference_network(cls) -> nn.Module:
+        return ConDSeg(3, 1, **cls.network_kwargs)
+
+    def load_initial_weights(self) -> None:
+        network = self.bare_network
+        assert isinstance(network, ConDSeg)
+        net0 = network.net0
+        if self.pretrained_by == "ImageNet":
+            load_imagenet_weights(net0.encoder, net0.backbone, self.num_input_channels)
+        else:
+            load_stage_1_encoder(net0.encoder)
+
+    # ---- stages ------------------------------------------------------------------------------------------------------
+
+    @property
+    def num_stage_1_epochs(self) -> int:
+        """A fifth of the epochs, rounded up; but the last epoch belongs to stage 2."""
+        return min(-(-self.stage_1_percent * self.num_epochs // 100), self.num_epochs - 1)
+
+    @property
+    def stage(self) -> int:
+        return 1 if self.current_epoch < self.num_stage_1_epochs else 2
+
+    @property
+    def stage_2_begins(self) -> bool:
+        """With the current epoch, after a first stage."""
+        return 0 < self.current_epoch == self.num_stage_1_epochs
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The encoder, and the rest."""
+        network = self.bare_network
+        assert isinstance(network, ConDSeg)
+        encoder = list(network.net0.encoder.parameters())
+        known = set(map(id, encoder))
+        rest = [p for p in network.parameters() if id(p) not in known]
+        return [{"params": params, "lr": self.initial_lr} for params in (encoder, rest)]
+
+    def on_train_epoch_start(self) -> None:
+        assert isinstance(self.bare_network, ConDSeg)
+        self.bare_network.stage = self.stage
+        if self.stage_2_begins:
+            # Weights that had no gradient so far have a step count all the same: Adam would no longer correct their
+            # moments' bias, and take steps up to 6 times as long as the rate says.
+            self.optimizer.state.clear()
+            self._best_ema = None
+        self.lr_scheduler.base_lrs[0] = self.initial_lr if self.stage == 1 else self.stage_2_encoder_lr
+        super().on_train_epoch_start()
+        encoder_lr, lr = (group["lr"] for group in self.optimizer.param_groups)
+        self.print_to_log_file(f"stage {self.stage}: learning rate {encoder_lr:g} for the encoder, {lr:g} for the rest")
+
+    def on_validation_epoch_end(self, val_outputs: list[dict]) -> None:
+        super().on_validation_epoch_end(val_outputs)
+        if self.stage_2_begins:  # the moving average begins anew: checkpoint_best must not compare Net0's Dice
+            dice = self.logger.get_value("mean_fg_dice", step=self.current_epoch)
+            self.logger.get_value("ema_fg_dice", step=None)[self.current_epoch] = dice
+
+
+def load_stage_1_encoder(encoder: nn.Module) -> None:
+    """Load the encoder of the checkpoint ``$NNUNET_PLUGINS_STAGE1``: of any ConDSeg training, in stage 1 or 2.
+
+    Raises:
+        UserError: the variable is not set, or what it names is no such checkpoint, or one of another kind of images.
+    """
+    name = os.environ.get(STAGE_1_VARIABLE)
+    if not name:
+        raise UserError(
+            f"{STAGE_1_VARIABLE} is not set: _stage2 trains on the encoder of a stage-1 training, so set it to that "
+            "training's checkpoint, e.g. .../ConDSegNet0Trainer__nnUNetPlans__2d/fold_0/checkpoint_final.pth."
+        )
+    if not Path(name).is_file():
+        raise UserError(f"{STAGE_1_VARIABLE}={name}: there is no such file; set it to the checkpoint of stage 1.")
+    try:
+        weights = torch.load(name, map_location="cpu", weights_only=False)["network_weights"]
+    except Exception as error:  # torch.load raises whatever the file makes its unpickler raise
+        raise UserError(
+            f"{STAGE_1_VARIABLE}={name} is no checkpoint of nnU-Net ({error}): expected e.g. checkpoint_final.pth."
+        ) from error
+    found = {key.removeprefix("net0."): value for key, value in weights.items()}
+    prefix = "encoder."
+    found = {key.removeprefix(prefix): value for key, value in found.items() if key.startswith(prefix)}
+    try:
+        encoder.load_state_dict(found)
+    except RuntimeError as error:
+        raise UserError(
+            f"{STAGE_1_VARIABLE}={name} does not fit: expected a ConDSeg training of images with as many channels, "
+            f"and with the same backbone ({' '.join(str(error).split()[:40])} ...)."
+        ) from error

@@ -1,0 +1,78 @@
+"""Proves: aggregation of windows equals the literal unfold, two products and fold, in values and gradients."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from nnunet_plugins.architectures.layers.windows import aggregate_windows
+
+
+def literal_aggregation(values, outer, inner):
+    """Eq. 11, 13 and 14 as they stand."""
+    batch, heads, channels, height, width = values.shape
+    members = outer.shape[2]
+    window = int(members**0.5)
+    unfolded = F.unfold(values.flatten(1, 2), window, padding=window // 2)  # (B, heads * C * K^2, H * W)
+    unfolded = unfolded.view(batch, heads, channels, members, -1).permute(0, 1, 4, 3, 2)  # (B, heads, H * W, K^2, C)
+    outer, inner = (x.flatten(4).permute(0, 1, 4, 2, 3) for x in (outer, inner))  # (B, heads, H * W, K^2, K^2)
+    weighted = outer @ (inner @ unfolded)
+    weighted = weighted.permute(0, 1, 4, 3, 2).reshape(batch, -1, height * width)
+    return F.fold(weighted, (height, width), window, padding=window // 2).view_as(values)
+
+
+def value_and_gradients(function, *inputs):
+    inputs = [x.clone().requires_grad_() for x in inputs]
+    y = function(*inputs)
+    weights = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view(y.shape)
+    return [y.detach(), *torch.autograd.grad(y, inputs, weights)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("window", "size"), [(3, (9, 12)), (3, (1, 1)), (3, (2, 7)), (5, (8, 6)), (5, (1, 2)), (7, (3, 4)), (1, (4, 4))]
+)
+def test_values_and_gradients_are_those_of_unfold_and_fold(window, size, dtype):
+    torch.manual_seed(0)
+    members = window**2
+    values = torch.randn(2, 4, 3, *size, dtype=dtype)
+    outer, inner = torch.randn(2, 2, 4, members, members, *size, dtype=dtype).softmax(4).unbind()
+    ours, literal = (value_and_gradients(f, values, outer, inner) for f in (aggregate_windows, literal_aggregation))
+    for mine, theirs in zip(ours, literal, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5 if dtype == torch.float32 else 1e-9)
+
+
+def test_gradients_are_those_of_finite_differences():
+    torch.manual_seed(0)
+    values, outer, inner = (
+        torch.randn(1, 2, *shape, 3, 2, dtype=torch.float64, requires_grad=True) for shape in ((2,), (9, 9), (9, 9))
+    )
+    assert torch.autograd.gradcheck(aggregate_windows, (values, outer, inner))
+
+
+@given(st.integers(1, 6), st.integers(1, 6), st.sampled_from([1, 3, 5]))
+def test_identity_matrices_count_the_windows_around_a_position(height, width, window):
+    values = torch.rand(1, 1, 2, height, width, dtype=torch.float64)
+    identity = torch.eye(window**2, dtype=torch.float64)[:, :, None, None].expand(-1, -1, height, width)[None, None]
+    windows = F.conv2d(
+        torch.ones(1, 1, height, width, dtype=torch.float64),
+        torch.ones(1, 1, window, window, dtype=torch.float64),
+        padding=window // 2,
+    )
+    torch.testing.assert_close(aggregate_windows(values, identity, identity), values * windows)
+
+
+def test_nothing_unfolded_is_kept_for_the_backward_pass():
+    kept = {}
+
+    def pack(x):
+        kept[x.untyped_storage().data_ptr()] = x
+        return x
+
+    values = torch.randn(1, 4, 32, 16, 16, requires_grad=True)
+    outer, inner = (torch.rand(1, 4, 9, 9, 16, 16, requires_grad=True) for _ in range(2))
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        aggregate_windows(values, outer, inner)
+    taps = 4 * 25 * 16 * 16
+    assert sum(x.numel() for x in kept.values()) == values.numel() + outer.numel() + inner.numel() + taps

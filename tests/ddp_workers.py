@@ -75,7 +75,7 @@ def batch_dice_over_processes(rank: int) -> dict:
 
 
 def train_one(name: str, batch_size: int) -> dict:
-    base = find_trainer(f"{name}_1epoch_2iterations")
+    base = find_trainer(f"{name}_2epochs_1iterations")
     trainer_class = type(base.__name__, (OnCpu, base), {})
     plans = cell_datasets.load_plans(cell_datasets.LABELS) | {"continue_training": False}
     plans["configurations"]["2d"]["batch_size"] = batch_size

@@ -7,7 +7,13 @@ from nnunet_plugins.trainers import TRAINERS, find_trainer
 MAIN_TRAINERS = [*(name for name, variant in TRAINERS.items() if not variant.overrides), "DLKUNetSTrainer"]
 """The trainers of the papers, and the one with fewer blocks than nnU-Net's plans have stages. Tested in full."""
 
-WITH_OWN_CODE = [*MAIN_TRAINERS, "DCFFSNetTrainer_pretrained", "DCFFSNetTrainer_woDS"]
+WITH_OWN_CODE = [
+    *MAIN_TRAINERS,
+    "DCFFSNetTrainer_pretrained",
+    "DCFFSNetTrainer_woDS",
+    "ConDSegTrainer_stage2",
+    "ConDSegTrainer_baseline",
+]
 """With the variants that do something in their own way: load weights, leave an output out. The other variants differ
 from a main trainer in numbers, and are tested in brief."""
 
@@ -34,3 +40,9 @@ def datasets_for_training(trainer_name: str) -> list[int]:
     if trainer_name in MAIN_TRAINERS:
         return datasets_for_loss(trainer_name)
     return [THICK_VOLUMES if in_3d(trainer_name) else REGIONS_IGNORE]
+
+
+def never_trained(trainer_name: str) -> tuple[str, ...]:
+    """Beginnings of the names of parameters that exist for another training only."""
+    trainer = find_trainer(trainer_name)
+    return ("net0.head.",) if getattr(trainer, "stage_1_percent", None) == 0 else ()

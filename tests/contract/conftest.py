@@ -11,6 +11,7 @@ import torch
 from cell_datasets import LABELS, NAMES
 from table import MAIN_TRAINERS, WITH_OWN_CODE, datasets_for_loss, datasets_for_training, dimensions_of, in_3d
 
+from nnunet_plugins.architectures import Net0
 from nnunet_plugins.trainers import TRAINERS
 
 
@@ -71,13 +72,16 @@ def trainer_and_dataset(request) -> tuple[str, int]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def imagenet_weights(tmp_path_factory) -> Iterator[None]:
-    """A folder with weights in timm's format for the ``_pretrained`` trainers; nothing can be downloaded here."""
+def initial_weights(tmp_path_factory) -> Iterator[None]:
+    """Weights in timm's format for the ``_pretrained`` trainers (nothing can be downloaded here), and of a stage 1."""
     folder = tmp_path_factory.mktemp("weights")
     torch.manual_seed(7)
-    torch.save(timm.create_model("resnet34", pretrained=False).state_dict(), folder / "resnet34.pth")
+    for name in ("resnet34", "resnet50"):
+        torch.save(timm.create_model(name, pretrained=False).state_dict(), folder / f"{name}.pth")
+    torch.save({"network_weights": Net0(3, 1).state_dict()}, folder / "stage1.pth")
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setenv("NNUNET_PLUGINS_WEIGHTS", str(folder))
+        monkeypatch.setenv("NNUNET_PLUGINS_STAGE1", str(folder / "stage1.pth"))
         yield
 
 

@@ -112,7 +112,8 @@ def test_resumed_training_equals_an_uninterrupted_one(own_trainer_name, tmp_path
     with pytest.raises(Killed):
         interrupted.run_training()
 
-    monkeypatch.delenv("NNUNET_PLUGINS_WEIGHTS")  # what the checkpoint replaces must not be loaded again
+    for variable in ("NNUNET_PLUGINS_WEIGHTS", "NNUNET_PLUGINS_STAGE1"):
+        monkeypatch.delenv(variable)  # what the checkpoint replaces must not be loaded again
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     resumed = make_trainer(name, LABELS, continue_training=True)
     maybe_load_checkpoint(resumed, continue_training=True, validation_only=False)

@@ -7,15 +7,12 @@ from nnunet_plugins.trainers import TRAINERS, find_trainer
 MAIN_TRAINERS = [*(name for name, variant in TRAINERS.items() if not variant.overrides), "DLKUNetSTrainer"]
 """The trainers of the papers, and the one with fewer blocks than nnU-Net's plans have stages. Tested in full."""
 
-WITH_OWN_CODE = [
-    *MAIN_TRAINERS,
-    "DCFFSNetTrainer_pretrained",
-    "DCFFSNetTrainer_woDS",
-    "ConDSegTrainer_stage2",
-    "ConDSegTrainer_baseline",
-]
-"""With the variants that do something in their own way: load weights, leave an output out. The other variants differ
-from a main trainer in numbers, and are tested in brief."""
+WITH_OWN_NETWORK = [*MAIN_TRAINERS, "DCFFSNetTrainer_woDS", "ConDSegTrainer_baseline"]
+"""With the variants that leave an output of the network out."""
+
+WITH_OWN_CODE = [*WITH_OWN_NETWORK, "DCFFSNetTrainer_pretrained", "ConDSegTrainer_stage2"]
+"""With those that load weights, too. The other variants differ from a main trainer in numbers, and are tested in
+brief."""
 
 
 def in_3d(trainer_name: str) -> bool:

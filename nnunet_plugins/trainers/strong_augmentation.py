@@ -71,7 +71,7 @@ def adjust_hue(x: Tensor, turn: Tensor) -> Tensor:
     to_yiq = x.new_tensor(RGB_TO_YIQ)
     angle = 2 * math.pi * turn.flatten()
     zero, one = torch.zeros_like(angle), torch.ones_like(angle)
-    rows = [[one, zero, zero], [zero, angle.cos(), -angle.sin()], [zero, angle.sin(), angle.cos()]]
+    rows = [[one, zero, zero], [zero, angle.cos(), angle.sin()], [zero, -angle.sin(), angle.cos()]]
     rotation = torch.stack([torch.stack(row, 1) for row in rows], 1)  # (B, 3, 3)
     return torch.einsum("bij,bjhw->bihw", to_yiq.inverse() @ rotation @ to_yiq, x)
 

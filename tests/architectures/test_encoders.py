@@ -53,3 +53,24 @@ def test_offline_both_remedies_are_named(monkeypatch, tmp_path):
 
 def test_building_an_encoder_loads_nothing(weights_folder):
     timm_encoder("resnet18", 3)  # the folder is empty: any attempt to load would raise
+
+
+def test_first_features_alone_leave_out_the_layers_beyond_them(weights_folder):
+    encoder, widths = timm_encoder("resnet18", 3, 4)
+    assert widths == [64, 64, 128, 256]
+    assert not [key for key in encoder.state_dict() if key.startswith("layer4")]
+    source = timm.create_model("resnet18", pretrained=False).state_dict()
+    torch.save(source, weights_folder / "resnet18.pth")
+    load_imagenet_weights(encoder, "resnet18", 3)
+    assert all(torch.equal(value, source[key]) for key, value in encoder.state_dict().items())
+
+
+def test_features_are_channels_first_whatever_the_backbone():
+    encoder, widths = timm_encoder("mambaout_femto", 3)
+    assert [f.shape[1] for f in encoder(torch.zeros(1, 3, 64, 96))] == widths
+
+
+@pytest.mark.parametrize(("name", "num_features"), [("resnet19", 4), ("resnet18", 9)])
+def test_a_backbone_that_timm_has_not_is_named(name, num_features):
+    with pytest.raises(ValueError, match=f"backbone '{name}': timm makes no encoder with {num_features} feature maps"):
+        timm_encoder(name, 3, num_features)

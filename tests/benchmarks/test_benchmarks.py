@@ -15,7 +15,7 @@ SPREAD = r"\d\S* \(\S+-\S+\)"
 def benchmarks_are_importable(monkeypatch):
     monkeypatch.syspath_prepend(str(FOLDER))
     yield
-    for name in ("step_time", "dcffsnet_ops", "dlkunet_ops"):
+    for name in ("step_time", "dcffsnet_ops", "dlkunet_ops", "condseg_ops"):
         sys.modules.pop(name, None)
 
 
@@ -94,6 +94,27 @@ def test_dlkunet_ops_notices_a_form_that_differs(monkeypatch):
     monkeypatch.setattr(dlkunet_ops, "conv_on_grids", lambda conv, x: conv(x) + 1)
     with pytest.raises(AssertionError, match="differ"):
         dlkunet_ops.require_agreement("S", Setting(patch=(16, 16), batch=1, channels=1))
+
+
+def test_condseg_ops_prints_ratios(capsys):
+    import condseg_ops
+
+    condseg_ops.main([*TINY, "--threads", "1"])
+    out = capsys.readouterr().out
+    assert "agree" in out
+    names = re.findall(rf"^\| (.+?) \| {SPREAD} \| {SPREAD} \| \d+ \| [\d.]+ \|$", out, re.M)
+    assert [name.split(",")[0] for name in names] == ["aggregation"] * 4 + ["ConDSeg"]
+    assert re.search(r"Peak of a training step .*: \d+ MB if literal, ratio [\d.]+", out)
+
+
+def test_condseg_ops_notices_a_form_that_differs(monkeypatch):
+    import condseg_ops
+    from step_time import Setting
+
+    literal = condseg_ops.literal_aggregation
+    monkeypatch.setattr(condseg_ops, "aggregate_windows", lambda values, outer, inner: literal(values, inner, outer))
+    with pytest.raises(AssertionError, match="differ"):
+        condseg_ops.require_agreement(3, Setting(patch=(16, 16), batch=1))
 
 
 def test_compiling_on_the_cpu_is_refused(capsys):

@@ -9,7 +9,15 @@ import pytest
 import timm
 import torch
 from cell_datasets import LABELS, NAMES
-from table import MAIN_TRAINERS, WITH_OWN_CODE, datasets_for_loss, datasets_for_training, dimensions_of, in_3d
+from table import (
+    MAIN_TRAINERS,
+    WITH_OWN_CODE,
+    WITH_OWN_NETWORK,
+    datasets_for_loss,
+    datasets_for_training,
+    dimensions_of,
+    in_3d,
+)
 
 from nnunet_plugins.architectures import Net0
 from nnunet_plugins.trainers import TRAINERS
@@ -49,8 +57,8 @@ def trainer_and_dimensions(request) -> tuple[str, int]:
     return request.param
 
 
-@pytest.fixture(params=with_dimensions(WITH_OWN_CODE))
-def own_trainer_and_dimensions(request) -> tuple[str, int]:
+@pytest.fixture(params=with_dimensions(WITH_OWN_NETWORK))
+def own_network_and_dimensions(request) -> tuple[str, int]:
     return request.param
 
 

@@ -67,7 +67,7 @@ def test_loss_and_gradients_are_finite_for_every_target(trainer_and_targets):
 
 
 def test_every_parameter_receives_a_gradient(trainer_name):
-    """In every epoch, if only of zeros (DDP waits for it), and a real one in some epoch, as a training may have stages."""
+    """Which may be of zeros in a stage of the training that does not use it (DDP waits for it), but not in all."""
     trainer = initialized_trainer(f"{trainer_name}_2epochs", LABELS)
     torch.manual_seed(0)
     for parameter in trainer.network.parameters():  # away from gates that start at zero and hide what lies behind

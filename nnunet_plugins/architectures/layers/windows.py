@@ -6,8 +6,9 @@ and the sum over all windows that hold a position is one filter of (2K - 1) x (2
 which takes a fraction of time and memory (``benchmarks/condseg_ops.py``).
 """
 
+import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Sequence
 from itertools import product
 from typing import Any
 
@@ -32,44 +33,54 @@ def aggregate_windows(values: Tensor, outer: Tensor, inner: Tensor) -> Tensor:
 
 
 class WindowAggregation(torch.autograd.Function):
-    """Keeps the matrices and the taps for the backward pass, but neither unfolded values nor products of matrices."""
+    """Keeps the matrices and the taps for the backward pass, but neither unfolded values nor products of matrices.
+
+    Every step makes a new tensor: writing in place would be a little faster as it stands (1.2 times), but
+    ``torch.compile`` makes of it twice as slow a kernel, and takes minutes for that.
+    """
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, outer: Tensor, inner: Tensor) -> Tensor:
         taps = taps_of_windows(torch.einsum("bhmkyx,bhknyx->bhmnyx", outer, inner))
         ctx.save_for_backward(values, outer, inner, taps)
-        radius = taps.shape[2] // 2
-        padded, result = F.pad(values, (radius,) * 4), torch.zeros_like(values)
-        for tap, place in places_of_taps(taps):
-            result.addcmul_(taps[tap].unsqueeze(2), padded[place])
+        size, reach = values.shape[-2:], taps.shape[2] // 2
+        padded, result = pad(values, reach), torch.zeros_like(values)
+        for row, column in square(taps.shape[2]):
+            result = torch.addcmul(result, taps[:, :, row, column, None], part(padded, row, column, size))
         return result
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         values, outer, inner, taps = ctx.saved_tensors
-        radius = taps.shape[2] // 2
-        padded = F.pad(values, (radius,) * 4)
-        padded_gradient, taps_gradient = torch.zeros_like(padded), torch.empty_like(taps)
-        for tap, place in places_of_taps(taps):
-            padded_gradient[place].addcmul_(taps[tap].unsqueeze(2), gradient)
-            taps_gradient[tap] = (padded[place] * gradient).sum(2)
-        mixed_gradient = windows_of_taps(taps_gradient)
+        size, edge = values.shape[-2:], taps.shape[2]
+        padded, padded_gradient, padded_taps = (pad(x, edge // 2) for x in (values, gradient, taps))
+        values_gradient, taps_gradient = torch.zeros_like(values), []
+        for row, column in square(edge):
+            opposite = (edge - 1 - row, edge - 1 - column)  # from here, the position whose tap looked here
+            taps_there = part(padded_taps[:, :, row, column, None], *opposite, size)
+            values_gradient = torch.addcmul(values_gradient, taps_there, part(padded_gradient, *opposite, size))
+            taps_gradient.append((part(padded, row, column, size) * gradient).sum(2))
+        mixed_gradient = windows_of_taps(torch.stack(taps_gradient, 2).unflatten(2, (edge, edge)))
         return (
-            F.pad(padded_gradient, (-radius,) * 4),
+            values_gradient,
             torch.einsum("bhmnyx,bhknyx->bhmkyx", mixed_gradient, inner),
             torch.einsum("bhmkyx,bhmnyx->bhknyx", outer, mixed_gradient),
         )
 
 
-Index = tuple[Any, ...]
+def square(edge: int) -> Iterable[tuple[int, ...]]:
+    """Rows and columns of a square, row by row."""
+    return product(range(edge), repeat=2)
 
 
-def places_of_taps(taps: Tensor) -> Iterator[tuple[Index, Index]]:
-    """Index of every tap, and of what it meets in the padded values."""
-    _, _, rows, columns, height, width = taps.shape
-    for row, column in product(range(rows), range(columns)):
-        yield (slice(None), slice(None), row, column), (..., slice(row, row + height), slice(column, column + width))
+def pad(x: Tensor, margin: int) -> Tensor:
+    return F.pad(x, (margin,) * 4)
+
+
+def part(x: Tensor, row: int, column: int, size: Sequence[int]) -> Tensor:
+    """The part of a padded map that begins at a row and column."""
+    return x[..., row : row + size[0], column : column + size[1]]
 
 
 def taps_of_windows(matrices: Tensor) -> Tensor:
@@ -77,46 +88,21 @@ def taps_of_windows(matrices: Tensor) -> Tensor:
 
     The window around p gives its member m, at p + m, the values at p + n: for the position p + m that is tap n - m.
     """
-    matrices, window = per_row_and_column(matrices)
-    taps = matrices.new_zeros((*matrices.shape[:2], 2 * window - 1, 2 * window - 1, *matrices.shape[-2:]))
-    for tap, member in members_of_windows(matrices):
-        taps[tap] += matrices[member]
-    return taps
+    size, window = matrices.shape[-2:], math.isqrt(matrices.shape[2])
+    padded = pad(matrices, window // 2).unflatten(3, (window, window)).unflatten(2, (window, window))
+    taps = []
+    for row, column in square(window):
+        # (B, heads, K, K, H, W), at the place of the member instead of the window's centre
+        member = part(padded[:, :, row, column], window - 1 - row, window - 1 - column, size)
+        taps.append(F.pad(member, (0, 0, 0, 0, window - 1 - column, column, window - 1 - row, row)))
+    return functools.reduce(torch.add, taps)
 
 
 def windows_of_taps(gradient: Tensor) -> Tensor:
     """Gradient of :func:`taps_of_windows`."""
-    window = (gradient.shape[2] + 1) // 2
-    matrices = gradient.new_zeros((*gradient.shape[:2], *[window] * 4, *gradient.shape[-2:]))
-    for tap, member in members_of_windows(matrices):
-        matrices[member] = gradient[tap]
-    return matrices.flatten(4, 5).flatten(2, 3)
-
-
-def per_row_and_column(matrices: Tensor) -> tuple[Tensor, int]:
-    """``(B, heads, K^2, K^2, H, W)`` as ``(B, heads, K, K, K, K, H, W)``, and K."""
-    window = math.isqrt(matrices.shape[2])
-    return matrices.unflatten(3, (window, window)).unflatten(2, (window, window)), window
-
-
-def members_of_windows(matrices: Tensor) -> Iterator[tuple[Index, Index]]:
-    """For every member of a window: index of the taps that it feeds, and of its part of the matrices.
-
-    The latter is ``(B, heads, K, K, K, K, H, W)``: row and column of the member, then of the values that it gets.
-    """
-    window, (height, width) = matrices.shape[2], matrices.shape[-2:]
-    for row, column in product(range(window), repeat=2):
-        center_rows, member_rows = overlap(height, row - window // 2)
-        center_columns, member_columns = overlap(width, column - window // 2)
-        block = [slice(window - 1 - index, 2 * window - 1 - index) for index in (row, column)]
-        yield (
-            (slice(None), slice(None), *block, member_rows, member_columns),
-            (slice(None), slice(None), row, column, slice(None), slice(None), center_rows, center_columns),
-        )
-
-
-def overlap(length: int, step: int) -> tuple[slice, slice]:
-    """The positions along an axis that have another one a step further, and those others."""
-    number = max(length - abs(step), 0)
-    first, other = max(-step, 0), max(step, 0)
-    return slice(first, first + number), slice(other, other + number)
+    size, window = gradient.shape[-2:], (gradient.shape[2] + 1) // 2
+    padded, members = pad(gradient, window // 2), []
+    for row, column in square(window):
+        rows, columns = (slice(window - 1 - index, 2 * window - 1 - index) for index in (row, column))
+        members.append(part(padded[:, :, rows, columns], row, column, size).flatten(2, 3))
+    return torch.stack(members, 2)

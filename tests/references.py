@@ -1,0 +1,16 @@
+"""Plain, slow forms of what the package computes otherwise, for more than one test."""
+
+from torch.nn import functional as F
+
+
+def literal_aggregation(values, outer, inner):
+    """Eq. 11, 13 and 14 as they stand."""
+    batch, heads, channels, height, width = values.shape
+    members = outer.shape[2]
+    window = int(members**0.5)
+    unfolded = F.unfold(values.flatten(1, 2), window, padding=window // 2)  # (B, heads * C * K^2, H * W)
+    unfolded = unfolded.view(batch, heads, channels, members, -1).permute(0, 1, 4, 3, 2)  # (B, heads, H * W, K^2, C)
+    outer, inner = (x.flatten(4).permute(0, 1, 4, 2, 3) for x in (outer, inner))  # (B, heads, H * W, K^2, K^2)
+    weighted = outer @ (inner @ unfolded)
+    weighted = weighted.permute(0, 1, 4, 3, 2).reshape(batch, -1, height * width)
+    return F.fold(weighted, (height, width), window, padding=window // 2).view_as(values)

@@ -1,4 +1,4 @@
-"""Environment of the whole suite: one process, no compilation, no download, nnU-Net's folders in a temporary place."""
+"""Environment of the whole suite: nnU-Net in one process, not compiled, no download, temporary folders."""
 
 import multiprocessing
 import os
@@ -26,9 +26,9 @@ settings.load_profile("suite")
 
 
 @pytest.fixture(autouse=True)
-def two_threads() -> None:
-    """Every test has two cores, whatever the one before has set."""
-    torch.set_num_threads(min(2, os.cpu_count() or 1))
+def threads() -> None:
+    """Every test has its share of two cores, whatever the one before has set."""
+    torch.set_num_threads(max(1, min(2, os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -7,12 +7,33 @@ from nnunet_plugins.trainers import TRAINERS, find_trainer
 MAIN_TRAINERS = [*(name for name, variant in TRAINERS.items() if not variant.overrides), "DLKUNetSTrainer"]
 """The trainers of the papers, and the one with fewer blocks than nnU-Net's plans have stages. Tested in full."""
 
-WITH_OWN_NETWORK = [*MAIN_TRAINERS, "DCFFSNetTrainer_woDS", "ConDSegTrainer_baseline"]
+WITH_FEWER_OUTPUTS = [*MAIN_TRAINERS, "DCFFSNetTrainer_woDS", "ConDSegTrainer_baseline"]
 """With the variants that leave an output of the network out."""
 
-WITH_OWN_CODE = [*WITH_OWN_NETWORK, "DCFFSNetTrainer_pretrained", "ConDSegTrainer_stage2"]
-"""With those that load weights, too. The other variants differ from a main trainer in numbers, and are tested in
-brief."""
+LOADING_WEIGHTS = [*MAIN_TRAINERS, "DCFFSNetTrainer_pretrained", "ConDSegTrainer_stage2"]
+"""With those that start from weights. The other variants differ from a main trainer in numbers: tested in brief."""
+
+OF_THE_TRAINING = {
+    "pretrained",
+    "pretrained_by",
+    "stage_1_percent",
+    "stage_2_encoder_lr",
+    "consistency_reinforcement",
+    "loss_schedule",
+}
+"""Class attributes of which network and loss's gradients do not depend."""
+
+
+def with_different_networks() -> list[str]:
+    """Of the rows that differ only in how they train, the first."""
+    networks: dict[str, str] = {}
+    for name, variant in TRAINERS.items():
+        network = {key: value for key, value in variant.overrides.items() if key not in OF_THE_TRAINING}
+        networks.setdefault(f"{variant.base} {network}", name)
+    return list(networks.values())
+
+
+DIFFERENT_NETWORKS = with_different_networks()
 
 
 def in_3d(trainer_name: str) -> bool:
@@ -37,9 +58,3 @@ def datasets_for_training(trainer_name: str) -> list[int]:
     if trainer_name in MAIN_TRAINERS:
         return datasets_for_loss(trainer_name)
     return [THICK_VOLUMES if in_3d(trainer_name) else REGIONS_IGNORE]
-
-
-def never_trained(trainer_name: str) -> tuple[str, ...]:
-    """Beginnings of the names of parameters that exist for another training only."""
-    trainer = find_trainer(trainer_name)
-    return ("net0.head.",) if getattr(trainer, "stage_1_percent", None) == 0 else ()

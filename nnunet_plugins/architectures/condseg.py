@@ -75,6 +75,8 @@ class Net0(nn.Module):
         ValueError: the backbone has fewer than four feature maps.
     """
 
+    stage = 1
+
     def __init__(self, in_channels: int, num_classes: int, *, backbone: str = "resnet50"):
         super().__init__()
         self.backbone = backbone

@@ -58,14 +58,10 @@ class ConDSegNet0Trainer(PluginTrainer):
     def _build_loss(self) -> nn.Module:
         return ConDSegLoss(self.label_format, batch_dice=self.configuration_manager.batch_dice)
 
-    @property
-    def stage(self) -> int:
-        """Of the current epoch."""
-        return 1
-
     def train_step(self, batch: dict) -> dict:
         """nnU-Net's; with consistency reinforcement the images' augmented views follow them in the batch."""
-        if self.consistency_reinforcement and self.stage == 1:
+        assert isinstance(self.bare_network, Net0 | ConDSeg)
+        if self.consistency_reinforcement and self.bare_network.stage == 1:
             images = batch["data"].to(self.device, non_blocking=True)
             batch = batch | {"data": torch.cat((images, strongly_augmented(images)))}
         return super().train_step(batch)
@@ -120,6 +116,7 @@ class ConDSegTrainer(ConDSegNet0Trainer):
 
     @property
     def stage(self) -> int:
+        """Of the current epoch."""
         return 1 if self.current_epoch < self.num_stage_1_epochs else 2
 
     @property

@@ -10,9 +10,10 @@ import timm
 import torch
 from cell_datasets import LABELS, NAMES
 from table import (
+    DIFFERENT_NETWORKS,
+    LOADING_WEIGHTS,
     MAIN_TRAINERS,
-    WITH_OWN_CODE,
-    WITH_OWN_NETWORK,
+    WITH_FEWER_OUTPUTS,
     datasets_for_loss,
     datasets_for_training,
     dimensions_of,
@@ -35,9 +36,15 @@ def main_trainer_name(request) -> str:
     return request.param
 
 
-@pytest.fixture(params=WITH_OWN_CODE)
-def own_trainer_name(request) -> str:
-    """For what depends on the trainer's own code."""
+@pytest.fixture(params=LOADING_WEIGHTS)
+def loading_trainer_name(request) -> str:
+    """For what depends on where the weights come from."""
+    return request.param
+
+
+@pytest.fixture(params=DIFFERENT_NETWORKS)
+def network_name(request) -> str:
+    """For what depends on the network alone."""
     return request.param
 
 
@@ -52,28 +59,28 @@ def with_dimensions(names: Iterable[str]) -> list:
     return [pytest.param(pair, id=f"{pair[0]}-{pair[1]}D") for pair in pairs]
 
 
-@pytest.fixture(params=with_dimensions(TRAINERS))
+@pytest.fixture(params=with_dimensions(DIFFERENT_NETWORKS))
 def trainer_and_dimensions(request) -> tuple[str, int]:
     return request.param
 
 
-@pytest.fixture(params=with_dimensions(WITH_OWN_NETWORK))
-def own_network_and_dimensions(request) -> tuple[str, int]:
+@pytest.fixture(params=with_dimensions(WITH_FEWER_OUTPUTS))
+def outputs_and_dimensions(request) -> tuple[str, int]:
     return request.param
 
 
-def with_datasets(datasets_for: Callable[[str], list[int]]) -> list:
-    pairs = [(name, dataset_id) for name in TRAINERS for dataset_id in datasets_for(name)]
+def with_datasets(names: Iterable[str], datasets_for: Callable[[str], list[int]]) -> list:
+    pairs = [(name, dataset_id) for name in names for dataset_id in datasets_for(name)]
     return [pytest.param(pair, id=f"{pair[0]}-{NAMES[pair[1]]}") for pair in pairs]
 
 
-@pytest.fixture(params=with_datasets(datasets_for_loss))
+@pytest.fixture(params=with_datasets(DIFFERENT_NETWORKS, datasets_for_loss))
 def trainer_and_targets(request) -> tuple[str, int]:
     """A trainer, and a dataset with targets for its loss."""
     return request.param
 
 
-@pytest.fixture(params=with_datasets(datasets_for_training))
+@pytest.fixture(params=with_datasets(TRAINERS, datasets_for_training))
 def trainer_and_dataset(request) -> tuple[str, int]:
     """A trainer, and a dataset to train it on."""
     return request.param

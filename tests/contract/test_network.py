@@ -121,8 +121,8 @@ def test_logits_stay_far_from_the_limits_of_half_precision(trainer_and_dimension
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_compiled_network_computes_the_same(own_network_and_dimensions, training):
-    name, dimensions = own_network_and_dimensions
+def test_compiled_network_computes_the_same(outputs_and_dimensions, training):
+    name, dimensions = outputs_and_dimensions
     torch.compiler.reset()  # or the networks of all trainers share one limit of recompilations
     network = build(name, SIZES[dimensions], training=training).train(training)
     compiled = torch.compile(network, backend="aot_eager", fullgraph=True)

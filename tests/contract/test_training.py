@@ -95,10 +95,10 @@ class Killed(Exception):
     """Stands for the end of the process."""
 
 
-def test_resumed_training_equals_an_uninterrupted_one(own_trainer_name, tmp_path, monkeypatch):
+def test_resumed_training_equals_an_uninterrupted_one(loading_trainer_name, tmp_path, monkeypatch):
     from nnunetv2.run.run_training import maybe_load_checkpoint
 
-    name = f"{own_trainer_name}_2epochs_2iterations"
+    name = f"{loading_trainer_name}_2epochs_2iterations"
     monkeypatch.setenv("NNUNET_PLUGINS_SEED", "5")
     monkeypatch.setenv("nnUNet_results", str(tmp_path / "whole"))
     whole = make_trainer(name, LABELS)

@@ -1,0 +1,331 @@
+"""Proves: both stages of ConDSeg run in one training, at the paper's rates, whatever interrupts it, and do not mix."""
+
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+
+import cell_datasets
+import killed_training
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from nnunet_plugins.architectures import ConDSeg, Net0
+from nnunet_plugins.errors import UserError
+from nnunet_plugins.trainers import condseg, find_trainer
+
+PLANS = {
+    "dataset_name": "Dataset901_Cells",
+    "plans_name": "nnUNetPlans",
+    "label_manager": "LabelManager",
+    "image_reader_writer": "NaturalImage2DIO",
+    "configurations": {
+        "2d": {
+            "batch_size": 2,
+            "batch_dice": True,
+            "data_identifier": "nnUNetPlans_2d",
+            "architecture": {"arch_kwargs": {"strides": [[1, 1]]}},
+            "patch_size": [32, 32],
+            "spacing": [1.0, 1.0],
+        }
+    },
+}
+
+
+@pytest.fixture
+def make(tmp_path, monkeypatch):
+    """A trainer with a small network and without data."""
+    cell_datasets.use_nnunet_folders(tmp_path, monkeypatch)
+    preprocessed = tmp_path / "nnUNet_preprocessed" / PLANS["dataset_name"] / "nnUNetPlans_2d"
+    preprocessed.mkdir(parents=True)
+    (preprocessed / "case0.npz").touch()  # nnU-Net looks for the kind of files
+    monkeypatch.setattr(ConDSeg, "channels", 16)
+
+    def trainer(name="ConDSegTrainer", initialize=True, channels=3, **attributes):
+        made_class = find_trainer(name)
+        attributes = {"network_kwargs": made_class.network_kwargs | {"backbone": "resnet10t"}} | attributes
+        for attribute, value in attributes.items():
+            monkeypatch.setattr(made_class, attribute, value)
+        dataset_json = {
+            "labels": {"background": 0, "polyp": 1},
+            "channel_names": {str(channel): "R" for channel in range(channels)},
+        }
+        plans = PLANS | {"continue_training": False}
+        made = made_class(plans, "2d", 0, dataset_json, torch.device("cpu"))
+        if initialize:
+            made.initialize()
+        return made
+
+    return trainer
+
+
+def random_batch(trainer, size=2):
+    target = torch.randint(0, 2, (size, 1, 32, 32), dtype=torch.int16)
+    images = torch.randn(size, trainer.num_input_channels, 32, 32)
+    return {"data": images, "target": [target] if trainer.enable_deep_supervision else target}
+
+
+def begin(trainer, epoch):
+    trainer.current_epoch = epoch
+    trainer.on_train_epoch_start()
+
+
+def parameters_of(module):
+    return nn.utils.parameters_to_vector(module.parameters()).detach().clone()
+
+
+# ---- stages ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("num_epochs", "stage_1"), [(1, 0), (2, 1), (3, 1), (5, 1), (6, 2), (10, 2), (35, 7), (1000, 200)]
+)
+def test_stage_1_is_the_first_fifth_of_the_epochs(make, num_epochs, stage_1):
+    trainer = make(f"ConDSegTrainer_{num_epochs}epoch{'s' if num_epochs > 1 else ''}", initialize=False)
+    stages = []
+    for trainer.current_epoch in range(num_epochs):
+        stages.append(trainer.stage)
+    assert stages == [1] * stage_1 + [2] * (num_epochs - stage_1)
+
+
+@pytest.mark.parametrize(
+    ("name", "rates"),
+    [
+        ("ConDSegTrainer", {0: (1e-4, 1e-4), 199: (1e-4, 1e-4), 200: (1e-5, 1e-4), 999: (1e-5, 1e-4)}),
+        ("ConDSegTrainer_oneStage", {0: (1e-4, 1e-4), 999: (1e-4, 1e-4)}),
+        ("ConDSegTrainer_woCR", {199: (1e-4, 1e-4), 200: (1e-5, 1e-4)}),
+    ],
+)
+def test_learning_rates_of_encoder_and_rest(make, name, rates):
+    trainer = make(name)
+    assert type(trainer.optimizer) is torch.optim.Adam
+    for epoch, expected in rates.items():
+        begin(trainer, epoch)
+        assert tuple(group["lr"] for group in trainer.optimizer.param_groups) == pytest.approx(expected)
+        assert trainer.network.stage == trainer.stage
+    log = Path(trainer.log_file).read_text()
+    assert f"stage {trainer.stage}: learning rate {rates[max(rates)][0]:g} for the encoder, 0.0001 for the rest" in log
+
+
+def test_the_groups_are_encoder_and_rest_in_every_stage(make):
+    trainer = make()
+    encoder, rest = ({id(p) for p in group["params"]} for group in trainer.optimizer.param_groups)
+    assert encoder == {id(p) for p in trainer.network.net0.encoder.parameters()}
+    assert encoder | rest == {id(p) for p in trainer.network.parameters()} and not encoder & rest
+
+
+def test_stage_1_trains_net0_alone_and_stage_2_all_but_its_head(make):
+    trainer = make("ConDSegTrainer_10epochs")
+    network = trainer.network
+    others = [child for child in network.children() if child is not network.net0]
+    begin(trainer, 0)
+    before = parameters_of(network.net0.encoder), parameters_of(nn.ModuleList(others)), parameters_of(network.net0.head)
+    trainer.train_step(random_batch(trainer))
+    assert not torch.equal(parameters_of(network.net0.encoder), before[0])
+    assert torch.equal(parameters_of(nn.ModuleList(others)), before[1])
+    assert not torch.equal(parameters_of(network.net0.head), before[2])
+    begin(trainer, 2)
+    head, rest = parameters_of(network.net0.head), parameters_of(nn.ModuleList(others))
+    trainer.train_step(random_batch(trainer))
+    assert torch.equal(parameters_of(network.net0.head), head)
+    assert not torch.equal(parameters_of(nn.ModuleList(others)), rest)
+
+
+def test_adam_does_not_leap_when_the_second_stage_begins(make):
+    trainer = make("ConDSegTrainer_10epochs")
+    for epoch in (0, 1):
+        begin(trainer, epoch)
+        for _ in range(10):
+            trainer.train_step(random_batch(trainer))
+    begin(trainer, 2)
+    before = parameters_of(trainer.network)
+    steps = 3
+    for _ in range(steps):
+        trainer.train_step(random_batch(trainer))
+    longest = (parameters_of(trainer.network) - before).abs().max().item()
+    assert 0 < longest <= steps * 1e-4 * 1.01
+
+
+def test_the_best_checkpoint_forgets_stage_1(make, monkeypatch):
+    trainer = make("ConDSegTrainer_5epochs")
+    trainer.disable_checkpointing = True
+    monkeypatch.setattr(trainer.logger, "plot_progress_png", lambda folder: None)
+    averages = []
+    for epoch, dice in enumerate((0.9, 0.1, 0.3)):  # stage 1, then twice stage 2
+        trainer.current_epoch = epoch
+        trainer.on_epoch_start()
+        trainer.on_train_epoch_start()
+        trainer.on_train_epoch_end([{"loss": np.array(1.0)}])
+        tp = 1000 * dice
+        counts = {
+            key: np.array([value]) for key, value in (("tp_hard", tp), ("fp_hard", 1000 - tp), ("fn_hard", 1000 - tp))
+        }
+        trainer.on_validation_epoch_end([counts | {"loss": np.array(1.0)}])
+        trainer.on_epoch_end()
+        averages.append(trainer.logger.get_value("ema_fg_dice", step=-1))
+        assert trainer._best_ema == averages[-1]  # every one of them the best of its stage so far
+    assert averages == pytest.approx([0.9, 0.1, 0.9 * 0.1 + 0.1 * 0.3])
+
+
+# ---- consistency reinforcement ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "epoch", "views"),
+    [
+        ("ConDSegTrainer_5epochs", 0, 2),
+        ("ConDSegTrainer_5epochs", 1, 1),
+        ("ConDSegTrainer_woCR_5epochs", 0, 1),
+        ("ConDSegTrainer_oneStage_5epochs", 0, 1),
+        ("ConDSegNet0Trainer_5epochs", 4, 2),
+        ("ConDSegNet0Trainer_woCR_5epochs", 0, 1),
+    ],
+)
+def test_augmented_views_follow_the_images_in_stage_1_alone(make, name, epoch, views):
+    trainer = make(name)
+    begin(trainer, epoch)
+    seen = []
+    trainer.network.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    batch = random_batch(trainer)
+    trainer.train_step(batch)
+    assert seen[0].shape[0] == 2 * views
+    assert torch.equal(seen[0][:2], batch["data"])
+    assert set(trainer.loss.mean_terms()) >= ({"mask1", "mask2", "cons"} if views == 2 else {"mask"})
+    if views == 2:
+        assert not torch.equal(seen[0][2:], batch["data"])
+    trainer.network.eval()
+    with torch.no_grad():
+        trainer.validation_step(batch)
+    assert seen[1].shape[0] == 2
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_views_repeat_under_a_seed(make, monkeypatch, channels):
+    monkeypatch.setenv("NNUNET_PLUGINS_SEED", "3")
+    views = []
+    for epoch in (0, 0, 1):
+        trainer = make("ConDSegTrainer_10epochs", channels=channels)
+        trainer.network.register_forward_pre_hook(lambda module, inputs: views.append(inputs[0][2:]))
+        trainer.current_epoch = epoch
+        trainer.on_epoch_start()
+        trainer.on_train_epoch_start()
+        batch = random_batch(trainer)
+        batch["data"] = torch.linspace(-1, 1, batch["data"].numel()).view_as(batch["data"])
+        trainer.train_step(batch)
+    assert torch.equal(views[0], views[1])
+    assert not torch.equal(views[0], views[2])
+
+
+@pytest.mark.parametrize("epoch", [0, 4])
+def test_online_validation_judges_the_head_of_the_stage(make, epoch):
+    trainer = make("ConDSegTrainer_5epochs")
+    begin(trainer, epoch)
+    network = trainer.network.eval()
+    batch = random_batch(trainer)
+    with torch.no_grad():
+        logits = network.net0(batch["data"]) if epoch == 0 else network.segment(batch["data"])[0]
+        judged = trainer.validation_step(batch)
+    predicted, target = logits.argmax(1, keepdim=True), batch["target"][0]
+    assert judged["tp_hard"] == [(predicted * target).sum()]
+    assert judged["fp_hard"] == [(predicted * (1 - target)).sum()]
+
+
+# ---- weights ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stage_1_checkpoint(make, tmp_path, monkeypatch):
+    """``stage_1_checkpoint(name)``: the checkpoint of a training of that name, as ``$NNUNET_PLUGINS_STAGE1``."""
+
+    def save(name):
+        trainer = make(name)
+        path = tmp_path / f"{name}.pth"
+        torch.save({"network_weights": trainer.network.state_dict()}, path)
+        monkeypatch.setenv("NNUNET_PLUGINS_STAGE1", str(path))
+        network = trainer.network
+        return (network if isinstance(network, Net0) else network.net0).encoder.state_dict()
+
+    return save
+
+
+@pytest.mark.parametrize("name", ["ConDSegNet0Trainer", "ConDSegTrainer"])
+def test_stage_2_starts_from_the_encoder_of_any_condseg_training(make, stage_1_checkpoint, name):
+    expected = stage_1_checkpoint(name)
+    trainer = make("ConDSegTrainer_stage2")
+    loaded = trainer.network.net0.encoder.state_dict()
+    assert all(torch.equal(loaded[key], value) for key, value in expected.items())
+    begin(trainer, 0)
+    assert trainer.stage == 2
+    assert [group["lr"] for group in trainer.optimizer.param_groups] == [1e-5, 1e-4]
+
+
+def test_stage_2_without_a_stage_1_is_refused(make, monkeypatch):
+    monkeypatch.delenv("NNUNET_PLUGINS_STAGE1", raising=False)
+    with pytest.raises(UserError, match="NNUNET_PLUGINS_STAGE1 is not set"):
+        make("ConDSegTrainer_stage2")
+
+
+def test_what_is_no_stage_1_is_named(make, stage_1_checkpoint, tmp_path, monkeypatch):
+    stage_1_checkpoint("ConDSegNet0Trainer")
+    with pytest.raises(UserError, match=r"ConDSegNet0Trainer\.pth does not fit: expected .* as many channels"):
+        make("ConDSegTrainer_stage2", channels=1)
+    for content, message in (
+        (None, "there is no such file"),
+        (b"no checkpoint", "is no checkpoint of nnU-Net"),
+        ({"state_dict": {}}, "is no checkpoint of nnU-Net"),
+        ({"network_weights": {"encoder.stages.0": torch.zeros(1)}}, "does not fit"),
+    ):
+        path = tmp_path / "wrong.pth"
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        elif content is not None:
+            torch.save(content, path)
+        monkeypatch.setenv("NNUNET_PLUGINS_STAGE1", str(path))
+        with pytest.raises(UserError, match=f"wrong.pth.? ?{message}"):
+            condseg.load_stage_1_encoder(nn.Conv2d(1, 1, 1))
+
+
+# ---- SIGKILL ---------------------------------------------------------------------------------------------------------
+
+
+def run(environment, resume, last=None, name="ConDSegTrainer_6epochs_1iterations"):
+    process = multiprocessing.get_context("spawn").Process(
+        target=killed_training.train, args=(dict(os.environ) | environment, name, resume, last)
+    )
+    process.start()
+    process.join()
+    assert process.exitcode == (0 if last is None else -signal.SIGKILL)
+
+
+def test_killed_in_stage_1_at_the_boundary_and_in_stage_2_and_resumed_equals_an_uninterrupted_training(
+    tmp_path, monkeypatch
+):
+    """Six epochs, of which the first two are stage 1: the same weights, optimiser, log and best average."""
+    cell_datasets.use_nnunet_folders(tmp_path, monkeypatch)
+    cell_datasets.write_raw_dataset(cell_datasets.LABELS)
+    cell_datasets.plan_and_preprocess([cell_datasets.LABELS])
+    environment = {"nnUNet_n_proc_DA": "0", "NNUNET_PLUGINS_SEED": "4"}
+
+    whole, killed = ({**environment, "nnUNet_results": str(tmp_path / folder)} for folder in ("whole", "killed"))
+    run(whole, resume=False)
+    run(killed, resume=False, last=(1, "train_step"))
+    run(killed, resume=True, last=(2, "on_epoch_start"))
+    run(killed, resume=True, last=(4, "train_step"))
+    run(killed, resume=True)
+
+    expected, found = (
+        torch.load(next((tmp_path / folder).rglob("checkpoint_final.pth")), weights_only=False)
+        for folder in ("whole", "killed")
+    )
+    for key, value in expected["network_weights"].items():
+        assert torch.equal(value, found["network_weights"][key]), key
+    for number, state in expected["optimizer_state"]["state"].items():
+        for key, value in state.items():
+            assert torch.equal(value, found["optimizer_state"]["state"][number][key])
+    assert [g["lr"] for g in found["optimizer_state"]["param_groups"]] == [1e-5, 1e-4]
+    assert found["_best_ema"] == expected["_best_ema"]
+    for key in ("lrs", "train_losses", "val_losses", "mean_fg_dice", "ema_fg_dice"):
+        assert found["logging"][key] == expected["logging"][key]
+    assert expected["logging"]["lrs"] == pytest.approx([1e-4, 1e-4, 1e-5, 1e-5, 1e-5, 1e-5])

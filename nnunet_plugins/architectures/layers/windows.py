@@ -6,7 +6,6 @@ and the sum over all windows that hold a position is one filter of (2K - 1) x (2
 which takes a fraction of time and memory (``benchmarks/condseg_ops.py``).
 """
 
-import functools
 import math
 from collections.abc import Iterable, Sequence
 from itertools import product
@@ -35,8 +34,7 @@ def aggregate_windows(values: Tensor, outer: Tensor, inner: Tensor) -> Tensor:
 class WindowAggregation(torch.autograd.Function):
     """Keeps the matrices and the taps for the backward pass, but neither unfolded values nor products of matrices.
 
-    Every step makes a new tensor: writing in place would be a little faster as it stands (1.2 times), but
-    ``torch.compile`` makes of it twice as slow a kernel, and takes minutes for that.
+    Nothing is written to a part of a tensor: ``torch.compile`` takes minutes for that, and makes a slow kernel of it.
     """
 
     @staticmethod
@@ -46,7 +44,7 @@ class WindowAggregation(torch.autograd.Function):
         size, reach = values.shape[-2:], taps.shape[2] // 2
         padded, result = pad(values, reach), torch.zeros_like(values)
         for row, column in square(taps.shape[2]):
-            result = torch.addcmul(result, taps[:, :, row, column, None], part(padded, row, column, size))
+            result.addcmul_(taps[:, :, row, column, None], part(padded, row, column, size))
         return result
 
     @staticmethod
@@ -59,7 +57,7 @@ class WindowAggregation(torch.autograd.Function):
         for row, column in square(edge):
             opposite = (edge - 1 - row, edge - 1 - column)  # from here, the position whose tap looked here
             taps_there = part(padded_taps[:, :, row, column, None], *opposite, size)
-            values_gradient = torch.addcmul(values_gradient, taps_there, part(padded_gradient, *opposite, size))
+            values_gradient.addcmul_(taps_there, part(padded_gradient, *opposite, size))
             taps_gradient.append((part(padded, row, column, size) * gradient).sum(2))
         mixed_gradient = windows_of_taps(torch.stack(taps_gradient, 2).unflatten(2, (edge, edge)))
         return (
@@ -90,12 +88,12 @@ def taps_of_windows(matrices: Tensor) -> Tensor:
     """
     size, window = matrices.shape[-2:], math.isqrt(matrices.shape[2])
     padded = pad(matrices, window // 2).unflatten(3, (window, window)).unflatten(2, (window, window))
-    taps = []
+    taps = matrices.new_zeros((*matrices.shape[:2], 2 * window - 1, 2 * window - 1, *size))
     for row, column in square(window):
         # (B, heads, K, K, H, W), at the place of the member instead of the window's centre
         member = part(padded[:, :, row, column], window - 1 - row, window - 1 - column, size)
-        taps.append(F.pad(member, (0, 0, 0, 0, window - 1 - column, column, window - 1 - row, row)))
-    return functools.reduce(torch.add, taps)
+        taps += F.pad(member, (0, 0, 0, 0, window - 1 - column, column, window - 1 - row, row))
+    return taps
 
 
 def windows_of_taps(gradient: Tensor) -> Tensor:

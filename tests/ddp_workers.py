@@ -19,6 +19,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_plugins.losses.common import Target, soft_dice_loss
+from nnunet_plugins.losses.condseg import penalty
 from nnunet_plugins.trainers import find_trainer
 
 
@@ -56,7 +57,7 @@ def train(rank: int, environment: dict[str, str], port: int, jobs: list[tuple[st
 
 
 def batch_dice_over_processes(rank: int) -> dict:
-    """Dice of 2 + 1 samples on two processes, and that of all three on one."""
+    """Dice and ConDSeg's beta of 2 + 1 samples on two processes, and those of all three on one."""
     torch.manual_seed(0)
     p, y = torch.rand(2, 3, 2, 4, 4).unbind()
     mine = slice(0, 2) if rank == 0 else slice(2, 3)
@@ -68,7 +69,9 @@ def batch_dice_over_processes(rank: int) -> dict:
     expected = (1 - (2 * sums[0] + 1e-5) / (sums[1] + sums[2] + 1e-5)).mean()
     expected.backward()
     after_averaging = local.grad / dist.get_world_size()
+    beta = penalty(p[mine], None, over_processes=True)
     return {
+        "beta": torch.allclose(beta, penalty(p, None)),
         "loss": torch.allclose(distributed, expected),
         "gradient": torch.allclose(after_averaging, whole.grad[mine]),
     }

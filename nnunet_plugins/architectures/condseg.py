@@ -69,7 +69,8 @@ class Net0(nn.Module):
         backbone: any timm model with ``features_only``; its first four feature maps are used.
 
     Shape:
-        ``(B, in_channels, H, W)`` to logits ``(B, K, H, W)``, bounded by +-1000.
+        ``(B, in_channels, H, W)`` to logits ``(B, K, H, W)``, bounded by +-1000. Or V views of every image,
+        ``(B, V, in_channels, H, W)``, computed one after the other, to ``(V * B, K, H, W)``.
 
     Raises:
         ValueError: the backbone has fewer than four feature maps.
@@ -89,6 +90,8 @@ class Net0(nn.Module):
         return pad_to_stride(x, self.stride, minimum=2 * self.stride)
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.ndim == 5:
+            return torch.cat([self(view) for view in x.unbind(1)])
         padded = self.pad(x)
         logits = self.head(self.encoder(padded), padded.shape[2:])
         return bounded(crop(logits, x.shape[2:]))
@@ -169,9 +172,9 @@ class SID(nn.Module):
         """f_fg and f_bg."""
         return self.branches["foreground"](f4), self.branches["background"](f4)
 
-    def masks(self, f4: Tensor, contrast: tuple[Tensor, ...], sizes: Sequence[Size]) -> Tensor:
+    def masks(self, f4: Tensor, foreground: Tensor, background: Tensor, sizes: Sequence[Size]) -> Tensor:
         """Logits of M^fg, M^bg and M^uc, ``(B, 3, H, W)``: for training alone."""
-        features = (*contrast, self.branches["uncertainty"](f4))
+        features = (foreground, background, self.branches["uncertainty"](f4))
         return torch.cat([head(f, sizes) for head, f in zip(self.heads.values(), features, strict=True)], 1)
 
 
@@ -279,7 +282,7 @@ class SADecoder(nn.Module):
 class ConDSeg(nn.Module):
     """ConDSeg for 2D images of any size, number of channels and number of classes.
 
-    45.55 M parameters without the head of Net0 (0.12 M) and 100.9 GMACs for 3x256x256, one class and ResNet-50 (paper's
+    45.55 M parameters without the head of Net0 (0.12 M) and 100.4 GMACs for 3x256x256, one class and ResNet-50 (paper's
     code: 45.553 M, 101.1 G).
 
     Args:
@@ -356,16 +359,17 @@ class ConDSeg(nn.Module):
         upwards = [e.shape[2:] for e in reversed(enhanced[:-1])] + [padded.shape[2:]]
 
         decoupled: Tensor | None = None
-        contrast: tuple[Tensor, ...] = ()
         if self.sid is not None:
-            contrast = self.sid(features[-1])  # f_fg, f_bg
+            foreground, background = self.sid(features[-1])
             if self.deep_supervision:
-                decoupled = crop(self.sid.masks(features[-1], contrast, upwards), x.shape[2:])
+                masks = self.sid.masks(features[-1], foreground, background, upwards)
+                decoupled = bounded(crop(masks, x.shape[2:]))
 
         fused: list[Tensor] = []  # F~4 .. F~1
         for doublings, (fusion, e) in enumerate(zip(self.fusions, reversed(enhanced), strict=True)):
             level = torch.cat((e, resize(fused[-1], e.shape[2:])), 1) if fused else e
-            fused.append(fusion(level, *contrast, upwards[:doublings]) if contrast else fusion(level))
+            contrast = () if self.sid is None else (foreground, background, upwards[:doublings])
+            fused.append(fusion(level, *contrast))
 
         finest = fused[-1].shape[2:]
         neighbours = list(pairwise(fused))[-len(self.decoders) :]  # for large, medium and small entities
@@ -374,12 +378,15 @@ class ConDSeg(nn.Module):
         return bounded(crop(self.output(refined), x.shape[2:])), decoupled
 
     def with_idle_parameters(self, logits: Tensor) -> Tensor:
-        """Let the parameters that the stage does not use enter the loss, times 0: DDP waits for every gradient."""
+        """Let the parameters that the stage does not use enter the loss, times 0: DDP waits for every gradient.
+
+        In float32: the sum of all gradients of the logits is theirs, and in half precision it would overflow.
+        """
         if not torch.is_grad_enabled():
             return logits
         rest = [child for child in self.children() if child is not self.net0]
         idle = rest if self.stage == 1 else [self.net0.head]
-        return logits + 0.0 * torch.stack([p.sum() for module in idle for p in module.parameters()]).sum()
+        return logits.float() + 0.0 * torch.stack([p.sum() for module in idle for p in module.parameters()]).sum()
 
     def get_extra_state(self) -> Tensor:
         return torch.tensor(self.stage)

@@ -96,8 +96,8 @@ def soft_dice_loss(
     p, y = probabilities[:, first:], target.one_hot[:, first:]
     p = p if target.mask is None else p * target.mask
     sums = torch.stack([(p * y).sum(axes), p.sum(axes), y.sum(axes)])
-    if batch_dice and dist.is_available() and dist.is_initialized():
-        sums = SumOverProcesses.apply(sums)
+    if batch_dice:
+        sums = sum_over_processes(sums)
     intersection, predicted, true = sums
     return (1 - (2 * intersection + smooth) / (predicted + true + smooth)).mean()
 
@@ -109,6 +109,11 @@ def dice_and_cross_entropy(
     probabilities = logits.softmax(1) if softmax else logits.sigmoid()
     dice = soft_dice_loss(probabilities, target, batch_dice=batch_dice, background=not softmax)
     return dice, segmentation_cross_entropy(logits, target, softmax=softmax)
+
+
+def sum_over_processes(x: Tensor) -> Tensor:
+    """The sum of ``x`` over all DDP processes, with its gradient; ``x`` itself without DDP."""
+    return SumOverProcesses.apply(x) if dist.is_available() and dist.is_initialized() else x
 
 
 class SumOverProcesses(torch.autograd.Function):

@@ -20,6 +20,7 @@ from nnunet_plugins.losses.common import (
     masked_mean,
     segmentation_cross_entropy,
     split_target,
+    sum_over_processes,
 )
 
 MAX_BETA = 100.0
@@ -72,13 +73,17 @@ class ConDSegLoss(PluginLoss):
         """BCE and Dice, eq. 2-4."""
         return torch.stack(dice_and_cross_entropy(logits, target, softmax=softmax, batch_dice=self.batch_dice)).sum()
 
+    def penalised_mask_loss(self, logits: Tensor, target: Target) -> Tensor:
+        beta = penalty(logits, target.mask, over_processes=self.batch_dice)
+        return beta * self.mask_loss(logits, target, softmax=False)
+
     def decoupling_terms(self, decoupled: Tensor, target: Target) -> dict[str, Tensor]:
         """``beta1 * fg``, ``beta2 * bg`` (eq. 9) and ``compl`` (eq. 10) of ``(B, 3, H, W)`` logits."""
         foreground = foreground_target(target, self.label_format)
         fg, bg, _ = decoupled.split(1, 1)
         return {
-            "beta1 * fg": penalty(fg, target.mask) * self.mask_loss(fg, foreground, softmax=False),
-            "beta2 * bg": penalty(bg, target.mask) * self.mask_loss(bg, complement(foreground), softmax=False),
+            "beta1 * fg": self.penalised_mask_loss(fg, foreground),
+            "beta2 * bg": self.penalised_mask_loss(bg, complement(foreground)),
             "compl": complementarity_loss(decoupled, target.mask),
         }
 
@@ -117,13 +122,16 @@ def complement(target: Target) -> Target:
     return Target(one_hot if target.mask is None else one_hot * target.mask, target.mask)
 
 
-def penalty(logits: Tensor, mask: Tensor | None) -> Tensor:
-    """``beta = 1 / tanh(mean predicted area)``, eq. 9, at most 100.
+def penalty(logits: Tensor, mask: Tensor | None, *, over_processes: bool = False) -> Tensor:
+    """``beta = 1 / tanh(mean predicted area)``, eq. 9, at most 100; of the batches of all DDP processes, if asked for.
 
-    A weight: without a gradient, which would ask for larger areas instead of better ones.
+    Deviation: a weight without a gradient, which would ask for larger areas instead of better ones.
     """
-    area = masked_mean(logits.detach().sigmoid(), mask)
-    return 1 / area.tanh().clamp_min(1 / MAX_BETA)
+    area = logits.detach().sigmoid()
+    mask = torch.ones_like(area) if mask is None else mask
+    sums = torch.stack([(area * mask).sum(), mask.sum()])
+    predicted, annotated = sum_over_processes(sums) if over_processes else sums
+    return 1 / (predicted / annotated.clamp_min(1)).tanh().clamp_min(1 / MAX_BETA)
 
 
 def complementarity_loss(decoupled: Tensor, mask: Tensor | None) -> Tensor:

@@ -16,6 +16,7 @@ from nnunetv2.training.loss.compound_losses import DC_and_BCE_loss, DC_and_CE_lo
 from nnunetv2.training.loss.dice import SoftDiceLoss
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
@@ -142,6 +143,8 @@ class PluginTrainer(nnUNetTrainer):
     # ---- optimiser ---------------------------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> tuple[Optimizer, "EpochSchedule"]:
+        if self.is_ddp:
+            refuse_fused_normalisation(self.bare_network)
         optimizer = self.build_optimizer(self.parameter_groups())
         return optimizer, EpochSchedule(optimizer, self.learning_rate_factor, self.num_epochs)
 
@@ -176,6 +179,21 @@ class PluginTrainer(nnUNetTrainer):
         if isinstance(self.loss, PluginLoss):
             terms = self.loss.mean_terms().items()
             self.print_to_log_file("loss terms:", ", ".join(f"{name} {value:.4f}" for name, value in terms))
+
+
+def refuse_fused_normalisation(network: nn.Module | None) -> None:
+    """Raise if synchronised batch normalisation, which nnU-Net puts in next, would drop activations.
+
+    Raises:
+        UserError: timm has fused an activation into a batch normalisation of the network.
+    """
+    assert network is not None, "the network is built in initialize()"
+    fused = next((name for name, module in network.named_modules() if isinstance(module, BatchNormAct2d)), None)
+    if fused is not None:
+        raise UserError(
+            f"{fused} of the network is a batch normalisation with an activation, which nnU-Net's synchronisation of "
+            "several GPUs would drop: train on one GPU, or choose a backbone without such layers, e.g. a ResNet."
+        )
 
 
 class FirstOutputLoss(nn.Module):

@@ -59,11 +59,11 @@ class ConDSegNet0Trainer(PluginTrainer):
         return ConDSegLoss(self.label_format, batch_dice=self.configuration_manager.batch_dice)
 
     def train_step(self, batch: dict) -> dict:
-        """nnU-Net's; with consistency reinforcement the images' augmented views follow them in the batch."""
+        """nnU-Net's; with consistency reinforcement Net0 gets every image and an augmented view of it, X' of eq. 1."""
         assert isinstance(self.bare_network, Net0 | ConDSeg)
         if self.consistency_reinforcement and self.bare_network.stage == 1:
             images = batch["data"].to(self.device, non_blocking=True)
-            batch = batch | {"data": torch.cat((images, strongly_augmented(images)))}
+            batch = batch | {"data": torch.stack((images, strongly_augmented(images)), 1)}
         return super().train_step(batch)
 
 

@@ -31,11 +31,11 @@ def strongly_augmented(images: Tensor) -> Tensor:
     x = images
     x = adjust_brightness(x, torch.where(jittered, uniform(images, *BRIGHTNESS), 1.0), low)
     x = adjust_contrast(x, torch.where(jittered, uniform(images, *CONTRAST), 1.0))
-    saturation = torch.where(jittered, uniform(images, *SATURATION), 1.0)
-    x = adjust_saturation(x, torch.where(random_choice(images, GRAYSCALE_PROBABILITY), 0.0, saturation))
+    x = adjust_saturation(x, torch.where(jittered, uniform(images, *SATURATION), 1.0))
     if images.shape[1] == 3:
         x = adjust_hue(x, torch.where(jittered, uniform(images, *HUE), 0.0))
     x = x.clamp(low, high)
+    x = adjust_saturation(x, torch.where(random_choice(images, GRAYSCALE_PROBABILITY), 0.0, 1.0))
     sigma = uniform(images, *BLUR_SIGMA)
     return gaussian_blur(x, torch.where(random_choice(images, BLUR_PROBABILITY), sigma, 0.0))
 
@@ -68,12 +68,13 @@ def adjust_saturation(x: Tensor, factor: Tensor) -> Tensor:
 
 def adjust_hue(x: Tensor, turn: Tensor) -> Tensor:
     """Turn the chroma of ``(B, 3, H, W)`` RGB in the YIQ colour space, which leaves the luma as it is."""
-    to_yiq = x.new_tensor(RGB_TO_YIQ)
+    to_yiq = torch.tensor(RGB_TO_YIQ)
+    to_rgb, to_yiq = to_yiq.inverse().to(x), to_yiq.to(x)
     angle = 2 * math.pi * turn.flatten()
     zero, one = torch.zeros_like(angle), torch.ones_like(angle)
     rows = [[one, zero, zero], [zero, angle.cos(), angle.sin()], [zero, -angle.sin(), angle.cos()]]
     rotation = torch.stack([torch.stack(row, 1) for row in rows], 1)  # (B, 3, 3)
-    return torch.einsum("bij,bjhw->bihw", to_yiq.inverse() @ rotation @ to_yiq, x)
+    return torch.einsum("bij,bjhw->bihw", to_rgb @ rotation @ to_yiq, x)
 
 
 def gaussian_blur(x: Tensor, sigma: Tensor) -> Tensor:

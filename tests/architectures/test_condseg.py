@@ -3,13 +3,24 @@
 import pytest
 import timm
 import torch
+from fake_cuda import fake_cuda_autocast
 from references import literal_aggregation
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from nnunet_plugins.architectures import ConDSeg, Net0
-from nnunet_plugins.architectures.condseg import CDFA, SID, AuxiliaryHead, ConDSegOutput, Net0Head, SADecoder
+from nnunet_plugins.architectures.condseg import (
+    CDFA,
+    SID,
+    AuxiliaryHead,
+    ChannelGate,
+    ConDSegOutput,
+    Net0Head,
+    PreEnhancement,
+    SADecoder,
+    SpatialGate,
+)
 from nnunet_plugins.architectures.layers.convolutions import conv_bn
 
 
@@ -121,7 +132,7 @@ def test_each_head_of_sid_reads_its_own_branch():
     sid = SID(16, 8).eval()
     f4, sizes = torch.randn(1, 16, 4, 4), [(8, 8), (16, 16), (32, 32), (64, 64)]
     contrast = sid(f4)
-    masks = sid.masks(f4, contrast, sizes)
+    masks = sid.masks(f4, *contrast, sizes)
     assert masks.shape == (1, 3, 64, 64)
     for index, region in enumerate(("foreground", "background", "uncertainty")):
         expected = sid.heads[region](sid.branches[region](f4), sizes)
@@ -146,6 +157,31 @@ def test_sa_decoder_is_a_chain_of_residuals():
     torch.testing.assert_close(decoder(deep, shallow), decoder.gates(c4))
 
 
+def test_pre_enhancement_sees_as_far_as_its_dilations():
+    torch.manual_seed(0)
+    enhance = PreEnhancement(3, 16).eval()
+    x = torch.randn(1, 3, 40, 40)
+    branches = [branch(x) for branch in enhance.branches]
+    for branch, output, reach in zip(enhance.branches, branches, (0, 6, 12, 18), strict=True):
+        convolution = branch[0]
+        expected = F.conv2d(x, convolution.weight, padding=reach, dilation=reach or 1)
+        torch.testing.assert_close(output, branch[1:](expected))
+    residual = F.relu(enhance.fuse(torch.cat(branches, 1)) + enhance.shortcut(x))
+    torch.testing.assert_close(enhance(x), enhance.gate(residual))
+
+
+def test_gates_weigh_by_mean_and_maximum():
+    torch.manual_seed(0)
+    x = torch.randn(2, 16, 5, 6)
+    channel, spatial = ChannelGate(16), SpatialGate()
+    first, second = channel.mlp[0].weight[:, :, 0, 0], channel.mlp[2].weight[:, :, 0, 0]
+    pooled = [x.flatten(2).mean(2), x.flatten(2).max(2).values]
+    weights = sum(F.relu(p @ first.T) @ second.T for p in pooled).sigmoid()
+    torch.testing.assert_close(channel(x), x * weights[:, :, None, None])
+    maps = torch.stack([x.mean(1), x.max(1).values], 1)
+    torch.testing.assert_close(spatial(x), x * F.conv2d(maps, spatial.conv.weight, padding=3).sigmoid())
+
+
 def test_dilation_keeps_the_size():
     assert conv_bn(2, 3, 3, dilation=6)(torch.randn(2, 2, 5, 9)).shape == (2, 3, 5, 9)
 
@@ -168,6 +204,88 @@ def test_stage_1_is_net0_and_computes_nothing_else():
     with torch.no_grad(), FlopCounterMode(display=False) as net0s:
         torch.testing.assert_close(outputs.logits, network.net0(x))
     assert counter.get_total_flops() == net0s.get_total_flops()
+
+
+def test_net0_computes_views_one_after_the_other():
+    net0 = tiny().net0.train()
+    views = torch.randn(3, 2, 3, 32, 40)
+    expected = torch.cat([net0(views[:, 0]), net0(views[:, 1])])
+    torch.testing.assert_close(net0(views), expected)
+
+
+def test_stage_2_is_the_figure():
+    """Figure 2 from left to right, with plain interpolations and the network's own parts."""
+    network = tiny(deep_supervision=True)
+    for norm in network.modules():
+        if isinstance(norm, torch.nn.BatchNorm2d):
+            norm.weight.data.uniform_(0.5, 1.5)
+    network.double().eval()
+    x = torch.randn(1, 3, 40, 56, dtype=torch.float64)
+
+    def to(y, size):
+        return F.interpolate(y, size=size, mode="bilinear", align_corners=False)
+
+    f1, f2, f3, f4 = network.net0.encoder(F.pad(x, (0, 8, 0, 8)))  # 48x64, a multiple of 16
+    e1, e2, e3, e4 = (enhance(f) for enhance, f in zip(network.enhance, (f1, f2, f3, f4), strict=True))
+    fg, bg, uc = (network.sid.branches[region](f4) for region in ("foreground", "background", "uncertainty"))
+    s3, s2, s1, s0 = (6, 8), (12, 16), (24, 32), (48, 64)
+
+    def fuse(number, level, sizes):
+        prepared = []
+        for chain, y in (
+            (network.fusions[number].prepare_foreground, fg),
+            (network.fusions[number].prepare_background, bg),
+        ):
+            y = chain[0](y)
+            for convolution, size in zip(chain[1:], sizes, strict=True):
+                y = convolution(to(y, size))
+            prepared.append(y)
+        return network.fusions[number].cdfa(level, *prepared)
+
+    fused4 = fuse(0, e4, [])
+    fused3 = fuse(1, torch.cat((e3, to(fused4, s3)), 1), [s3])
+    fused2 = fuse(2, torch.cat((e2, to(fused3, s2)), 1), [s3, s2])
+    fused1 = fuse(3, torch.cat((e1, to(fused2, s1)), 1), [s3, s2, s1])
+    large, medium, small = network.decoders
+    decoded = [to(large(fused4, fused3), s1), to(medium(fused3, fused2), s1), small(fused2, fused1)]
+    logits = network.output(network.refine(to(network.fuse_sizes(torch.cat(decoded, 1)), s0)))
+    heads = network.sid.heads
+    masks = [heads[r](y, [s3, s2, s1, s0]) for r, y in zip(heads, (fg, bg, uc), strict=True)]
+
+    outputs = network(x)
+    torch.testing.assert_close(outputs.logits.double(), logits[..., :40, :56], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(outputs.decoupled, torch.cat(masks, 1)[..., :40, :56])
+    weight = next(network.net0.encoder.parameters())
+    ours, theirs = (
+        torch.autograd.grad(y.double().square().sum(), weight)[0]
+        for y in (torch.cat((outputs.logits, outputs.decoupled), 1), torch.cat((logits, *masks), 1)[..., :40, :56])
+    )
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_idle_parameters_get_zeros_whatever_the_scale_of_half_precision():
+    """The sum of the logits' gradients is beyond float16."""
+    network = tiny(deep_supervision=True)
+    for network.stage in (1, 2):
+        idle = network.net0.head if network.stage == 2 else network.sid
+        logits = torch.randn(2, 1, 64, 64, requires_grad=True)
+        network.with_idle_parameters(logits.half()).backward(torch.full((2, 1, 64, 64), 60000.0))
+        assert all(not p.grad.any() for p in idle.parameters())
+        assert logits.grad.isfinite().all()
+        network.zero_grad()
+
+
+def test_feature_maps_stay_in_half_precision_under_cudas_autocast():
+    with fake_cuda_autocast():
+        network = ConDSeg(3, 2, backbone="resnet18", deep_supervision=True)
+        dtypes = {}
+        for name, module in network.named_modules():
+            if isinstance(module, CDFA | PreEnhancement | SADecoder | AuxiliaryHead):
+                module.register_forward_hook(lambda m, i, y, name=name: dtypes.update({name: y.dtype}))
+        outputs = network(torch.empty(2, 3, 64, 64))
+    assert len(dtypes) == 4 + 4 + 3 + 3
+    assert set(dtypes.values()) == {torch.float16}
+    assert outputs.logits.dtype == torch.float32
 
 
 @pytest.mark.parametrize("stage", [1, 2])

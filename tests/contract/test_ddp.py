@@ -37,6 +37,10 @@ def test_both_processes_hold_the_same_weights_after_training(outcomes, name, bat
     assert all(rank["equal"] and rank["finite"] for rank in ranks)
 
 
-def test_batch_dice_and_its_gradient_are_those_of_the_whole_batch(outcomes):
+def test_batch_dice_and_its_gradient_and_beta_are_those_of_the_whole_batch(outcomes):
     for rank in range(2):
-        assert json.loads((outcomes / f"dice-rank{rank}.json").read_text()) == {"loss": True, "gradient": True}
+        assert json.loads((outcomes / f"dice-rank{rank}.json").read_text()) == {
+            "beta": True,
+            "loss": True,
+            "gradient": True,
+        }

@@ -103,6 +103,54 @@ def test_foreground_is_every_class_and_every_region_and_ignored_pixels_count_now
     assert terms[1] == pytest.approx(terms[2], rel=1e-5)
 
 
+@pytest.mark.parametrize("label_format", [LabelFormat(ignore_label=3), LabelFormat(True, 3)], ids=["labels", "regions"])
+def test_views_of_ignored_pixels_count_nowhere(label_format):
+    torch.manual_seed(0)
+    labels = torch.randint(0, 3, (2, 1, 6, 6))
+    labels[..., 3:] = 3
+    target = torch.cat([labels == 1, labels == 2, labels == 3], 1) if label_format.regions else labels
+    views = torch.randn(4, 2 if label_format.regions else 3, 6, 6)
+    other = views.clone()
+    other[..., 3:] = torch.randn_like(other[..., 3:])
+    loss = ConDSegLoss(label_format)
+    torch.testing.assert_close(loss(views, target), loss(other, target))
+    views.requires_grad_()
+    loss(views, target).backward()
+    assert not views.grad[..., 3:].any() and views.grad[..., :3].all()
+
+
+def test_foreground_is_the_union_of_disjoint_regions():
+    labels = torch.tensor([0, 1, 2, 2, 0]).view(1, 1, 1, -1)
+    decoupled = torch.randn(1, 3, 1, 5)
+    regions = torch.cat([labels == 1, labels == 2], 1)
+    terms = []
+    for label_format, target, heads in ((LabelFormat(True), regions, 2), (LabelFormat(), (labels > 0).int(), 2)):
+        loss = ConDSegLoss(label_format)
+        loss(ConDSegOutput(torch.zeros(1, heads, 1, 5, requires_grad=True), decoupled), target)
+        terms.append(loss.mean_terms())
+    assert terms[0]["beta1 * fg"] == pytest.approx(terms[1]["beta1 * fg"], rel=1e-5)
+    assert terms[0]["beta2 * bg"] == pytest.approx(terms[1]["beta2 * bg"], rel=1e-5)
+
+
+def test_dice_of_single_samples_is_their_mean():
+    torch.manual_seed(0)
+    logits, labels = torch.randn(3, 2, 8, 8), torch.randint(0, 2, (3, 1, 8, 8))
+    labels[0] = 0
+    single = ConDSegLoss(LabelFormat(), batch_dice=False)
+    each = torch.stack([single(logits[i : i + 1], labels[i : i + 1]) for i in range(3)])
+    torch.testing.assert_close(single(logits, labels), each.mean())
+    assert not torch.isclose(ConDSegLoss(LabelFormat())(logits, labels), each.mean())
+
+
+def test_half_precision_outputs_are_judged_in_float32():
+    logits, decoupled = 30 * torch.randn(2, 2, 8, 8).half(), 30 * torch.randn(2, 3, 8, 8).half()
+    labels = torch.randint(0, 2, (2, 1, 8, 8))
+    loss = ConDSegLoss(LabelFormat())
+    value = loss(ConDSegOutput(logits, decoupled), [labels])
+    assert value.dtype == torch.float32
+    assert torch.equal(value, loss(ConDSegOutput(logits.float(), decoupled.float()), [labels]))
+
+
 def test_consistency_of_identical_confident_masks_is_0():
     labels = torch.randint(0, 3, (2, 8, 8))
     confident = 40 * (torch.nn.functional.one_hot(labels, 3).movedim(-1, 1) - 0.5)

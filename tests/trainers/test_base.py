@@ -2,6 +2,7 @@
 
 import cell_datasets
 import pytest
+import timm
 import torch
 from torch import nn
 
@@ -109,6 +110,17 @@ def test_schedule_calls_its_factor_with_the_progress_of_the_training():
     schedule = EpochSchedule(optimizer, lambda progress: 1 + progress, num_epochs=10)
     schedule.step(5)
     assert optimizer.param_groups[0]["lr"] == 3.0
+
+
+def test_normalisation_that_several_gpus_would_break_is_refused(make):
+    trainer = make()
+    trainer.is_ddp = True
+    trainer.configure_optimizers()
+    trainer.network.encoder = timm.create_model("efficientnet_b0", features_only=True, out_indices=(0,))
+    with pytest.raises(
+        UserError, match=r"encoder\.bn1 of the network .* train on one GPU, or choose a backbone without"
+    ):
+        trainer.configure_optimizers()
 
 
 def test_unsupported_dimensions_are_refused_before_anything_is_written(make, tmp_path):

@@ -9,6 +9,7 @@ import cell_datasets
 import killed_training
 import numpy as np
 import pytest
+import timm
 import torch
 from torch import nn
 
@@ -183,22 +184,23 @@ def test_the_best_checkpoint_forgets_stage_1(make, monkeypatch):
         ("ConDSegNet0Trainer_woCR_5epochs", 0, 1),
     ],
 )
-def test_augmented_views_follow_the_images_in_stage_1_alone(make, name, epoch, views):
+def test_augmented_views_go_beside_the_images_in_stage_1_alone(make, name, epoch, views):
     trainer = make(name)
     begin(trainer, epoch)
     seen = []
     trainer.network.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     batch = random_batch(trainer)
     trainer.train_step(batch)
-    assert seen[0].shape[0] == 2 * views
-    assert torch.equal(seen[0][:2], batch["data"])
     assert set(trainer.loss.mean_terms()) >= ({"mask1", "mask2", "cons"} if views == 2 else {"mask"})
     if views == 2:
-        assert not torch.equal(seen[0][2:], batch["data"])
+        assert torch.equal(seen[0][:, 0], batch["data"])
+        assert seen[0].shape[1] == 2 and not torch.equal(seen[0][:, 1], batch["data"])
+    else:
+        assert seen[0] is batch["data"]
     trainer.network.eval()
     with torch.no_grad():
         trainer.validation_step(batch)
-    assert seen[1].shape[0] == 2
+    assert seen[-1] is batch["data"]
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
@@ -207,7 +209,7 @@ def test_views_repeat_under_a_seed(make, monkeypatch, channels):
     views = []
     for epoch in (0, 0, 1):
         trainer = make("ConDSegTrainer_10epochs", channels=channels)
-        trainer.network.register_forward_pre_hook(lambda module, inputs: views.append(inputs[0][2:]))
+        trainer.network.register_forward_pre_hook(lambda module, inputs: views.append(inputs[0][:, 1]))
         trainer.current_epoch = epoch
         trainer.on_epoch_start()
         trainer.on_train_epoch_start()
@@ -232,7 +234,22 @@ def test_online_validation_judges_the_head_of_the_stage(make, epoch):
     assert judged["fp_hard"] == [(predicted * (1 - target)).sum()]
 
 
+def test_batch_dice_is_the_plans_choice(make, monkeypatch):
+    for batch_dice in (True, False):
+        monkeypatch.setitem(PLANS["configurations"]["2d"], "batch_dice", batch_dice)
+        assert make().loss.batch_dice is batch_dice
+
+
 # ---- weights ---------------------------------------------------------------------------------------------------------
+
+
+def test_pretrained_encoder_is_timms(make, tmp_path, monkeypatch):
+    weights = timm.create_model("resnet10t", pretrained=False).state_dict()
+    torch.save(weights, tmp_path / "resnet10t.pth")
+    monkeypatch.setenv("NNUNET_PLUGINS_WEIGHTS", str(tmp_path))
+    trainer = make("ConDSegTrainer_pretrained")
+    for key, value in trainer.network.net0.encoder.state_dict().items():
+        assert torch.equal(value, weights[key])
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ demo: install
 	$(BIN)/nnunet-plugins demo $(ARGS)
 
 test: install
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: install
 	$(BIN)/ruff check

@@ -141,6 +141,7 @@ class ConDSegTrainer(ConDSegNet0Trainer):
             # moments' bias, and take steps up to 6 times as long as the rate says.
             self.optimizer.state.clear()
             self._best_ema = None
+            self.print_to_log_file("stage 2 begins: Adam, the average Dice and the record of the best begin anew")
         self.lr_scheduler.base_lrs[0] = self.initial_lr if self.stage == 1 else self.stage_2_encoder_lr
         super().on_train_epoch_start()
         encoder_lr, lr = (group["lr"] for group in self.optimizer.param_groups)
@@ -148,7 +149,7 @@ class ConDSegTrainer(ConDSegNet0Trainer):
 
     def on_validation_epoch_end(self, val_outputs: list[dict]) -> None:
         super().on_validation_epoch_end(val_outputs)
-        if self.stage_2_begins:  # the moving average begins anew: checkpoint_best must not compare Net0's Dice
+        if self.stage_2_begins:  # or Net0's Dice would have a share in the average, and hold checkpoint_best
             dice = self.logger.get_value("mean_fg_dice", step=self.current_epoch)
             self.logger.get_value("ema_fg_dice", step=None)[self.current_epoch] = dice
 

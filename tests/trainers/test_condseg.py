@@ -77,6 +77,16 @@ def parameters_of(module):
     return nn.utils.parameters_to_vector(module.parameters()).detach().clone()
 
 
+@pytest.mark.parametrize("name", ["ConDSegTrainer", "ConDSegNet0Trainer"])
+def test_volumes_are_refused_in_one_sentence(name):
+    volumes = PLANS["configurations"]["2d"] | {"patch_size": [16, 32, 32], "spacing": [1.0, 1.0, 1.0]}
+    plans = PLANS | {"configurations": PLANS["configurations"] | {"3d_fullres": volumes}, "continue_training": False}
+    with pytest.raises(
+        UserError, match=f"^{name} works in 2D only, but configuration 3d_fullres is 3D: train 2d instead.$"
+    ):
+        find_trainer(name)(plans, "3d_fullres", 0, {}, torch.device("cpu"))
+
+
 # ---- stages ----------------------------------------------------------------------------------------------------------
 
 

@@ -19,9 +19,8 @@ OF_THE_TRAINING = {
     "stage_1_percent",
     "stage_2_encoder_lr",
     "consistency_reinforcement",
-    "loss_schedule",
 }
-"""Class attributes of which network and loss's gradients do not depend."""
+"""Class attributes on which neither the network nor its loss in stage 2 depends."""
 
 
 def with_different_networks() -> list[str]:

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from nnunet_plugins.architectures.layers.convolutions import conv_bn, conv_bn_relu
 from nnunet_plugins.architectures.layers.encoders import timm_encoder
+from nnunet_plugins.architectures.layers.logits import bounded
 from nnunet_plugins.architectures.layers.padding import crop, pad_to_stride
 from nnunet_plugins.architectures.layers.resize import resize
 from nnunet_plugins.architectures.layers.windows import aggregate_windows
@@ -21,7 +22,6 @@ from nnunet_plugins.architectures.layers.windows import aggregate_windows
 Size = Sequence[int]
 
 NUM_LEVELS = 4
-MAX_LOGIT = 1000.0  # nnU-Net sums logits, times 10, in fp16 at inference
 
 
 class ConDSegOutput(NamedTuple):
@@ -95,10 +95,6 @@ class Net0(nn.Module):
         padded = self.pad(x)
         logits = self.head(self.encoder(padded), padded.shape[2:])
         return bounded(crop(logits, x.shape[2:]))
-
-
-def bounded(logits: Tensor) -> Tensor:
-    return logits.clamp(-MAX_LOGIT, MAX_LOGIT)
 
 
 # ---- stage 2 ---------------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from nnunet_plugins.architectures.layers.directions import (
     shift_groups,
 )
 from nnunet_plugins.architectures.layers.encoders import timm_encoder
+from nnunet_plugins.architectures.layers.logits import bounded
 from nnunet_plugins.architectures.layers.padding import crop, pad_to_stride
 from nnunet_plugins.architectures.layers.resize import upsample
 
@@ -255,7 +256,7 @@ class DCFFSNet(nn.Module):
             c = stage(features, c)
         connectivity = self.per_class(crop(self.pconv(c), size))
         with torch.autocast(x.device.type, enabled=False):
-            logits = directional_vote(connectivity, self.voting).clamp(-self.max_logit, self.max_logit)
+            logits = bounded(directional_vote(connectivity, self.voting), self.max_logit)
         if not self.deep_supervision:
             return logits
         if p_out is not None:

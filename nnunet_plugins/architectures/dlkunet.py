@@ -19,6 +19,7 @@ from dynamic_network_architectures.building_blocks.helper import (
 from torch import Tensor, nn
 
 from nnunet_plugins.architectures.layers.dilation import dilated_conv
+from nnunet_plugins.architectures.layers.logits import MAX_LOGIT, bounded
 from nnunet_plugins.architectures.layers.padding import crop, pad_to_size
 
 Size = tuple[int, ...]
@@ -146,7 +147,7 @@ class DLKUNet(nn.Module):
         torch.Size([1, 9, 20, 40, 40])
     """
 
-    max_logit = 1000.0  # nnU-Net sums logits, times 10, in fp16 at inference
+    max_logit = MAX_LOGIT
 
     def __init__(
         self,
@@ -193,7 +194,7 @@ class DLKUNet(nn.Module):
             x = eblock(downsample(x))
         for dfb, skip in zip(self.decoder, reversed(skips), strict=True):
             x = dfb(x, skip)
-        logits = self.reprojection(x).clamp(-self.max_logit, self.max_logit)
+        logits = bounded(self.reprojection(x), self.max_logit)
         return crop(logits, size)
 
 

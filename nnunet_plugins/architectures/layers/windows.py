@@ -34,7 +34,8 @@ def aggregate_windows(values: Tensor, outer: Tensor, inner: Tensor) -> Tensor:
 class WindowAggregation(torch.autograd.Function):
     """Keeps the matrices and the taps for the backward pass, but neither unfolded values nor products of matrices.
 
-    Nothing is written to a part of a tensor: ``torch.compile`` takes minutes for that, and makes a slow kernel of it.
+    Nothing is written to a part of a tensor: ``torch.compile`` takes several times as long for that, and makes slower
+    kernels of it.
     """
 
     @staticmethod

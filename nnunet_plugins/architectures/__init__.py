@@ -1,7 +1,8 @@
 """Networks. All return plain logits, or with ``deep_supervision``, if they have it, a tuple that begins with them."""
 
+from nnunet_plugins.architectures.casnet import CASNet
 from nnunet_plugins.architectures.condseg import ConDSeg, Net0
 from nnunet_plugins.architectures.dcffsnet import DCFFSNet
 from nnunet_plugins.architectures.dlkunet import DLKUNet
 
-__all__ = ["ConDSeg", "DCFFSNet", "DLKUNet", "Net0"]
+__all__ = ["CASNet", "ConDSeg", "DCFFSNet", "DLKUNet", "Net0"]

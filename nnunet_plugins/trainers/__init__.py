@@ -36,6 +36,10 @@ def condseg_variant(varies: str, **overrides: Any) -> Variant:
     return Variant("condseg", "ConDSegTrainer", varies, overrides)
 
 
+def medfusion_variant(varies: str, **overrides: Any) -> Variant:
+    return Variant("medfusion_transnet", "MedFusionTransNetTrainer", varies, overrides)
+
+
 TRAINERS: dict[str, Variant] = {
     "DCFFSNetTrainer": Variant("dcffsnet", "DCFFSNetTrainer", "the paper's method, random initialisation"),
     "DCFFSNetTrainer_pretrained": Variant(
@@ -99,6 +103,22 @@ TRAINERS: dict[str, Variant] = {
     "DLKUNetMTrainer_C64": dlkunet_variant("Figure 9: size M, 64 channels", variant="M", base_channels=64),
     "DLKUNetMTrainer_C128": dlkunet_variant("Figure 9: size M, 128 channels", variant="M", base_channels=128),
     "DLKUNetLTrainer": dlkunet_variant("size L, the same as DLKUNetTrainer", variant="L"),
+    "MedFusionTransNetTrainer": Variant(
+        "medfusion_transnet", "MedFusionTransNetTrainer", "the paper's method: CASNet trained with DRGO"
+    ),
+    "MedFusionTransNetTrainer_woSkips": medfusion_variant(
+        "Tables 3 and 4: a decoder that sees the bottleneck alone", network_kwargs={"use_skips": False}
+    ),
+    "MedFusionTransNetTrainer_woContext": medfusion_variant(
+        "Tables 3 and 4: no contextual attention", network_kwargs={"use_contextual_attention": False}
+    ),
+    "MedFusionTransNetTrainer_woBoundary": medfusion_variant("Tables 3 and 4: no boundary refinement", beta=0.0),
+    "MedFusionTransNetTrainer_woSampling": medfusion_variant(
+        "nnU-Net's sampling instead of that of regions", region_sampling=False
+    ),
+    "MedFusionTransNetTrainer_DS": medfusion_variant("with nnU-Net's deep supervision", enable_deep_supervision=True),
+    "CASNetTrainer": Variant("medfusion_transnet", "CASNetTrainer", "the network alone, with Dice and cross-entropy"),
+    "DRGOTrainer": Variant("medfusion_transnet", "DRGOTrainer", "DRGO alone, with nnU-Net's own network"),
 }
 
 _NAME = re.compile(

@@ -1,0 +1,90 @@
+"""Feature maps as tokens, and attention among them."""
+
+import math
+from collections.abc import Sequence
+from math import prod
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def token_grid(size: Sequence[int], max_tokens: int) -> tuple[int, ...]:
+    """The grid of at most ``max_tokens`` cells that comes from halving the longest axis again and again."""
+    grid = list(size)
+    while prod(grid) > max_tokens:
+        longest = grid.index(max(grid))
+        grid[longest] = -(-grid[longest] // 2)
+    return tuple(grid)
+
+
+def pool_to_grid(x: Tensor, grid: Sequence[int]) -> Tensor:
+    """Mean of ``(B, C, *S)`` over each cell of ``grid``, one after the other axis: ``(B, C, *grid)``."""
+    if tuple(x.shape[2:]) == tuple(grid):
+        return x
+    pool = F.adaptive_avg_pool2d if x.ndim == 4 else F.adaptive_avg_pool3d
+    return pool(x, grid)  # type: ignore[arg-type]
+
+
+def sinusoidal_positions(grid: Sequence[int], spacing: Sequence[float], like: Tensor) -> Tensor:
+    """Sines and cosines of the cells' centres, ``(T, C)`` for the ``(..., T, C)`` of ``like`` (Vaswani et al., 2017).
+
+    Every axis has its share of the channels. Computed at each call: nothing is cached that inference could spoil.
+
+    Args:
+        grid: cells along each axis, T in all.
+        spacing: length of a cell along each axis.
+        like: gives C, device and dtype.
+    """
+    channels = like.shape[-1]
+    frequencies = -(-channels // (2 * len(grid)))
+    exponents = torch.arange(frequencies, device=like.device) / frequencies
+    rates = torch.exp(-math.log(10000.0) * exponents)
+    codes = []
+    for axis, (cells, length) in enumerate(zip(grid, spacing, strict=True)):
+        angles = ((torch.arange(cells, device=like.device) + 0.5) * length)[:, None] * rates
+        shape = [1] * len(grid)
+        shape[axis] = cells
+        codes.append(torch.cat((angles.sin(), angles.cos()), 1).unflatten(0, shape).expand(*grid, -1))
+    return torch.cat(codes, -1).flatten(0, -2)[:, :channels].to(like.dtype)
+
+
+class SelfAttention(nn.Module):
+    """``softmax(Q K^T / sqrt(d_k)) V`` of 8 heads: tokens ``(B, T, C)`` attend to themselves, or to a context.
+
+    Args:
+        channels: C, a multiple of 8.
+    """
+
+    num_heads = 8
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.query = nn.Linear(channels, channels)
+        self.key_value = nn.Linear(channels, 2 * channels)
+        self.projection = nn.Linear(channels, channels)
+
+    def forward(self, tokens: Tensor, context: Tensor | None = None) -> Tensor:
+        query = self.query(tokens)
+        key, value = self.key_value(tokens if context is None else context).chunk(2, -1)
+        heads = [x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for x in (query, key, value)]  # (B, h, T, c)
+        return self.projection(F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2))
+
+
+class AttentionBlock(nn.Module):
+    """A transformer's block: a mixer of tokens and a perceptron, each a residual of what is normalised before it."""
+
+    def __init__(self, channels: int, mixer: nn.Module):
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+        self.mixer = mixer
+        self.perceptron = nn.Sequential(
+            nn.LayerNorm(channels), nn.Linear(channels, 2 * channels), nn.GELU(), nn.Linear(2 * channels, channels)
+        )
+
+    def forward(self, tokens: Tensor, context: Tensor | None = None) -> Tensor:
+        """``(B, T, C)``, and for attention over scales a context ``(B, U, C)``, to ``(B, T, C)``."""
+        normalised = self.norm(tokens)
+        mixed = self.mixer(normalised) if context is None else self.mixer(normalised, self.norm(context))
+        tokens = tokens + mixed
+        return tokens + self.perceptron(tokens)

@@ -1,0 +1,243 @@
+"""Dynamic Region-Guided Optimization as a mixin: its losses and its sampling for any trainer of nnU-Net's kind."""
+
+import os
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
+from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
+from matplotlib.figure import Figure
+from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class, nnUNetBaseDataset
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
+from torch import Tensor, nn
+
+from nnunet_plugins.losses import DRGOLoss
+from nnunet_plugins.losses.common import LabelFormat
+from nnunet_plugins.losses.drgo import RegionStatistics, region_grid
+from nnunet_plugins.trainers.region_sampling import Case, RegionDataLoader, RegionImportance, find_cases
+
+
+class Observation(NamedTuple):
+    """What a training step has seen."""
+
+    regions: Tensor
+    """Of the cases, ``(B, cells of the patch)``; -1 where the patch is not of the case."""
+    statistics: RegionStatistics
+    """Of the prediction in the cells."""
+
+
+class DRGO(nnUNetTrainer):
+    """Mixin: ``class MyTrainer(DRGO, AnyTrainer)`` trains AnyTrainer's network with DRGO (docs/drgo.md).
+
+    AnyTrainer's loss becomes ``L_seg``; its optimiser, schedule and augmentation stay. Its foreground oversampling is
+    replaced by the sampling of regions, in training; validation draws its patches as nnU-Net does.
+
+    ``region_probabilities.npy`` in the fold's folder is what the loader's workers read. Next to every checkpoint there
+    is a file ``<checkpoint>_regions.npz``, from which ``--c`` goes on.
+    """
+
+    alpha: ClassVar[float] = 0.5  # weight of the adaptive loss, sec. 3.4.3
+    beta: ClassVar[float] = 0.1  # weight of the boundary loss
+    gamma: ClassVar[tuple[float, float]] = (0.7, 0.3)  # first and last epoch, sec. 3.4.2
+    region_sampling: ClassVar[bool] = True
+    picture_every: ClassVar[int] = 10  # epochs
+
+    importance: RegionImportance | None = None
+    """On rank 0, from the start of the training on."""
+    regions_to_load: Path | None = None
+    """The file next to the checkpoint from which the training goes on."""
+
+    # ---- loss --------------------------------------------------------------------------------------------------------
+
+    def _build_loss(self) -> nn.Module:
+        label_format = LabelFormat(self.label_manager.has_regions, self.label_manager.ignore_label)
+        return DRGOLoss(super()._build_loss(), label_format, alpha=self.alpha, beta=self.beta, gamma=self.gamma)
+
+    def on_train_epoch_start(self) -> None:
+        super().on_train_epoch_start()
+        self.observed: list[Observation] = []
+        self.loss.start_epoch(self.current_epoch, self.num_epochs)
+        self.print_to_log_file(f"gamma (uncertainty against imbalance): {self.loss.gamma:.4f}")
+
+    def train_step(self, batch: dict) -> dict:
+        result = super().train_step(batch)
+        if self.region_sampling:
+            self.observed.append(Observation(batch["regions"], self.loss.regions))
+        return result
+
+    # ---- sampling ----------------------------------------------------------------------------------------------------
+
+    @property
+    def probabilities_file(self) -> Path:
+        return Path(self.output_folder, "region_probabilities.npy")
+
+    def get_dataloaders(self):  # type: ignore[no-untyped-def]
+        """nnU-Net's, with another loader for the training."""
+        if not self.region_sampling:
+            return super().get_dataloaders()
+        if self.dataset_class is None:  # type: ignore[has-type]
+            self.dataset_class = infer_dataset_class(self.preprocessed_dataset_folder)
+        patch_size = self.configuration_manager.patch_size
+        rotation, dummy_2d, loaded_size, mirror_axes = self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        scales = self._get_deep_supervision_scales()
+        of_the_labels: dict[str, Any] = {
+            "is_cascaded": self.is_cascaded,
+            "foreground_labels": self.label_manager.foreground_labels,
+            "regions": self.label_manager.foreground_regions if self.label_manager.has_regions else None,
+            "ignore_label": self.label_manager.ignore_label,
+        }
+        mask = self.configuration_manager.use_mask_for_norm
+        transforms = self.get_training_transforms(
+            patch_size, rotation, scales, mirror_axes, dummy_2d, use_mask_for_norm=mask, **of_the_labels
+        )
+        dataset_tr, dataset_val = self.get_tr_and_val_datasets()
+        cases = find_cases(dataset_tr, patch_size)
+        self.prepare_importance(dataset_tr, cases)
+        options = {
+            "oversample_foreground_percent": self.oversample_foreground_percent,
+            "probabilistic_oversampling": self.probabilistic_oversampling,
+        }
+        training = RegionDataLoader(
+            dataset_tr,
+            self.batch_size,
+            loaded_size,
+            patch_size,
+            self.label_manager,
+            cases=cases,
+            probabilities=self.probabilities_file,
+            patch_grid=region_grid(patch_size),
+            transforms=transforms,
+            **options,
+        )
+        validation = nnUNetDataLoader(
+            dataset_val,
+            self.batch_size,
+            patch_size,
+            patch_size,
+            self.label_manager,
+            transforms=self.get_validation_transforms(scales, **of_the_labels),
+            **options,
+        )
+        loaders = self.in_workers(training, 1), self.in_workers(validation, 2)
+        for loader in loaders:
+            next(loader)
+        return loaders
+
+    def in_workers(self, loader: nnUNetDataLoader, divisor: int):  # type: ignore[no-untyped-def]
+        """``loader`` in as many processes as nnU-Net gives it, or a part of them."""
+        num_processes = get_allowed_n_proc_DA()
+        if num_processes == 0:
+            return SingleThreadedAugmenter(loader, None)
+        return NonDetMultiThreadedAugmenter(
+            loader,
+            None,
+            num_processes=max(1, num_processes // divisor),
+            num_cached=max(6 // divisor, num_processes // (2 * divisor)),
+            seeds=None,
+            pin_memory=self.device.type == "cuda",
+            wait_time=0.002,
+        )
+
+    def prepare_importance(self, dataset: nnUNetBaseDataset, cases: dict[str, Case]) -> None:
+        """The importance of the regions, as after the checkpoint from which the training goes on, or at its start."""
+        if self.local_rank == 0:
+            if self.regions_to_load is not None:
+                self.importance, epoch = RegionImportance.load(self.regions_to_load, cases)
+                if epoch != self.current_epoch:
+                    self.print_to_log_file(
+                        f"{self.regions_to_load.name} is of epoch {epoch}, the checkpoint of epoch "
+                        f"{self.current_epoch}: the training was stopped while it saved them. It goes on with both."
+                    )
+            else:
+                labels = [label for label in self.label_manager.all_labels if label != self.label_manager.ignore_label]
+                self.importance = RegionImportance.of_dataset(dataset, cases, labels)
+            probabilities = np.lib.format.open_memmap(
+                self.probabilities_file, mode="w+", dtype=np.float64, shape=(len(self.importance.counts),)
+            )
+            probabilities[:] = self.importance.probabilities()
+            probabilities.flush()
+        if self.is_ddp:
+            dist.barrier()
+
+    def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
+        super().on_train_epoch_end(train_outputs)
+        if self.region_sampling:
+            seen = gathered(self.observed)
+            if self.importance is not None:
+                self.importance.update(*seen)
+                np.load(self.probabilities_file, mmap_mode="r+")[:] = self.importance.probabilities()
+
+    def on_epoch_end(self) -> None:
+        if self.importance is not None and (self.current_epoch + 1) % self.picture_every == 0:
+            path = Path(self.output_folder, f"region_importance_epoch_{self.current_epoch + 1:04d}.png")
+            draw_importance(self.dataloader_train.generator._data, self.importance, path)
+        super().on_epoch_end()
+
+    # ---- checkpoints -------------------------------------------------------------------------------------------------
+
+    def save_checkpoint(self, filename: str) -> None:
+        if self.importance is not None and not self.disable_checkpointing:
+            self.importance.save(regions_file(filename), self.current_epoch + 1)
+        super().save_checkpoint(filename)
+
+    def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
+        super().load_checkpoint(filename_or_checkpoint)
+        if isinstance(filename_or_checkpoint, str):
+            path = regions_file(filename_or_checkpoint)
+            self.regions_to_load = path if path.is_file() else None
+
+    def on_train_end(self) -> None:
+        super().on_train_end()
+        if self.importance is not None:
+            regions_file(Path(self.output_folder, "checkpoint_latest.pth")).unlink(missing_ok=True)
+
+
+def regions_file(checkpoint: str | Path) -> Path:
+    """Where the importance of the regions is kept for a checkpoint."""
+    return Path(checkpoint).with_name(f"{Path(checkpoint).stem}_regions.npz")
+
+
+def gathered(observed: list[Observation]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Regions, boundary uncertainties and entropies of all that all processes have seen, each ``(n,)``."""
+    regions = torch.cat([o.regions.flatten() for o in observed]).numpy()
+    boundary, entropy, annotated = (
+        torch.cat([getattr(o.statistics, name).flatten() for o in observed]).cpu().numpy()
+        for name in ("boundary", "uncertainty", "annotated")
+    )
+    known = (regions >= 0) & (annotated > 0)
+    mine = (regions[known], boundary[known], entropy[known])
+    if not dist.is_initialized():
+        return mine
+    of_all: list[tuple[np.ndarray, ...]] = [()] * dist.get_world_size()
+    dist.all_gather_object(of_all, mine)
+    regions, boundary, entropy = map(np.concatenate, zip(*of_all, strict=True))
+    return regions, boundary, entropy
+
+
+def draw_importance(dataset: nnUNetBaseDataset, importance: RegionImportance, path: Path) -> None:
+    """Picture of the first case and its regions: of a volume, the slice through its most important region."""
+    identifier, case = next(iter(importance.cases.items()))
+    regions = importance.importance()[case.regions].reshape(case.grid)
+    layer = int(np.unravel_index(regions.argmax(), regions.shape)[0])
+    z = (2 * layer + 1) * case.shape[0] // (2 * case.grid[0])
+    image = np.asarray(dataset.load_case(identifier)[0][0, z])
+    height, width = image.shape
+    figure = Figure(figsize=(10, 5), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for axes in (left, right):
+        axes.imshow(image, cmap="gray", interpolation="nearest")
+        axes.set_axis_off()
+    extent = (-0.5, width - 0.5, height - 0.5, -0.5)
+    heat = right.imshow(
+        regions[layer], cmap="inferno", alpha=0.6, vmin=0, vmax=1, extent=extent, interpolation="nearest"
+    )
+    figure.colorbar(heat, label="importance")
+    figure.suptitle(identifier if case.shape[0] == 1 else f"{identifier}, slice {z}")
+    temporary = path.with_suffix(".tmp")
+    figure.savefig(temporary, format="png", dpi=100)
+    os.replace(temporary, path)

@@ -1,0 +1,107 @@
+"""MedFusion-TransNet as nnU-Net trainers: CASNet and DRGO together, and each alone."""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from dynamic_network_architectures.building_blocks.helper import convert_dim_to_conv_op
+from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from torch import nn
+from torch.optim import Optimizer
+
+from nnunet_plugins.architectures import CASNet
+from nnunet_plugins.trainers.base import PluginTrainer
+from nnunet_plugins.trainers.drgo import DRGO
+
+
+class PlannedDeepSupervision(PluginTrainer):
+    """For networks with an output at every stage of the plans: deep supervision as nnU-Net has it."""
+
+    def _get_deep_supervision_scales(self) -> list[list[float]] | None:
+        return nnUNetTrainer._get_deep_supervision_scales(self)
+
+    def _build_loss(self) -> nn.Module:
+        """Dice and cross-entropy; each output counts half of the next finer one, and the coarsest not at all."""
+        scales = self._get_deep_supervision_scales()
+        if scales is None:
+            return self.dice_and_cross_entropy()
+        weights = np.array([0.5**index for index in range(len(scales))])
+        if len(weights) > 1:
+            weights[-1] = 1e-6 if self.is_ddp else 0.0  # DDP wants a gradient for every parameter
+        return DeepSupervisionWrapper(self.dice_and_cross_entropy(), tuple(weights / weights.sum()))
+
+
+class CASNetTrainer(PlannedDeepSupervision):
+    """CASNet with Dice and cross-entropy, Adam, cosine annealing (section 4.2) and nnU-Net's sampling."""
+
+    method = "MedFusion-TransNet"
+    paper = "MedFusion-TransNet: multi-modal fusion via transformer for enhanced medical image segmentation"
+    initial_lr = 1e-4
+    weight_decay = 0.0
+    enable_deep_supervision = False
+
+    @classmethod
+    def build_network_architecture(
+        cls,
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool = True,
+    ) -> nn.Module:
+        """Stages, strides, kernels and features are the plans'."""
+        plan = configuration_manager.network_arch_init_kwargs
+        groups = modality_groups(plans_manager, configuration_manager, num_input_channels)
+        return CASNet(
+            num_input_channels,
+            num_output_channels,
+            conv_op=convert_dim_to_conv_op(len(configuration_manager.patch_size)),
+            deep_supervision=enable_deep_supervision,
+            auxiliary_heads=cls.enable_deep_supervision,
+            **{"modality_groups": groups, **cls.network_kwargs},
+            **{name: plan[name] for name in ("strides", "kernel_sizes", "features_per_stage")},
+        )
+
+    def build_optimizer(self, groups: Iterable[dict[str, Any]]) -> Optimizer:
+        return torch.optim.Adam(groups, weight_decay=self.weight_decay)
+
+    @staticmethod
+    def learning_rate_factor(progress: float) -> float:
+        """Cosine annealing to 0."""
+        return (1 + math.cos(math.pi * progress)) / 2
+
+
+class MedFusionTransNetTrainer(DRGO, CASNetTrainer):
+    """The paper's method: CASNet, trained with DRGO."""
+
+
+class DRGOTrainer(DRGO, PlannedDeepSupervision):
+    """nnU-Net's planned network, optimiser, schedule and deep supervision, with DRGO: what DRGO alone brings."""
+
+    method = "MedFusion-TransNet"
+    paper = CASNetTrainer.paper
+
+    def set_deep_supervision_enabled(self, enabled: bool) -> None:
+        nnUNetTrainer.set_deep_supervision_enabled(self, enabled and self.enable_deep_supervision)
+
+    def configure_optimizers(self):  # type: ignore[no-untyped-def]
+        return nnUNetTrainer.configure_optimizers(self)
+
+
+def modality_groups(
+    plans_manager: PlansManager, configuration_manager: ConfigurationManager, num_input_channels: int
+) -> tuple[int, ...]:
+    """Number of channels of each modality, from the plans alone, which is all that inference has.
+
+    Every channel of a medical image is one; the colours of a natural image are one; and so are the segmentations that a
+    cascade adds to the image.
+    """
+    num_image_channels = min(len(configuration_manager.normalization_schemes), num_input_channels)
+    natural = plans_manager.plans["image_reader_writer"] == "NaturalImage2DIO"
+    groups = (num_image_channels,) if natural else (1,) * num_image_channels
+    added = num_input_channels - num_image_channels
+    return (*groups, added) if added else groups

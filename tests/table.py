@@ -7,13 +7,22 @@ from nnunet_plugins.trainers import TRAINERS, find_trainer
 MAIN_TRAINERS = [*(name for name, variant in TRAINERS.items() if not variant.overrides), "DLKUNetSTrainer"]
 """The trainers of the papers, and the one with fewer blocks than nnU-Net's plans have stages. Tested in full."""
 
-WITH_FEWER_OUTPUTS = [*MAIN_TRAINERS, "DCFFSNetTrainer_woDS", "ConDSegTrainer_baseline"]
-"""With the variants that leave an output of the network out."""
+WITH_OTHER_OUTPUTS = [
+    *MAIN_TRAINERS,
+    "DCFFSNetTrainer_woDS",
+    "ConDSegTrainer_baseline",
+    "MedFusionTransNetTrainer_DS",
+]
+"""With the variants whose networks have fewer or more outputs."""
 
 LOADING_WEIGHTS = [*MAIN_TRAINERS, "DCFFSNetTrainer_pretrained", "ConDSegTrainer_stage2"]
 """With those that start from weights. The other variants differ from a main trainer in numbers: tested in brief."""
 
+NNUNETS_NETWORK = ["DRGOTrainer"]
+"""The trainers of nnU-Net's own network, which is not ours to test."""
+
 OF_THE_TRAINING = {
+    "region_sampling",
     "pretrained",
     "pretrained_by",
     "stage_1_percent",
@@ -29,10 +38,13 @@ def with_different_networks() -> list[str]:
     for name, variant in TRAINERS.items():
         network = {key: value for key, value in variant.overrides.items() if key not in OF_THE_TRAINING}
         networks.setdefault(f"{variant.base} {network}", name)
-    return list(networks.values())
+    return [name for name in networks.values() if name not in NNUNETS_NETWORK]
 
 
 DIFFERENT_NETWORKS = with_different_networks()
+
+
+MAIN_NETWORKS = [name for name in MAIN_TRAINERS if name not in NNUNETS_NETWORK]
 
 
 def in_3d(trainer_name: str) -> bool:

@@ -157,8 +157,7 @@ class TransformerFusion(nn.Module):
         channels = widths[-1]
         self.max_tokens = max_tokens
         self.voxels = [tuple(map(prod, zip(*strides[: i + 1], strict=True))) for i in range(len(strides))]
-        self.modality = nn.Parameter(torch.empty(num_modalities, 1, channels))
-        nn.init.trunc_normal_(self.modality, std=0.02)
+        self.modality = nn.Parameter(0.02 * torch.randn(num_modalities, 1, channels))
         self.fusion = AttentionBlock(channels, token_mixer(channels))
         self.to_context = nn.ModuleList(nn.Linear(width, channels) for width in reversed(widths[:-1]))
         self.hierarchy = nn.ModuleList(AttentionBlock(channels, SelfAttention(channels)) for _ in widths[:-1])

@@ -44,7 +44,7 @@ def region_sums(x: Tensor, grid: Sequence[int]) -> Tensor:
     """
     for axis, cells in reversed(list(enumerate(grid, start=2))):
         length = x.shape[axis]
-        membership = F.one_hot(cell_of(length, cells, x.device), cells).to(x.dtype)  # (length, cells)
+        membership = (cell_of(length, cells, x.device)[:, None] == torch.arange(cells, device=x.device)).to(x.dtype)
         before, after = x.shape[:axis], x.shape[axis + 1 :]
         x = membership.T @ x.flatten(axis + 1) if after else x @ membership
         x = x.reshape(*before, cells, *after)

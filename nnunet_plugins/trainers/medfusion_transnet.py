@@ -14,6 +14,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from nnunet_plugins.architectures import CASNet
+from nnunet_plugins.losses import DiceCrossEntropyLoss
 from nnunet_plugins.trainers.base import PluginTrainer
 from nnunet_plugins.trainers.drgo import DRGO
 
@@ -26,13 +27,16 @@ class PlannedDeepSupervision(PluginTrainer):
 
     def _build_loss(self) -> nn.Module:
         """Dice and cross-entropy; each output counts half of the next finer one, and the coarsest not at all."""
+        loss = DiceCrossEntropyLoss(
+            self.label_format, schedule="ordinary", batch_dice=self.configuration_manager.batch_dice
+        )
         scales = self._get_deep_supervision_scales()
         if scales is None:
-            return self.dice_and_cross_entropy()
+            return loss
         weights = np.array([0.5**index for index in range(len(scales))])
         if len(weights) > 1:
             weights[-1] = 1e-6 if self.is_ddp else 0.0  # DDP wants a gradient for every parameter
-        return DeepSupervisionWrapper(self.dice_and_cross_entropy(), tuple(weights / weights.sum()))
+        return DeepSupervisionWrapper(loss, tuple(weights / weights.sum()))
 
 
 class CASNetTrainer(PlannedDeepSupervision):
@@ -60,7 +64,7 @@ class CASNetTrainer(PlannedDeepSupervision):
             num_input_channels,
             num_output_channels,
             conv_op=convert_dim_to_conv_op(len(configuration_manager.patch_size)),
-            deep_supervision=enable_deep_supervision,
+            deep_supervision=cls.enable_deep_supervision and enable_deep_supervision,
             auxiliary_heads=cls.enable_deep_supervision,
             **{"modality_groups": groups, **cls.network_kwargs},
             **{name: plan[name] for name in ("strides", "kernel_sizes", "features_per_stage")},

@@ -65,7 +65,8 @@ def case_grid(shape: Sequence[int], patch_size: Sequence[int]) -> Size:
 
 
 def find_cases(dataset: nnUNetBaseDataset, patch_size: Sequence[int]) -> dict[str, Case]:
-    """The regions of all cases of a dataset; ``patch_size`` in 3D."""
+    """The regions of all cases of a dataset."""
+    patch_size = (1, *patch_size)[-3:]  # images are volumes of one slice
     cases: dict[str, Case] = {}
     first = 0
     for identifier in dataset.identifiers:

@@ -12,8 +12,10 @@ from cell_datasets import LABELS, NAMES
 from table import (
     DIFFERENT_NETWORKS,
     LOADING_WEIGHTS,
+    MAIN_NETWORKS,
     MAIN_TRAINERS,
-    WITH_FEWER_OUTPUTS,
+    NNUNETS_NETWORK,
+    WITH_OTHER_OUTPUTS,
     datasets_for_loss,
     datasets_for_training,
     dimensions_of,
@@ -33,6 +35,12 @@ def trainer_name(request) -> str:
 @pytest.fixture(params=MAIN_TRAINERS)
 def main_trainer_name(request) -> str:
     """For what a variant's class attributes cannot change."""
+    return request.param
+
+
+@pytest.fixture(params=MAIN_NETWORKS)
+def main_network_name(request) -> str:
+    """For what depends on a main trainer's network, if it is ours."""
     return request.param
 
 
@@ -64,7 +72,7 @@ def trainer_and_dimensions(request) -> tuple[str, int]:
     return request.param
 
 
-@pytest.fixture(params=with_dimensions(WITH_FEWER_OUTPUTS))
+@pytest.fixture(params=with_dimensions(name for name in WITH_OTHER_OUTPUTS if name not in NNUNETS_NETWORK))
 def outputs_and_dimensions(request) -> tuple[str, int]:
     return request.param
 

@@ -1,4 +1,4 @@
-"""Proves for main trainers and those with fewer outputs: two processes train one model, with batches of any size.
+"""Proves for main trainers and those with other outputs: two processes train one model, with batches of any size.
 
 That every parameter gets a gradient, without which DDP fails, ``test_loss`` proves for all.
 """
@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch.multiprocessing as mp
-from table import WITH_FEWER_OUTPUTS
+from table import WITH_OTHER_OUTPUTS
 
 EVEN, UNEVEN = 4, 5
-JOBS = [(name, batch_size) for name in WITH_FEWER_OUTPUTS for batch_size in (EVEN, UNEVEN)]
+JOBS = [(name, batch_size) for name in WITH_OTHER_OUTPUTS for batch_size in (EVEN, UNEVEN)]
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from batchgeneratorsv2.transforms.utils.deep_supervision_downsampling import DownsampleSegForDSTransform
 from cell_datasets import FORMATS, IMAGE_SIZE, LABELS, VOLUME_FORMATS, VOLUME_SIZES, initialized_trainer
 from fake_cuda import fake_cuda_autocast
 from torch import Tensor
@@ -41,7 +42,19 @@ def target_of(kind: str, dataset_id: int) -> Tensor:
 
 
 def as_nnunet_hands_it(target: Tensor, trainer) -> Tensor | list[Tensor]:
-    return [target] if trainer.enable_deep_supervision else target
+    """The target, or the list of targets at the scales of the trainer's deep supervision."""
+    scales = trainer._get_deep_supervision_scales()
+    if scales is None:
+        return target
+    downsample = DownsampleSegForDSTransform(ds_scales=scales)
+    samples = [downsample(segmentation=sample)["segmentation"] for sample in target]
+    return [torch.stack(scale) for scale in zip(*samples, strict=True)]
+
+
+def batch_of(kind: str, dataset_id: int, trainer) -> dict:
+    """A batch as the trainer's loader makes it. Of none of its patches a region of a case is known."""
+    target = as_nnunet_hands_it(target_of(kind, dataset_id), trainer)
+    return {"data": random_image(dataset_id), "target": target, "regions": torch.full((BATCH, 1), -1)}
 
 
 def gradients(trainer) -> list[torch.Tensor]:
@@ -71,7 +84,7 @@ def test_every_parameter_receives_a_gradient(network_name):
     torch.manual_seed(0)
     for parameter in trainer.network.parameters():  # away from gates that start at zero and hide what lies behind
         parameter.data += 0.02 * torch.randn_like(parameter)
-    batch = {"data": random_image(LABELS), "target": as_nnunet_hands_it(target_of("random", LABELS), trainer)}
+    batch = batch_of("random", LABELS, trainer)
     idle = {name for name, _ in trainer.network.named_parameters()}
     for epoch in range(2):
         trainer.current_epoch = epoch
@@ -84,12 +97,12 @@ def test_every_parameter_receives_a_gradient(network_name):
     assert not idle
 
 
-def test_loss_is_smaller_where_the_prediction_is_trained(main_trainer_name):
-    trainer = initialized_trainer(main_trainer_name, LABELS)
+def test_loss_is_smaller_where_the_prediction_is_trained(main_network_name):
+    trainer = initialized_trainer(main_network_name, LABELS)
     torch.manual_seed(0)
     target = target_of("empty", LABELS)
     target[:, :, 24:] = 1
-    batch = {"data": random_image(LABELS), "target": as_nnunet_hands_it(target, trainer)}
+    batch = batch_of("empty", LABELS, trainer) | {"target": as_nnunet_hands_it(target, trainer)}
     losses = [float(trainer.train_step(batch)["loss"]) for _ in range(8)]
     assert losses[-1] < losses[0]
 
@@ -97,7 +110,7 @@ def test_loss_is_smaller_where_the_prediction_is_trained(main_trainer_name):
 def test_mixed_precision_on_cuda_gives_a_float32_loss_on_the_device(trainer_and_targets):
     trainer_name, dataset_id = trainer_and_targets
     trainer = initialized_trainer(trainer_name, dataset_id)
-    target = target_of("random", dataset_id)
+    target = as_nnunet_hands_it(target_of("random", dataset_id), trainer)
     with fake_cuda_autocast():
         network = trainer.build_network_architecture(
             trainer.plans_manager,
@@ -106,8 +119,11 @@ def test_mixed_precision_on_cuda_gives_a_float32_loss_on_the_device(trainer_and_
             trainer.label_manager.num_segmentation_heads,
             trainer.enable_deep_supervision,
         )
-        fake_target = torch.empty(target.shape, dtype=target.dtype)
-        loss = trainer.loss(network(random_image(dataset_id)), as_nnunet_hands_it(fake_target, trainer))
+        if isinstance(target, list):
+            fake_target = [torch.empty(t.shape, dtype=t.dtype) for t in target]
+        else:
+            fake_target = torch.empty(target.shape, dtype=target.dtype)
+        loss = trainer.loss(network(random_image(dataset_id)), fake_target)
         assert loss.dtype == torch.float32
         assert loss.device.type == "cuda"
         network.deep_supervision = False

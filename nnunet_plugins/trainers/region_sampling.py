@@ -5,7 +5,7 @@ probability that its importance gives, and a point of that region as the patch's
 nnU-Net's.
 
 The trainer computes the probabilities and keeps them in one file; the loader's workers read that file, mapped into
-their memory, for every patch. With every patch the loader tells which regions it shows, whatever rotation, scaling and
+their memory, for every batch. With every patch the loader tells which regions it shows, whatever rotation, scaling and
 mirroring have made of it, so that the trainer knows of which regions it has seen the predictions.
 """
 
@@ -270,6 +270,7 @@ class RegionDataLoader(nnUNetDataLoader):
     def get_indices(self) -> list[str]:
         keys = super().get_indices()
         self._keys = list(keys)
+        self._probabilities = np.load(self.probabilities, mmap_mode="r")
         return keys
 
     def get_bbox(self, data_shape, force_fg, class_locations, *args, **kwargs):  # type: ignore[no-untyped-def]
@@ -285,7 +286,7 @@ class RegionDataLoader(nnUNetDataLoader):
 
     def draw_center(self, case: Case, class_locations: dict | None = None) -> np.ndarray:
         """A voxel of a region that is drawn by its importance; an annotated one if locations of such are given."""
-        probabilities = np.load(self.probabilities, mmap_mode="r")[case.regions]
+        probabilities = self._probabilities[case.regions]
         drawn = np.random.choice(len(probabilities), p=normalised(probabilities))  # noqa: NPY002 (nnU-Net's seeds)
         if class_locations is not None:
             voxels = np.reshape(class_locations[self.annotated_classes_key], (-1, 4))[:, 1:]

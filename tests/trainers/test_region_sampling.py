@@ -1,0 +1,395 @@
+"""Proves: regions are as important as section 3.4.1 says, are drawn accordingly, and are known after augmentation."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
+from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
+from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
+from batchgeneratorsv2.transforms.spatial.rot90 import Rot90Transform
+from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
+from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
+from batchgeneratorsv2.transforms.utils.pseudo2d import Convert2DTo3DTransform, Convert3DTo2DTransform
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
+from scipy.stats import chisquare
+
+from nnunet_plugins.errors import UserError
+from nnunet_plugins.trainers.base import seed_everything
+from nnunet_plugins.trainers.region_sampling import (
+    Case,
+    RegionDataLoader,
+    RegionImportance,
+    case_grid,
+    count_labels,
+    find_cases,
+    traced,
+)
+
+ANNOTATED = (-1, 0, 1, 2)
+
+
+class Cases(nnUNetBaseDataset):
+    """A dataset in memory: images whose channels are the voxels' coordinates, from 1 on, and given label maps."""
+
+    def __init__(self, label_maps, class_locations=None):
+        super().__init__("", list(label_maps))
+        self.label_maps = label_maps
+        self.class_locations = class_locations or {}
+
+    def load_case(self, identifier):
+        labels = self.label_maps[identifier]
+        image = np.stack(np.indices(labels.shape)).astype(np.float32) + 1
+        return image, labels[None], None, {"class_locations": self.class_locations}
+
+    @staticmethod
+    def save_case(data, seg, properties, output_filename_truncated):
+        raise NotImplementedError
+
+    @staticmethod
+    def get_identifiers(folder):
+        raise NotImplementedError
+
+
+class Nothing(BasicTransform):
+    def apply(self, data_dict, **params):
+        return data_dict
+
+
+def one_case(shape, grid):
+    return {"a": Case(shape, grid, 0)}
+
+
+def make_loader(dataset, patch_size, folder, *, probabilities=None, batch_size=2, ignore=False, **kwargs):
+    cases = find_cases(dataset, patch_size)
+    num_regions = list(cases.values())[-1].regions.stop
+    if probabilities is None:
+        probabilities = np.full(num_regions, 0.5)
+    np.save(folder / "probabilities.npy", probabilities)
+    labels = {"background": 0, "a": 1, "b": 2} | ({"ignore": 3} if ignore else {})
+    options = {"transforms": Nothing(), "patch_grid": (1,) * len(patch_size), "final_patch_size": patch_size} | kwargs
+    return RegionDataLoader(
+        dataset,
+        batch_size,
+        patch_size,
+        label_manager=LabelManager(labels, None),
+        cases=cases,
+        probabilities=folder / "probabilities.npy",
+        **options,
+    )
+
+
+# ---- regions ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("shape", "patch_size", "grid"),
+    [
+        ((1, 512, 400), (1, 512, 400), (1, 8, 8)),
+        ((20, 100, 15), (64, 64, 64), (1, 6, 1)),  # none shorter than 16 voxels
+        ((700, 512, 512), (128, 128, 128), (11, 8, 8)),  # none longer than half a patch
+    ],
+)
+def test_regions_of_a_case(shape, patch_size, grid):
+    assert case_grid(shape, patch_size) == grid
+
+
+def test_regions_of_all_cases_follow_one_another():
+    dataset = Cases({"b": np.zeros((1, 64, 32), int), "a": np.zeros((1, 40, 128), int)})
+    assert find_cases(dataset, (64, 64)) == {
+        "a": Case((1, 40, 128), (1, 2, 8), 0),
+        "b": Case((1, 64, 32), (1, 4, 2), 16),
+    }
+
+
+@given(st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(1, 9)), st.integers(0, 1000))
+@settings(deadline=None)
+def test_labels_of_regions_are_counted_voxel_by_voxel(shape, seed):
+    rng = np.random.default_rng(seed)
+    segmentation = rng.choice([-1, 0, 1, 5, 9], shape)
+    grid = tuple(int(rng.integers(1, length + 1)) for length in shape)
+    case = Case(shape, grid, 7)
+    expected = np.zeros((np.prod(grid), 3), int)
+    for voxel in product(*map(range, shape)):
+        label = max(segmentation[voxel], 0)
+        if label in (0, 1, 5):
+            expected[case.region_of(np.array(voxel)) - 7, (0, 1, 5).index(label)] += 1
+    assert np.array_equal(count_labels(segmentation, grid, (0, 1, 5)), expected)
+
+
+def test_a_voxel_outside_the_case_is_in_no_region():
+    case = Case((1, 32, 48), (1, 2, 3), 10)
+    voxels = np.array([[0, 15, 15], [0, 16, 16], [0, 31, 47], [0, -1, 3], [0, 3, 48], [1, 0, 0]]).T
+    assert case.region_of(voxels).tolist() == [10, 14, 15, -1, -1, -1]
+
+
+# ---- importance ------------------------------------------------------------------------------------------------------
+
+# 0 0 1 1    11 voxels are of class 0, 5 of class 1: 1 / p = 16 / 11 and 16 / 5
+# 0 0 1 1
+# 0 0 0 1
+# 0 0 0 0
+COUNTS = np.array([[4, 0], [0, 4], [4, 0], [3, 1]])
+FREQUENCY = [16 / 11, 16 / 5, 16 / 11, 16 / 11 + 16 / 5]
+SCALED_FREQUENCY = [0, (1 / 5 - 1 / 11) * 5, 0, 1]
+
+
+def by_hand():
+    return RegionImportance(one_case((1, 4, 4), (1, 2, 2)), COUNTS)
+
+
+def test_class_frequency_by_hand():
+    labels = np.array([[0, 0, 1, 1], [0, 0, 1, 1], [0, 0, 0, 1], [0, 0, 0, 0]])
+    assert np.array_equal(count_labels(labels[None], (1, 2, 2), (0, 1)), COUNTS)
+    assert by_hand().class_frequency().tolist() == pytest.approx(FREQUENCY)
+
+
+def test_before_the_first_epoch_importance_is_class_frequency_alone():
+    importance = by_hand()
+    assert importance.importance().tolist() == pytest.approx([f / 3 for f in SCALED_FREQUENCY])
+    total = sum(SCALED_FREQUENCY)
+    expected = [0.9 * f / total + 0.1 / 4 for f in SCALED_FREQUENCY]
+    assert importance.probabilities().tolist() == pytest.approx(expected)
+
+
+def test_importance_after_an_epoch_by_hand():
+    importance = by_hand()
+    # Region 1 was seen twice, regions 0 and 3 once. Region 2 counts as their mean.
+    importance.update(np.array([1, 0, 1, 3]), np.array([0.2, 0.1, 0.4, 0.5]), np.array([0.6, 0.6, 0.2, 0.2]))
+    boundary, entropy = [0.1, 0.3, 0.3, 0.5], [0.6, 0.4, 0.4, 0.2]
+    scaled_boundary, scaled_entropy = ([(v - min(x)) / (max(x) - min(x)) for v in x] for x in (boundary, entropy))
+    expected = [sum(x) / 3 for x in zip(SCALED_FREQUENCY, scaled_boundary, scaled_entropy, strict=True)]
+    assert importance.importance().tolist() == pytest.approx(expected)
+    importance.update(np.array([0]), np.array([0.3]), np.array([0.0]))  # moving averages: (0.1 + 0.3) / 2, 0.6 / 2
+    assert importance.boundary[[0, 1, 3]].tolist() == pytest.approx([0.2, 0.3, 0.5])
+    assert importance.entropy[[0, 1, 3]].tolist() == pytest.approx([0.3, 0.4, 0.2])
+    assert np.isnan(importance.boundary[2])
+
+
+def test_regions_without_annotation_are_not_drawn():
+    importance = RegionImportance(one_case((1, 4, 4), (1, 2, 2)), np.array([[4, 0], [0, 0], [2, 2], [0, 0]]))
+    probabilities = importance.probabilities()
+    assert probabilities[[1, 3]].tolist() == [0, 0]
+    assert probabilities.sum() == pytest.approx(1)
+
+
+def test_probabilities_of_every_case_sum_to_1_even_if_nothing_is_annotated():
+    cases = {
+        "a": Case((1, 32, 32), (1, 2, 2), 0),
+        "b": Case((1, 32, 32), (1, 2, 2), 4),
+        "c": Case((1, 9, 9), (1, 1, 1), 8),
+    }
+    counts = np.concatenate((np.zeros((4, 2), int), np.full((4, 2), 3), [[0, 7]]))
+    probabilities = RegionImportance(cases, counts).probabilities()
+    assert [probabilities[case.regions].sum() for case in cases.values()] == pytest.approx([1, 1, 1])
+    assert probabilities[:8].tolist() == pytest.approx([0.25] * 8)
+
+
+def test_importance_survives_a_file(tmp_path):
+    importance, path = by_hand(), tmp_path / "checkpoint_latest_regions.npz"
+    importance.update(np.array([1, 3]), np.array([0.2, 0.1]), np.array([0.6, 0.7]))
+    importance.save(path, epoch=12)
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+    loaded, epoch = RegionImportance.load(path, importance.cases)
+    assert epoch == 12
+    assert np.array_equal(loaded.probabilities(), importance.probabilities())
+    with pytest.raises(UserError, match=r"checkpoint_latest_regions.npz is of other training cases"):
+        RegionImportance.load(path, {"b": Case((1, 4, 4), (1, 2, 2), 0)})
+    with pytest.raises(UserError, match="another preprocessing"):
+        RegionImportance.load(path, one_case((1, 4, 4), (1, 2, 1)))
+
+
+# ---- drawing ---------------------------------------------------------------------------------------------------------
+
+
+def test_drawn_centers_follow_the_probabilities(tmp_path):
+    dataset = Cases({"a": np.zeros((20, 70, 90), int), "b": np.zeros((1, 40, 40), int)})
+    rng = np.random.default_rng(0)
+    probabilities = rng.random(20 + 4)
+    probabilities[[3, 7]] = 0
+    loader = make_loader(dataset, (32, 32, 32), tmp_path, probabilities=probabilities)
+    case = loader.cases["a"]
+    assert case.grid == (1, 4, 5)
+    loader.get_indices()
+    seed_everything(0)
+    centers = np.array([loader.draw_center(case) for _ in range(10_000)]).T
+    drawn = np.bincount(case.region_of(centers), minlength=20)
+    assert drawn[[3, 7]].tolist() == [0, 0]
+    likely = probabilities[:20] > 0
+    expected = 10_000 * probabilities[:20] / probabilities[:20].sum()
+    assert chisquare(drawn[likely], expected[likely]).pvalue > 0.01
+    within = centers[2, case.region_of(centers) == 5]  # region (0, 1, 0): columns 0 .. 17
+    assert chisquare(np.bincount(within, minlength=18)).pvalue > 0.01
+
+
+@pytest.mark.parametrize("shape", [(50, 60, 70), (10, 20, 90), (8, 9, 10)], ids=["larger", "mixed", "smaller"])
+def test_patches_hold_their_centers_and_stay_within_nnunets_limits(tmp_path, shape):
+    loaded, final = (24, 24, 24), (16, 20, 16)
+    dataset = Cases({"a": np.zeros(shape, int)})
+    loader = make_loader(dataset, loaded, tmp_path, final_patch_size=final)
+    centers, corners, stock_corners = [], [], []
+    draw = loader.draw_center
+    loader.draw_center = lambda *args: centers.append(draw(*args)) or centers[-1]
+    seed_everything(0)
+    for _ in range(300):
+        loader.get_indices()
+        lower, upper = loader.get_bbox(np.array(shape), True, None)
+        assert np.array_equal(np.subtract(upper, lower), loaded)
+        corners.append(lower)
+        stock_corners.append(nnUNetDataLoader.get_bbox(loader, np.array(shape), False, None)[0])
+    assert (np.array(corners) <= centers).all() and (centers < np.array(corners) + loaded).all()
+    padding = np.maximum(np.array(loaded) - final, np.array(loaded) - shape)
+    lowest, highest = -padding // 2, shape + padding // 2 + padding % 2 - loaded
+    for drawn in (corners, stock_corners):
+        assert (np.min(drawn, 0) >= lowest).all() and (np.max(drawn, 0) <= highest).all()
+
+
+def test_slices_of_volumes_are_drawn_from_their_regions(tmp_path):
+    dataset = Cases({"a": np.zeros((48, 64, 64), int)})
+    probabilities = np.zeros((3, 4, 4))
+    probabilities[1, 2, 3] = 1
+    loader = make_loader(dataset, (32, 32), tmp_path, probabilities=probabilities.ravel(), batch_size=40)
+    batch = next(loader)
+    assert batch["data"].shape == (40, 3, 32, 32)
+    z = batch["data"][:, 0] - 1
+    assert z.amin() >= 16 and z.amax() < 32 and len(z.unique()) > 8
+    # the patch is 32 x 32, one cell, whose centre is within half a patch of the drawn region
+    assert set(batch["regions"].unique().tolist()) <= {16 * 1 + 4 * row + column for row in (2, 3) for column in (2, 3)}
+
+
+def test_centers_are_annotated_where_the_dataset_has_an_ignore_label(tmp_path):
+    annotated = np.array([[0, 0, row, column] for row, column in ((3, 4), (20, 5), (21, 6))])
+    locations = {ANNOTATED: annotated, 1: annotated[:1]}
+    dataset = Cases({"a": np.zeros((1, 32, 32), int)}, locations)
+    loader = make_loader(dataset, (16, 16), tmp_path, probabilities=np.array([0.0, 0, 1, 0]), ignore=True)
+    loader.annotated_classes_key = ANNOTATED
+    loader.get_indices()
+    centers = {tuple(loader.draw_center(loader.cases["a"], locations)) for _ in range(50)}
+    assert centers == {(0, 20, 5), (0, 21, 6)}
+
+
+def test_workers_follow_the_trainer_while_they_run(tmp_path):
+    dataset = Cases({"a": np.zeros((1, 64, 64), int)})
+    first, last = np.eye(16)[[0, 15]]
+    loader = make_loader(dataset, (16, 16), tmp_path, probabilities=first, batch_size=4, patch_grid=(1, 1))
+    augmenter = NonDetMultiThreadedAugmenter(loader, None, 2, num_cached=2, seeds=None, pin_memory=False)
+    try:
+        assert (next(augmenter)["data"][:, 1:].amax() - 1) < 24
+        np.load(tmp_path / "probabilities.npy", mmap_mode="r+")[:] = last
+        batches = [next(augmenter)["data"] for _ in range(20)]
+    finally:
+        augmenter._finish()
+    assert (batches[-1][:, 1:].amin() - 1) >= 40
+
+
+# ---- tracing ---------------------------------------------------------------------------------------------------------
+
+
+def geometry(patch_size, dummy_2d=False, kind="spatial"):
+    """nnU-Net's transforms that move voxels, with all that they can do."""
+    dimensions = len(patch_size) - dummy_2d
+    spatial = SpatialTransform(
+        patch_size[-dimensions:], 0, random_crop=False, p_rotation=0.6, p_scaling=0.6, scaling=(0.7, 1.4),
+        rotation=(-0.6, 0.6), border_mode_seg="constant", padding_value_seg=-1,
+    )  # fmt: skip
+    mirror = MirrorTransform(allowed_axes=tuple(range(len(patch_size))))
+    if kind == "none":
+        return ComposeTransforms([mirror])
+    if kind == "rotated first":
+        return ComposeTransforms([Rot90Transform(1, allowed_axes=set(range(dimensions))), spatial, mirror])
+    if dummy_2d:
+        return ComposeTransforms([Convert3DTo2DTransform(), spatial, Convert2DTo3DTransform(), mirror])
+    return ComposeTransforms([spatial, mirror])
+
+
+@pytest.mark.parametrize(
+    ("patch_size", "loaded", "shape", "options"),
+    [
+        ((48, 64), (72, 72), (1, 80, 90), {}),
+        ((48, 64), (72, 72), (40, 80, 90), {}),
+        ((32, 48, 32), (48, 64, 48), (60, 80, 70), {}),
+        ((32, 48, 32), (48, 64, 48), (20, 30, 70), {}),
+        ((20, 48, 32), (20, 64, 48), (30, 80, 70), {"dummy_2d": True}),
+        ((48, 48), (72, 72), (1, 80, 90), {"kind": "rotated first"}),
+        ((48, 64), (48, 64), (1, 80, 90), {"kind": "none"}),
+    ],
+    ids=["images", "slices", "volumes", "small volumes", "2D augmentation of volumes", "rotated first", "no spatial"],
+)
+def test_the_regions_that_a_patch_shows_are_known_after_augmentation(tmp_path, patch_size, loaded, shape, options):
+    """The image shows where its voxels come from: its channels are their coordinates."""
+    grid = (2, 3, 2)[-len(patch_size) :]
+    dataset = Cases({"a": np.zeros(shape, int)})
+    transforms = geometry(patch_size, **options)
+    loader = make_loader(
+        dataset, loaded, tmp_path, final_patch_size=patch_size, patch_grid=grid, transforms=transforms, batch_size=20
+    )
+    assert (loader.traced is None) == ("kind" in options)
+    seed_everything(0)
+    batch = next(loader)
+    centers = [
+        [(2 * i + 1) * length // (2 * cells) for i in range(cells)]
+        for length, cells in zip(patch_size, grid, strict=True)
+    ]
+    known, case = 0, loader.cases["a"]
+    for image, regions in zip(batch["data"], batch["regions"], strict=True):
+        for position, region in zip(product(*centers), regions.tolist(), strict=True):
+            neighbourhood = image[:, *(slice(max(i - 2, 0), i + 3) for i in position)].flatten(1)
+            if neighbourhood.prod(0).eq(0).any():  # at the border of the case, where zeros are mixed in
+                continue
+            voxels = neighbourhood.round().long().numpy() - 1
+            around = set(case.region_of(voxels).tolist())
+            assert region in around
+            known += len(around) == 1
+    assert known > 20
+    assert batch["regions"].min() >= -1
+
+
+def test_padding_is_of_no_region(tmp_path):
+    dataset = Cases({"a": np.zeros((1, 16, 16), int)})
+    loader = make_loader(
+        dataset, (96, 96), tmp_path, final_patch_size=(64, 64), patch_grid=(4, 4), transforms=geometry((64, 64))
+    )
+    regions = torch.cat([next(loader)["regions"] for _ in range(10)])
+    outer = [0, 3, 12, 15]
+    assert (regions[:, outer] == -1).all()
+
+
+@pytest.mark.parametrize("dummy_2d", [False, True])
+def test_tracing_gives_what_transformed_coordinates_would(dummy_2d):
+    patch_size, loaded, grid = (16, 32, 32), (16 if dummy_2d else 24, 48, 48), (2, 4, 4)
+    plain = geometry(patch_size, dummy_2d)
+    fast = traced(plain, grid)
+    coordinates = torch.stack(torch.meshgrid(*(torch.arange(1.0, n + 1) for n in loaded), indexing="ij"))
+    centers = torch.meshgrid(
+        *((2 * torch.arange(n) + 1) * s // (2 * n) for s, n in zip(patch_size, grid, strict=True)), indexing="ij"
+    )
+    for seed in range(20):
+        origins = []
+        for transforms, extra in ((plain, {"regression_target": coordinates}), (fast, {})):
+            seed_everything(seed)
+            sample = {"image": torch.zeros(1, *loaded), "segmentation": torch.zeros(1, *loaded, dtype=torch.int16)}
+            origins.append(transforms(**sample, **extra)["regression_target"])
+        full, lattice = origins[0][:, *centers], origins[1]
+        assert full.shape == lattice.shape
+        inside = (lattice > 2).all(0) & (lattice < torch.tensor(loaded).view(3, 1, 1, 1) - 1).all(0)
+        # mirrored, the centre of a cell of even length lies one voxel beside
+        assert ((full - lattice).abs().amax(0)[inside] <= 1.5).all()
+
+
+def test_a_transform_that_drops_the_origins_is_refused(tmp_path):
+    class Forgetful(BasicTransform):
+        def _apply_to_image(self, img, **params):
+            return img
+
+        _apply_to_segmentation = _apply_to_image
+
+    loader = make_loader(
+        Cases({"a": np.zeros((1, 64, 64), int)}), (32, 32), tmp_path, transforms=ComposeTransforms([Forgetful()])
+    )
+    with pytest.raises(UserError, match="drops the regression target"):
+        next(loader)

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,8 +10,9 @@ import pytest
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # two cores, many processes: waiting threads must not spin
 
+import cell_datasets
 import torch
-from cell_datasets import NNUNET_FOLDERS
+from cell_datasets import NAMES, NNUNET_FOLDERS
 from hypothesis import settings
 
 os.environ["nnUNet_compile"] = "f"
@@ -46,6 +48,27 @@ def fork_server() -> Iterator[None]:
             multiprocessing, "get_context", lambda method=None: server if method == "spawn" else get_context(method)
         )
         yield
+
+
+@pytest.fixture(scope="session")
+def planned(tmp_path_factory) -> Iterator[Path]:
+    """nnU-Net's folders with all datasets, planned and preprocessed."""
+    root = tmp_path_factory.mktemp("nnunet")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        cell_datasets.use_nnunet_folders(root, monkeypatch)
+        for dataset_id in NAMES:
+            cell_datasets.write_raw_dataset(dataset_id)
+        cell_datasets.plan_and_preprocess(list(NAMES))
+        yield root
+
+
+@pytest.fixture
+def results(planned, tmp_path, monkeypatch) -> Iterator[Path]:
+    """A results folder of the test's own, and data loading in this process."""
+    monkeypatch.setenv("nnUNet_results", str(tmp_path))
+    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    yield tmp_path
+    shutil.rmtree(tmp_path)  # checkpoints are large
 
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"

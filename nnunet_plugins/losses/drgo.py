@@ -308,9 +308,18 @@ class DRGOLoss(PluginLoss):
             self.segmentation_loss.start_epoch(epoch, num_epochs)
 
     def forward(self, outputs: Tensor | Sequence[Tensor], targets: Tensor | Sequence[Tensor]) -> Tensor:
-        """Total loss for the outputs of a network, which begin with logits ``(B, K, *S)``, and nnU-Net's targets."""
-        segmentation = self.segmentation_loss(outputs, targets)
+        """Total loss for the outputs of a network, which begin with logits ``(B, K, *S)``, and nnU-Net's targets.
+
+        Raises:
+            ValueError: there are not as many logits as targets.
+        """
         logits = outputs if isinstance(outputs, Tensor) else outputs[0]
+        if len(logits) != len(full_resolution(targets)):
+            raise ValueError(
+                f"{len(logits)} logits for {len(full_resolution(targets))} targets: DRGO needs a network that predicts "
+                "every image once (of ConDSeg's trainers those without consistency reinforcement)."
+            )
+        segmentation = self.segmentation_loss(outputs, targets)
         with torch.autocast(logits.device.type, enabled=False):
             logits, softmax = logits.float(), not self.label_format.regions
             target = split_target(full_resolution(targets), logits.shape[1], self.label_format)

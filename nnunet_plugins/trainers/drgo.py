@@ -51,6 +51,12 @@ class DRGO(nnUNetTrainer):
     """On rank 0, from the start of the training on."""
     regions_to_load: Path | None = None
     """The file next to the checkpoint from which the training goes on."""
+    observed: list[Observation]
+    """Of this epoch."""
+
+    def initialize(self) -> None:
+        self.observed = []
+        super().initialize()
 
     # ---- loss --------------------------------------------------------------------------------------------------------
 
@@ -60,7 +66,7 @@ class DRGO(nnUNetTrainer):
 
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
-        self.observed: list[Observation] = []
+        self.observed = []
         self.loss.start_epoch(self.current_epoch, self.num_epochs)
         self.print_to_log_file(f"gamma (uncertainty against imbalance): {self.loss.gamma:.4f}")
 
@@ -96,6 +102,7 @@ class DRGO(nnUNetTrainer):
             patch_size, rotation, scales, mirror_axes, dummy_2d, use_mask_for_norm=mask, **of_the_labels
         )
         dataset_tr, dataset_val = self.get_tr_and_val_datasets()
+        self.dataset_tr = dataset_tr
         cases = find_cases(dataset_tr, patch_size)
         self.prepare_importance(dataset_tr, cases)
         options = {
@@ -146,7 +153,7 @@ class DRGO(nnUNetTrainer):
     def prepare_importance(self, dataset: nnUNetBaseDataset, cases: dict[str, Case]) -> None:
         """The importance of the regions, as after the checkpoint from which the training goes on, or at its start."""
         if self.local_rank == 0:
-            if self.regions_to_load is not None:
+            if self.regions_to_load is not None and self.regions_to_load.is_file():
                 self.importance, epoch = RegionImportance.load(self.regions_to_load, cases)
                 if epoch != self.current_epoch:
                     self.print_to_log_file(
@@ -154,6 +161,11 @@ class DRGO(nnUNetTrainer):
                         f"{self.current_epoch}: the training was stopped while it saved them. It goes on with both."
                     )
             else:
+                if self.regions_to_load is not None:
+                    self.print_to_log_file(
+                        f"{self.regions_to_load} is missing: the importance of the regions begins anew with the "
+                        "frequency of their classes."
+                    )
                 labels = [label for label in self.label_manager.all_labels if label != self.label_manager.ignore_label]
                 self.importance = RegionImportance.of_dataset(dataset, cases, labels)
             probabilities = np.lib.format.open_memmap(
@@ -175,7 +187,7 @@ class DRGO(nnUNetTrainer):
     def on_epoch_end(self) -> None:
         if self.importance is not None and (self.current_epoch + 1) % self.picture_every == 0:
             path = Path(self.output_folder, f"region_importance_epoch_{self.current_epoch + 1:04d}.png")
-            draw_importance(self.dataloader_train.generator._data, self.importance, path)
+            draw_importance(self.dataset_tr, self.importance, path)
         super().on_epoch_end()
 
     # ---- checkpoints -------------------------------------------------------------------------------------------------
@@ -188,8 +200,7 @@ class DRGO(nnUNetTrainer):
     def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
         super().load_checkpoint(filename_or_checkpoint)
         if isinstance(filename_or_checkpoint, str):
-            path = regions_file(filename_or_checkpoint)
-            self.regions_to_load = path if path.is_file() else None
+            self.regions_to_load = regions_file(filename_or_checkpoint)
 
     def on_train_end(self) -> None:
         super().on_train_end()

@@ -26,7 +26,10 @@ class PlannedDeepSupervision(PluginTrainer):
         return nnUNetTrainer._get_deep_supervision_scales(self)
 
     def _build_loss(self) -> nn.Module:
-        """Dice and cross-entropy; each output counts half of the next finer one, and the coarsest not at all."""
+        """Dice and cross-entropy; each output counts half of the next finer one, and the coarsest as good as nothing.
+
+        nnU-Net's weights; but 1e-6 is not 0, so that every parameter has a gradient, as DDP wants it.
+        """
         loss = DiceCrossEntropyLoss(
             self.label_format, schedule="ordinary", batch_dice=self.configuration_manager.batch_dice
         )
@@ -35,7 +38,7 @@ class PlannedDeepSupervision(PluginTrainer):
             return loss
         weights = np.array([0.5**index for index in range(len(scales))])
         if len(weights) > 1:
-            weights[-1] = 1e-6 if self.is_ddp else 0.0  # DDP wants a gradient for every parameter
+            weights[-1] = 1e-6
         return DeepSupervisionWrapper(loss, tuple(weights / weights.sum()))
 
 

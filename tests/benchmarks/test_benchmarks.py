@@ -4,7 +4,9 @@ import re
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 TINY = ["--patch", "32", "48", "--batch", "2", "--steps", "1"]
@@ -15,7 +17,7 @@ SPREAD = r"\d\S* \(\S+-\S+\)"
 def benchmarks_are_importable(monkeypatch):
     monkeypatch.syspath_prepend(str(FOLDER))
     yield
-    for name in ("step_time", "dcffsnet_ops", "dlkunet_ops", "condseg_ops"):
+    for name in ("step_time", "dcffsnet_ops", "dlkunet_ops", "condseg_ops", "drgo_ops"):
         sys.modules.pop(name, None)
 
 
@@ -52,7 +54,6 @@ def test_step_time_plans_three_dimensions_too():
 
 def test_storages_are_counted_once():
     import step_time
-    import torch
 
     x = torch.zeros(10)
     assert step_time.storage_bytes([x, x[2:], x.view(2, 5), torch.zeros(1)]) == 44
@@ -115,6 +116,48 @@ def test_condseg_ops_notices_a_form_that_differs(monkeypatch):
     monkeypatch.setattr(condseg_ops, "aggregate_windows", lambda values, outer, inner: literal(values, inner, outer))
     with pytest.raises(AssertionError, match="differ"):
         condseg_ops.require_agreement(3, Setting(patch=(16, 16), batch=1))
+
+
+@pytest.mark.parametrize("patch", [pytest.param(["32", "48"], id="2D"), pytest.param(["16", "16", "24"], id="3D")])
+def test_drgo_ops_prints_ratios(patch, capsys):
+    import drgo_ops
+
+    drgo_ops.main(["--patch", *patch, "--batch", "1", "--channels", "1", "--steps", "1", "--batches", "1"])
+    out = capsys.readouterr().out
+    assert re.findall(rf"^\| (.+?) (?:\| {SPREAD} ){{4}}\| \S+ % \(\S+\) \|$", out, re.M) == [
+        "L_seg",
+        "DRGO, beta = 0",
+        "DRGO",
+    ]
+    assert re.findall(rf"^\| (\w+) \| {SPREAD} \| {SPREAD} \|$", out, re.M) == ["nnUNetDataLoader", "RegionDataLoader"]
+    assert re.search(rf"agree on distances.*\| {SPREAD} \| {SPREAD} \| {SPREAD} \|$", out, re.M | re.S)
+
+
+def test_drgo_ops_lets_both_loaders_load_the_same_cases_and_augment_them_alike():
+    import drgo_ops
+    from step_time import Setting, contestants
+
+    setting = Setting(patch=(16, 32), batch=2, channels=1, classes=3, threads=1)
+    with contestants(["DRGOTrainer"], setting) as made:
+        drgo_ops.write_cases(Path(made["DRGOTrainer"].trainer.preprocessed_dataset_folder), (24, 40), setting)
+        drawn = []
+        for contestant in made.values():
+            loader, states = drgo_ops.training_loader(contestant), []
+            for batch in range(3):
+                drgo_ops.seed(batch)
+                states.append((list(next(loader)["keys"]), np.random.random(), torch.rand(1).item()))  # noqa: NPY002
+            drawn.append(states)
+    assert drawn[0] == drawn[1]
+
+
+def test_drgo_ops_notices_distances_that_differ(monkeypatch):
+    import drgo_ops
+
+    points = torch.rand(2, 1, 24, 24) > 0.99
+    drgo_ops.require_agreement(points)
+    monkeypatch.setattr(drgo_ops, "squared_distances", lambda points: points.to(torch.uint8))
+    with pytest.raises(AssertionError, match="differ"):
+        drgo_ops.require_agreement(points)
 
 
 def test_compiling_on_the_cpu_is_refused(capsys):

@@ -1,6 +1,5 @@
 """The trainers under test, planned datasets for the session, and one finished training of every main trainer."""
 
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -106,27 +105,6 @@ def initial_weights(tmp_path_factory) -> Iterator[None]:
         monkeypatch.setenv("NNUNET_PLUGINS_WEIGHTS", str(folder))
         monkeypatch.setenv("NNUNET_PLUGINS_STAGE1", str(folder / "stage1.pth"))
         yield
-
-
-@pytest.fixture(scope="session")
-def planned(tmp_path_factory) -> Iterator[Path]:
-    """nnU-Net's folders with all datasets, planned and preprocessed."""
-    root = tmp_path_factory.mktemp("nnunet")
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        cell_datasets.use_nnunet_folders(root, monkeypatch)
-        for dataset_id in NAMES:
-            cell_datasets.write_raw_dataset(dataset_id)
-        cell_datasets.plan_and_preprocess(list(NAMES))
-        yield root
-
-
-@pytest.fixture
-def results(planned, tmp_path, monkeypatch) -> Iterator[Path]:
-    """A results folder of the test's own, and data loading in this process."""
-    monkeypatch.setenv("nnUNet_results", str(tmp_path))
-    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
-    yield tmp_path
-    shutil.rmtree(tmp_path)  # checkpoints are large
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_plugins.losses.common import Target, soft_dice_loss
 from nnunet_plugins.losses.condseg import penalty
+from nnunet_plugins.losses.drgo import RegionStatistics
 from nnunet_plugins.trainers import find_trainer
+from nnunet_plugins.trainers.drgo import DRGO, Observation, gathered
 
 
 class CpuDDP(DistributedDataParallel):
@@ -45,6 +47,7 @@ def train(rank: int, environment: dict[str, str], port: int, jobs: list[tuple[st
     timeout = timedelta(seconds=120)
     dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2, timeout=timeout)
     (folder / f"dice-rank{rank}.json").write_text(json.dumps(batch_dice_over_processes(rank)))
+    (folder / f"regions-rank{rank}.json").write_text(json.dumps(regions_over_processes(rank)))
     for name, batch_size in jobs:
         try:
             outcome = train_one(name, batch_size)
@@ -77,6 +80,14 @@ def batch_dice_over_processes(rank: int) -> dict:
     }
 
 
+def regions_over_processes(rank: int) -> list[list[float]]:
+    """What both processes know of the regions that each of them has seen: 0 and 1, or 1 and, not annotated, 2."""
+    values = torch.tensor([1.0, 2.0]).view(2, 1, 1) + 10 * rank
+    annotated = torch.tensor([1.0, 1.0 - rank]).view(2, 1, 1)
+    observation = Observation(torch.tensor([[rank], [rank + 1]]), RegionStatistics(values, values / 10, annotated))
+    return [x.tolist() for x in gathered([observation])]
+
+
 def train_one(name: str, batch_size: int) -> dict:
     base = find_trainer(f"{name}_2epochs_1iterations")
     trainer_class = type(base.__name__, (OnCpu, base), {})
@@ -89,6 +100,8 @@ def train_one(name: str, batch_size: int) -> dict:
     mine = nn.utils.parameters_to_vector(trainer.network.parameters()).detach()
     both = [torch.empty_like(mine) for _ in range(2)]
     dist.all_gather(both, mine)
+    if isinstance(trainer, DRGO):
+        assert (trainer.importance is not None) == (dist.get_rank() == 0)
     return {
         "local_batch": trainer.batch_size,
         "equal": torch.equal(*both),

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from dynamic_network_architectures.building_blocks.helper import convert_dim_to_conv_op
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -17,6 +18,13 @@ from nnunet_plugins.architectures import CASNet
 from nnunet_plugins.losses import DiceCrossEntropyLoss
 from nnunet_plugins.trainers.base import PluginTrainer
 from nnunet_plugins.trainers.drgo import DRGO
+
+REFERENCE_PLAN: dict[str, Any] = {
+    "strides": [(1, 1), *[(2, 2)] * 6],
+    "kernel_sizes": [(3, 3)] * 7,
+    "features_per_stage": [32, 64, 128, 256, 512, 512, 512],
+}
+"""nnU-Net's for the paper's images of 256 x 256 pixels."""
 
 
 class PlannedDeepSupervision(PluginTrainer):
@@ -73,6 +81,11 @@ class CASNetTrainer(PlannedDeepSupervision):
             **{name: plan[name] for name in ("strides", "kernel_sizes", "features_per_stage")},
         )
 
+    @classmethod
+    def reference_network(cls) -> nn.Module:
+        options = {"modality_groups": (3,), "auxiliary_heads": cls.enable_deep_supervision, **cls.network_kwargs}
+        return CASNet(3, 2, conv_op=nn.Conv2d, **REFERENCE_PLAN, **options)
+
     def build_optimizer(self, groups: Iterable[dict[str, Any]]) -> Optimizer:
         return torch.optim.Adam(groups, weight_decay=self.weight_decay)
 
@@ -91,6 +104,23 @@ class DRGOTrainer(DRGO, PlannedDeepSupervision):
 
     method = "MedFusion-TransNet"
     paper = CASNetTrainer.paper
+
+    @classmethod
+    def reference_network(cls) -> nn.Module:
+        return PlainConvUNet(
+            3,
+            len(REFERENCE_PLAN["strides"]),
+            conv_op=nn.Conv2d,
+            n_conv_per_stage=2,
+            num_classes=2,
+            n_conv_per_stage_decoder=2,
+            conv_bias=True,
+            norm_op=nn.InstanceNorm2d,
+            norm_op_kwargs={"affine": True},
+            nonlin=nn.LeakyReLU,
+            deep_supervision=True,
+            **REFERENCE_PLAN,
+        )
 
     def set_deep_supervision_enabled(self, enabled: bool) -> None:
         nnUNetTrainer.set_deep_supervision_enabled(self, enabled and self.enable_deep_supervision)

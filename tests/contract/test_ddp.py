@@ -37,6 +37,14 @@ def test_both_processes_hold_the_same_weights_after_training(outcomes, name, bat
     assert all(rank["equal"] and rank["finite"] for rank in ranks)
 
 
+def test_both_processes_know_what_either_has_seen_of_the_regions(outcomes):
+    for rank in range(2):
+        regions, boundary, entropy = json.loads((outcomes / f"regions-rank{rank}.json").read_text())
+        assert regions == [0, 1, 1]
+        assert entropy == [1, 2, 11]
+        assert boundary == pytest.approx([0.1, 0.2, 1.1])
+
+
 def test_batch_dice_and_its_gradient_and_beta_are_those_of_the_whole_batch(outcomes):
     for rank in range(2):
         assert json.loads((outcomes / f"dice-rank{rank}.json").read_text()) == {

@@ -4,16 +4,15 @@ python benchmarks/drgo_ops.py --patch 256 256 --image 512 512
 python benchmarks/drgo_ops.py --patch 64 64 64 --image 96 96 96 --batch 2 --channels 1
 python benchmarks/drgo_ops.py --patch 128 128 128 --image 160 160 160 --batch 2 --channels 1 --only loader
 
-Three comparisons, each in turns, of what true trainers have, initialised by nnU-Net from its own plan:
+Losses: nnU-Net's Dice and cross-entropy (``L_seg``) against DRGO's loss without and with boundary refinement, forward
+and backward on given logits, and in a training step of DRGOTrainer, deep supervision and all.
 
-losses: Dice and cross-entropy alone (``L_seg``) against DRGO's loss without and with boundary refinement: forward and
-    backward on given logits of full resolution, and a training step of DRGOTrainer with each of them, deep supervision
-    and all.
-loader: nnU-Net's loader, which oversamples the foreground, against RegionDataLoader, both with nnU-Net's default
-    augmentation, on cases of ``--image`` pixels that nnU-Net's dataset class has written. Always in CPU time, loading in
-    this process. In every turn both draw the same cases, and the same augmentation for every patch.
-distances: the distance to the boundary by ``squared_distances`` on the device, for a batch, against scipy's distance
-    transform, as workers of the loader would compute it, patch by patch. First both must agree.
+Loader: nnU-Net's, which oversamples the foreground, against DRGO's, as the trainers make them, augmentation and all, on
+cases of ``--image`` pixels that nnU-Net's dataset class has written. In every turn both load the same cases and augment
+the n-th patch alike. They load in this process, and always in CPU time.
+
+Distances: ``squared_distances`` of a batch on the device against scipy's distance transform in a worker of the loader,
+patch by patch. First both must agree.
 """
 
 import argparse
@@ -24,7 +23,7 @@ import random
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -43,201 +42,157 @@ from nnunet_plugins.losses import DRGOLoss
 from nnunet_plugins.losses.common import LabelFormat
 from nnunet_plugins.losses.drgo import REACH, squared_distances
 
+Row = tuple[str, ...]
 PARTS = ("losses", "loader", "distances")
-NUM_CASES = 10  # eight of them to train with
+NUM_CASES = 10  # nnU-Net trains with eight of them
 
 
-# ---- losses ----------------------------------------------------------------------------------------------------------
+def losses(segmentation: nn.Module) -> dict[str, nn.Module]:
+    """What is compared, by name."""
+    without, whole = (DRGOLoss(segmentation, LabelFormat(), beta=beta) for beta in (0, 0.1))
+    return {"L_seg": segmentation, "DRGO, beta = 0": without, "DRGO": whole}
 
 
-class LossTimes(NamedTuple):
-    """Seconds of one turn."""
-
-    on_logits: float
-    step: float
-    in_step: float
-    """Forward and backward of the loss, down to the network's outputs."""
+def on_logits(loss: nn.Module, logits: Tensor, target: Tensor) -> Callable[[], object]:
+    """Forward and backward at full resolution."""
+    return partial(forward_and_gradient, lambda x: loss(x, target), logits)
 
 
-def drgo_and_its_parts(segmentation: nn.Module) -> list[nn.Module]:
-    """``L_seg`` alone, DRGO's loss without boundary refinement, and all of it."""
-    return [segmentation, *(DRGOLoss(segmentation, LabelFormat(), beta=beta) for beta in (0, 0.1))]
-
-
-def compare_losses(made: dict[str, Contestant], setting: Setting, steps: int) -> list[tuple[str, ...]]:
-    """A row for each loss: times and their ratios to those of ``L_seg``, and the loss's share of the training step."""
-    supervised = made["nnUNetTrainer"].trainer.loss  # deeply
-    contestant = made["DRGOTrainer"]
-    trainer = contestant.trainer
-    generator = torch.Generator().manual_seed(0)
+def compare_losses(made: dict[str, Contestant], setting: Setting, steps: int) -> list[Row]:
+    """A row for each loss: times with their ratios to those of ``L_seg``, and the share of a training step."""
+    contestant, supervised = made["DRGOTrainer"], made["nnUNetTrainer"].trainer.loss
+    trainer, target = contestant.trainer, contestant.batch["target"][0]
     shape = (setting.batch, setting.classes, *contestant.patch)
-    logits = torch.randn(shape, generator=generator).to(setting.device)
-    target = contestant.batch["target"][0]
-    plain, deep = drgo_and_its_parts(supervised.loss), drgo_and_its_parts(supervised)
-    turns: list[list[LossTimes]] = [[] for _ in plain]
-    with mock.patch.object(
-        trainer, "region_sampling", False
-    ):  # the batch comes from no loader, which tells its regions
-        for turn in trange(steps + 1, desc="losses", leave=False):
-            for on_logits, trainer.loss, kept in zip(plain, deep, turns, strict=True):
-                times = LossTimes(
-                    seconds(partial(forward_and_gradient, lambda x, loss=on_logits: loss(x, target), logits), setting),
-                    seconds(contestant.train, setting),
-                    seconds(contestant.loss_alone(), setting),
-                )
-                if turn:  # the first one warms up
-                    kept.append(times)
+    logits = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(setting.device)
+    alone = [on_logits(loss, logits, target) for loss in losses(supervised.loss).values()]
+    in_trainer = losses(supervised)
+    turns = np.empty((steps + 1, len(in_trainer), 3))
+    no_loader = mock.patch.object(trainer, "region_sampling", False)  # which would tell the regions of the batch
+    with no_loader, mock.patch.object(trainer, "loss", trainer.loss):
+        for turn in trange(len(turns), desc="losses", leave=False):
+            for index, (run, trainer.loss) in enumerate(zip(alone, in_trainer.values(), strict=True)):
+                runs = (run, contestant.train, contestant.loss_alone())
+                turns[turn, index] = [seconds(run, setting) for run in runs]
     rows = []
-    for name, own in zip(("L_seg", "DRGO, beta = 0", "DRGO"), turns, strict=True):
-        row = [name]
-        for field in ("on_logits", "step"):
-            of_turns = [(getattr(a, field), getattr(b, field)) for a, b in zip(own, turns[0], strict=True)]
-            row += [spread([1e3 * a for a, _ in of_turns]), spread([a / b for a, b in of_turns])]
-        rows.append((*row, spread([100 * t.in_step / t.step for t in own], " %")))
+    for name, times in zip(in_trainer, turns[1:].swapaxes(0, 1), strict=True):  # the first turn warms up
+        columns = zip(1e3 * times.T[:2], (times / turns[1:, 0]).T[:2], strict=True)
+        share = spread(100 * times[:, 2] / times[:, 1], " %")
+        rows.append((name, *(spread(column) for pair in columns for column in pair), share))
     return rows
-
-
-# ---- loader ----------------------------------------------------------------------------------------------------------
-
-
-def write_cases(folder: Path, image: Sequence[int], setting: Setting) -> None:
-    """Preprocessed cases of blobs in noise, in blocks and chunks as nnU-Net's preprocessing chooses them."""
-    for placeholder in folder.iterdir():
-        placeholder.unlink()
-    blocks, chunks = comp_blosc2_params((setting.channels, *in_3d(image)), setting.patch)
-    blocks_seg, chunks_seg = comp_blosc2_params((1, *in_3d(image)), setting.patch)
-    of_cases = setting._replace(batch=NUM_CASES)
-    for case, (x, y) in enumerate(zip(*(a.numpy() for a in random_batch(image, of_cases)), strict=True)):
-        data, segmentation = (array.reshape(-1, *in_3d(image)) for array in (x, y))
-        locations = DefaultPreprocessor._sample_foreground_locations(segmentation, list(range(1, setting.classes)))
-        nnUNetDatasetBlosc2.save_case(
-            data,
-            segmentation,
-            {"class_locations": locations},
-            str(folder / f"case{case}"),
-            chunks=chunks,
-            blocks=blocks,
-            chunks_seg=chunks_seg,
-            blocks_seg=blocks_seg,
-        )
 
 
 def in_3d(size: Sequence[int]) -> tuple[int, ...]:
     """As nnU-Net keeps images."""
-    return (1,) * (3 - len(size)) + tuple(size)
+    return (1, *size)[-3:]
+
+
+def write_cases(folder: Path, image: Sequence[int], setting: Setting) -> None:
+    """Preprocessed cases of blobs in noise, in the blocks and chunks that nnU-Net's preprocessing chooses."""
+    for placeholder in folder.iterdir():
+        placeholder.unlink()
+    images, masks = (x.numpy() for x in random_batch(image, setting._replace(batch=NUM_CASES)))
+    for number, arrays in enumerate(zip(images, masks, strict=True)):
+        x, y = (array.reshape(-1, *in_3d(image)) for array in arrays)
+        locations = DefaultPreprocessor._sample_foreground_locations(y, list(range(1, setting.classes)))
+        layouts = [comp_blosc2_params(array.shape, setting.patch, array.itemsize)[::-1] for array in (x, y)]
+        path = folder / f"case{number}"
+        nnUNetDatasetBlosc2.save_case(x, y, {"class_locations": locations}, str(path), *layouts[0], *layouts[1])
 
 
 def seed(number: int) -> None:
-    """Every generator that loaders draw from; ``torch.manual_seed`` would take half a millisecond to seed GPUs too."""
+    """Seed what loaders draw from; ``torch.manual_seed`` takes half a millisecond, for it thinks of GPUs too."""
     random.seed(number)
     np.random.seed(number)  # noqa: NPY002 (nnU-Net's loaders use the global generator)
     torch.default_generator.manual_seed(number)
 
 
-def make_loader(contestant: Contestant) -> nnUNetDataLoader:
-    """The trainer's own for its training, without workers; the n-th patch of any loader gets the same augmentation."""
+def training_loader(contestant: Contestant) -> nnUNetDataLoader:
+    """The trainer's own, without workers; it augments its n-th patch as all others do."""
     with mock.patch.dict(os.environ, nnUNet_n_proc_DA="0"), contextlib.redirect_stdout(None):
         loader = contestant.trainer.get_dataloaders()[0].data_loader
-    augmentation, seeds = loader.transforms, itertools.count()
+    augment, seeds = loader.transforms, itertools.count()
 
     def seeded(**sample: Tensor) -> dict[str, Any]:
         seed(next(seeds))
-        return augmentation(**sample)
+        return augment(**sample)
 
     loader.transforms = seeded
     return loader
 
 
-def compare_loaders(
-    made: dict[str, Contestant], image: Sequence[int], setting: Setting, steps: int
-) -> list[tuple[str, ...]]:
+def compare_loaders(made: dict[str, Contestant], image: Sequence[int], setting: Setting, batches: int) -> list[Row]:
     """A row for each loader: patches per second of CPU time, and the ratio to nnU-Net's."""
     write_cases(Path(made["nnUNetTrainer"].trainer.preprocessed_dataset_folder), image, setting)
-    loaders = [make_loader(contestant) for contestant in made.values()]
+    loaders = [training_loader(contestant) for contestant in made.values()]
     clock = setting._replace(device="cpu", cpu_time=True)
-    turns: list[list[float]] = [[] for _ in loaders]
-    for turn in trange(steps + 1, desc="loaders", leave=False):
-        for loader, kept in zip(loaders, turns, strict=True):
+    turns = np.empty((batches + 1, len(loaders)))
+    for turn in trange(len(turns), desc="loaders", leave=False):
+        for index, loader in enumerate(loaders):
             seed(turn)
-            elapsed = seconds(partial(next, loader), clock)
-            if turn:
-                kept.append(setting.batch / elapsed)
-    return [
-        (type(loader).__name__, spread(own), spread([a / b for a, b in zip(own, turns[0], strict=True)]))
-        for loader, own in zip(loaders, turns, strict=True)
-    ]
+            turns[turn, index] = setting.batch / seconds(partial(next, loader), clock)
+    names = [type(loader).__name__ for loader in loaders]
+    ratios = turns / turns[:, :1]
+    return [(name, *(spread(x[1:, i].tolist()) for x in (turns, ratios))) for i, name in enumerate(names)]
 
 
-# ---- distances -------------------------------------------------------------------------------------------------------
-
-
-def boundary_points(patch: Sequence[int], setting: Setting) -> Tensor:
-    """Pixels with a neighbour of another label, ``(B, 1, *S)``."""
-    masks = random_batch(patch, setting)[1].numpy()
-    return torch.from_numpy(np.stack([find_boundaries(mask[0], mode="thick") for mask in masks]))[:, None]
-
-
-def distances_in_worker(points: Tensor) -> list[np.ndarray]:
+def distances_in_worker(points: Tensor) -> np.ndarray:
     """Patch by patch."""
-    return [distance_transform_edt(sample) for sample in ~points[:, 0].numpy()]
+    return np.stack([distance_transform_edt(sample) for sample in ~points[:, 0].numpy()])[:, None]
 
 
 def require_agreement(points: Tensor) -> None:
-    """Raise unless both ways give the same distances as far as they count."""
-    scipys = torch.from_numpy(np.stack(distances_in_worker(points))[:, None]).square().round()
-    if not torch.equal(squared_distances(points).double(), scipys.clamp_max(REACH**2 + 1)):
-        raise AssertionError("distances: squared_distances and scipy's distance transform differ")
+    """Raise unless both ways give the same distances, as far as they count."""
+    squared = torch.from_numpy(distances_in_worker(points)).square().round().clamp_max(REACH**2 + 1)
+    if not torch.equal(squared_distances(points).double(), squared):
+        raise AssertionError("squared_distances and scipy's distance transform differ")
 
 
-def compare_distances(points: Tensor, setting: Setting, steps: int) -> tuple[str, ...]:
-    """Times of a batch on the device and in a worker, and how often the former fits into the latter."""
-    on_device = points.to(setting.device)
-    ways: list[tuple[Callable[[], object], Setting]] = [
-        (partial(squared_distances, on_device), setting),
-        (partial(distances_in_worker, points), setting._replace(device="cpu")),
-    ]
-    turns = [[seconds(*way) for way in ways] for _ in trange(steps + 1, desc="distances", leave=False)][1:]
-    return (*(spread([1e3 * t for t in own]) for own in zip(*turns, strict=True)), spread([b / a for a, b in turns]))
+def compare_distances(setting: Setting, steps: int) -> list[Row]:
+    """Times for the boundaries of random masks, and how often that on the device fits into that in a worker."""
+    masks = random_batch(setting.patch, setting)[1].numpy()
+    points = torch.from_numpy(np.stack([find_boundaries(mask[0], mode="thick") for mask in masks]))[:, None]
+    require_agreement(points)
+    print(f"Both ways agree on distances up to {REACH} pixels.\n")
+    on_device = partial(squared_distances, points.to(setting.device))
+    runs = (on_device, partial(distances_in_worker, points))
+    turns = [[seconds(run, setting) for run in runs] for _ in trange(steps + 1, desc="distances", leave=False)][1:]
+    return [(*(spread([1e3 * t for t in own]) for own in zip(*turns, strict=True)), spread([b / a for a, b in turns]))]
 
 
-def print_table(header: str, rows: Sequence[Sequence[str]]) -> None:
+def print_table(header: str, rows: list[Row]) -> None:
     lines = [header.split(" | "), ["---"] * len(rows[0]), *rows]
     print("\n".join("| " + " | ".join(line) + " |" for line in lines), end="\n\n", flush=True)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=10, help="turns of each loss and way to compute distances")
+    parser.add_argument("--steps", type=int, default=10, help="turns of each loss, and of the distances")
     parser.add_argument("--batches", type=int, default=50, help="turns of each loader")
-    parser.add_argument("--image", type=int, nargs="+", help="size of the cases; default: 1.5 times the patch")
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="default: all three")
+    parser.add_argument("--image", type=int, nargs="+", help="size of the loaders' cases; default: 1.5 times the patch")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="default: all of them")
     add_setting(parser)
     parser.set_defaults(batch=8, classes=3)
     arguments = parser.parse_args(argv)
     setting = read_setting(parser, arguments)
     image = arguments.image or [3 * length // 2 for length in setting.patch]
     if len(image) != len(setting.patch):
-        parser.error(f"--image has {len(image)} numbers: give as many as to --patch")
+        parser.error(f"--image has {len(image)} numbers: give {len(setting.patch)}, as to --patch")
     if setting.compile:
         parser.error("--compile: the losses are compared as they stand; step_time.py compiles")
 
-    print(
-        f"{setting}, images {image}, {arguments.steps} turns, {arguments.batches} batches, torch {torch.__version__}\n"
-    )
+    turns = f"{arguments.steps} turns, {arguments.batches} batches"
+    print(f"{setting}, cases of {'x'.join(map(str, image))}, {turns}, torch {torch.__version__}\n")
     with contestants(["DRGOTrainer"], setting) as made:
         if "losses" in arguments.only:
-            header = "loss | on logits, ms | ratio | training step, ms | ratio | loss / step"
+            header = "loss | forward and backward, ms | ratio | training step, ms | ratio | loss / step"
             print_table(header, compare_losses(made, setting, arguments.steps))
         if "loader" in arguments.only:
             header = "loader | patches per CPU-second | ratio"
             print_table(header, compare_loaders(made, image, setting, arguments.batches))
     if "distances" in arguments.only:
-        points = boundary_points(setting.patch, setting)
-        require_agreement(points)
-        print(f"Both ways agree on distances up to {REACH} pixels.\n")
         header = f"distances on {setting.device}, ms | in a worker, ms | ratio"
-        print_table(header, [compare_distances(points, setting, arguments.steps)])
-    print("Median (quartiles) over the turns; ratios turn by turn, to the first row.")
+        print_table(header, compare_distances(setting, arguments.steps))
+    print("Median (quartiles) over the turns; ratios turn by turn, to the first row or column.")
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ class CASNetTrainer(PlannedDeepSupervision):
     """CASNet with Dice and cross-entropy, Adam, cosine annealing (section 4.2) and nnU-Net's sampling."""
 
     method = "MedFusion-TransNet"
-    paper = "MedFusion-TransNet: multi-modal fusion via transformer for enhanced medical image segmentation"
+    paper = "Frontiers in Medicine, 2025, doi:10.3389/fmed.2025.1557449"
     initial_lr = 1e-4
     weight_decay = 0.0
     enable_deep_supervision = False

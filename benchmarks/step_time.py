@@ -69,7 +69,8 @@ class Contestant:
         self.trainer.on_train_epoch_start()
         self.patch = tuple(self.trainer.configuration_manager.patch_size)
         image, mask = random_batch(self.patch, setting)
-        self.batch = {"data": image.to(self.device), "target": self.target(mask)}
+        regions = torch.full((len(image), 1), -1)  # which DRGO's loader adds; those of no case
+        self.batch = {"data": image.to(self.device), "target": self.target(mask), "regions": regions}
 
     def target(self, mask: Tensor) -> Tensor | list[Tensor]:
         """What nnU-Net's loader makes of the masks: a list with deep supervision, a tensor without."""

@@ -46,13 +46,13 @@ class Case(NamedTuple):
     def regions(self) -> slice:
         return slice(self.first, self.first + int(np.prod(self.grid)))
 
-    def region_of(self, voxels: np.ndarray) -> np.ndarray:
-        """Index of the region that holds each voxel, ``(axes, ...)`` to ``(...)``; -1 outside the case."""
-        axes = (-1, *(1,) * (voxels.ndim - 1))
-        shape, grid = (np.reshape(size, axes) for size in (self.shape, self.grid))
-        inside = ((voxels >= 0) & (voxels < shape)).all(0)
-        cells = np.where(inside, voxels, 0) * grid // shape
-        return np.where(inside, self.first + np.ravel_multi_index(tuple(cells), self.grid), -1)
+    def region_of(self, voxels: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
+        """Index of the region that holds each voxel, ``(3, ...)`` to ``(...)``; -1 outside the case."""
+        inside, index = np.True_, 0
+        for coordinate, length, cells in zip(voxels, self.shape, self.grid, strict=True):
+            inside = inside & (coordinate >= 0) & (coordinate < length)
+            index = index * cells + coordinate * cells // length
+        return np.where(inside, self.first + index, -1)
 
 
 def case_grid(shape: Sequence[int], patch_size: Sequence[int]) -> Size:
@@ -270,7 +270,7 @@ class RegionDataLoader(nnUNetDataLoader):
     def get_indices(self) -> list[str]:
         keys = super().get_indices()
         self._keys = list(keys)
-        self._probabilities = np.load(self.probabilities, mmap_mode="r")
+        self._probabilities = np.asarray(np.load(self.probabilities, mmap_mode="r"))
         return keys
 
     def get_bbox(self, data_shape, force_fg, class_locations, *args, **kwargs):  # type: ignore[no-untyped-def]
@@ -312,8 +312,7 @@ class RegionDataLoader(nnUNetDataLoader):
                 "keeps where a patch comes from: give it _apply_to_regr_target, or set region_sampling = False."
             )
         if self.traced is None:
-            centers = cell_centers(origins.shape[1:], self.patch_grid)
-            origins = origins[:, *torch.meshgrid(*centers, indexing="ij")]
+            origins = origins[:, *cell_centers(origins.shape[1:], self.patch_grid)]
         self._regions.append(self.regions_of(origins, size))
         return transformed
 
@@ -324,18 +323,18 @@ class RegionDataLoader(nnUNetDataLoader):
             origins: of the cells' centres; the first voxel of the loaded patch is 1, so that 0 is padding.
             size: of the loaded patch.
         """
-        broadcast = (-1, *[1] * len(size))
-        local = origins.round().long().numpy() - 1
-        padded = ((local < 0) | (local >= np.reshape(size, broadcast))).any(0)
+        local = origins.flatten(1).round().long().numpy() - 1
+        padded = ((local < 0) | (local >= np.array(size)[:, None])).any(0)
+        voxels = [*local + self._corner[-len(local) :, None]]
         if self.patch_size_was_2d:
-            local = np.concatenate((np.zeros_like(local[:1]), local))
-        voxels = local + self._corner.reshape(broadcast)
-        return torch.from_numpy(np.where(padded, -1, self._case.region_of(voxels)).ravel())
+            voxels.insert(0, self._corner[0])
+        return torch.from_numpy(np.where(padded, -1, self._case.region_of(voxels)))
 
 
-def cell_centers(size: Sequence[int], grid: Sequence[int]) -> list[Tensor]:
-    """The voxels in the middle of a grid's cells, along each axis."""
-    return [(2 * torch.arange(cells) + 1) * length // (2 * cells) for length, cells in zip(size, grid, strict=True)]
+def cell_centers(size: Sequence[int], grid: Sequence[int]) -> tuple[Tensor, ...]:
+    """The voxels in the middle of a grid's cells, for each axis a tensor of the grid's shape: an index."""
+    centers = [(2 * torch.arange(cells) + 1) * length // (2 * cells) for length, cells in zip(size, grid, strict=True)]
+    return torch.meshgrid(*centers, indexing="ij")
 
 
 class TracedSpatialTransform(SpatialTransform):
@@ -345,22 +344,21 @@ class TracedSpatialTransform(SpatialTransform):
     """
 
     patch_grid: Size
+    centers: tuple[Tensor, ...]
+    """Of the cells of a patch, as an index; of a slice, where slices are channels."""
 
     def apply(self, data_dict: dict[str, Any], **params: Any) -> dict[str, Any]:
         """In nnU-Net's 2D augmentation of volumes, where slices are channels, ``(axes * slices, *cells)``."""
         num_channels, *size = data_dict["image"].shape
         data_dict = super().apply(data_dict, **params)
-        dimensions = len(size)
-        centers = cell_centers(self.patch_size, self.patch_grid[-dimensions:])
         if params["grid"] is None:
-            middle = [math.floor(x) for x in params["center_location_in_pixels"]]
-            first = [m - length // 2 for m, length in zip(middle, self.patch_size, strict=True)]
-            points = [c + start + 1 for c, start in zip(centers, first, strict=True)]
-            origins = torch.stack(torch.meshgrid(*points, indexing="ij")).float()
+            middle = params["center_location_in_pixels"]
+            first = [math.floor(m) - length // 2 + 1 for m, length in zip(middle, self.patch_size, strict=True)]
+            origins = torch.stack([c + start for c, start in zip(self.centers, first, strict=True)]).float()
         else:  # sampling points from -1 to 1, the last axis first
-            points = params["grid"][*torch.meshgrid(*centers, indexing="ij")].flip(-1).movedim(-1, 0)
-            origins = (points + 1) * torch.tensor(size).reshape(-1, *[1] * dimensions) / 2 + 0.5
-        if dimensions < len(self.patch_grid):
+            points = params["grid"][self.centers].flip(-1).movedim(-1, 0)
+            origins = (points + 1) * torch.tensor(size).reshape(-1, *[1] * len(size)) / 2 + 0.5
+        if len(size) < len(self.patch_grid):
             num_slices = num_channels // data_dict["nchannels_img"]
             (slices,) = cell_centers((num_slices,), self.patch_grid[:1])
             shape = (len(slices), *origins.shape[1:])
@@ -382,5 +380,6 @@ def traced(transforms: BasicTransform, patch_grid: Size) -> BasicTransform | Non
     if not all(isinstance(other, Convert3DTo2DTransform) for other in before):
         return None
     twin = TracedSpatialTransform.__new__(TracedSpatialTransform)
-    twin.__dict__.update(vars(step), patch_grid=patch_grid)
+    centers = cell_centers(step.patch_size, patch_grid[-len(step.patch_size) :])
+    twin.__dict__.update(vars(step), patch_grid=patch_grid, centers=centers)
     return ComposeTransforms([*before, twin, *after])

@@ -32,18 +32,27 @@ OF_THE_TRAINING = {
 """Class attributes on which neither the network nor its loss in stage 2 depends."""
 
 
-def with_different_networks() -> list[str]:
-    """Of the rows that differ only in how they train, the first."""
-    networks: dict[str, str] = {}
+OF_THE_LOSS = {"loss_schedule", "beta"}
+"""Class attributes on which the network does not depend."""
+
+SAME_NETWORK = {"CASNetTrainer": "MedFusionTransNetTrainer"}
+"""Trainers with the network of another."""
+
+
+def first_rows(ignored: set[str]) -> list[str]:
+    """Of the rows that differ in these class attributes alone, the first."""
+    first: dict[str, str] = {}
     for name, variant in TRAINERS.items():
-        network = {key: value for key, value in variant.overrides.items() if key not in OF_THE_TRAINING}
-        networks.setdefault(f"{variant.base} {network}", name)
-    return [name for name in networks.values() if name not in NNUNETS_NETWORK]
+        rest = {key: value for key, value in variant.overrides.items() if key not in ignored}
+        first.setdefault(f"{variant.base} {rest}", name)
+    return [name for name in first.values() if name not in NNUNETS_NETWORK]
 
 
-DIFFERENT_NETWORKS = with_different_networks()
+DIFFERENT_LOSSES = first_rows(OF_THE_TRAINING)
+DIFFERENT_NETWORKS = [name for name in first_rows(OF_THE_TRAINING | OF_THE_LOSS) if name not in SAME_NETWORK]
 
 
+DIFFERENT_OUTPUTS = [name for name in WITH_OTHER_OUTPUTS if name not in (*NNUNETS_NETWORK, *SAME_NETWORK)]
 MAIN_NETWORKS = [name for name in MAIN_TRAINERS if name not in NNUNETS_NETWORK]
 
 

@@ -9,12 +9,12 @@ import timm
 import torch
 from cell_datasets import LABELS, NAMES
 from table import (
+    DIFFERENT_LOSSES,
     DIFFERENT_NETWORKS,
+    DIFFERENT_OUTPUTS,
     LOADING_WEIGHTS,
     MAIN_NETWORKS,
     MAIN_TRAINERS,
-    NNUNETS_NETWORK,
-    WITH_OTHER_OUTPUTS,
     datasets_for_loss,
     datasets_for_training,
     dimensions_of,
@@ -71,7 +71,7 @@ def trainer_and_dimensions(request) -> tuple[str, int]:
     return request.param
 
 
-@pytest.fixture(params=with_dimensions(name for name in WITH_OTHER_OUTPUTS if name not in NNUNETS_NETWORK))
+@pytest.fixture(params=with_dimensions(DIFFERENT_OUTPUTS))
 def outputs_and_dimensions(request) -> tuple[str, int]:
     return request.param
 
@@ -81,7 +81,7 @@ def with_datasets(names: Iterable[str], datasets_for: Callable[[str], list[int]]
     return [pytest.param(pair, id=f"{pair[0]}-{NAMES[pair[1]]}") for pair in pairs]
 
 
-@pytest.fixture(params=with_datasets(DIFFERENT_NETWORKS, datasets_for_loss))
+@pytest.fixture(params=with_datasets(DIFFERENT_LOSSES, datasets_for_loss))
 def trainer_and_targets(request) -> tuple[str, int]:
     """A trainer, and a dataset with targets for its loss."""
     return request.param

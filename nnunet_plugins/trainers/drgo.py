@@ -236,19 +236,21 @@ def draw_importance(dataset: nnUNetBaseDataset, importance: RegionImportance, pa
     regions = importance.importance()[case.regions].reshape(case.grid)
     layer = int(np.unravel_index(regions.argmax(), regions.shape)[0])
     z = (2 * layer + 1) * case.shape[0] // (2 * case.grid[0])
-    image = np.asarray(dataset.load_case(identifier)[0][0, z])
-    height, width = image.shape
-    figure = Figure(figsize=(10, 5), layout="constrained")
+    data, segmentation, *_ = dataset.load_case(identifier)
+    image, labels = np.asarray(data[0, z]), np.asarray(segmentation[0, z])
+    height, width = labels.shape
+    figure = Figure(figsize=(11, 5), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for axes in (left, right):
-        axes.imshow(image, cmap="gray", interpolation="nearest")
-        axes.set_axis_off()
+    left.imshow(image, cmap="gray", interpolation="nearest")
     extent = (-0.5, width - 0.5, height - 0.5, -0.5)
-    heat = right.imshow(
-        regions[layer], cmap="inferno", alpha=0.6, vmin=0, vmax=1, extent=extent, interpolation="nearest"
-    )
-    figure.colorbar(heat, label="importance")
-    figure.suptitle(identifier if case.shape[0] == 1 else f"{identifier}, slice {z}")
+    heat = right.imshow(regions[layer], cmap="inferno", vmin=0, vmax=1, extent=extent, interpolation="nearest")
+    for axes in (left, right):
+        if labels.min() <= 0 < labels.max():
+            axes.contour(labels > 0, levels=[0.5], colors="cyan", linewidths=1)
+        axes.set_axis_off()
+    figure.colorbar(heat).ax.tick_params(labelsize=10)  # nnU-Net's logger makes all letters large
+    right.set_title("importance of the regions", fontsize=12)
+    left.set_title(identifier if case.shape[0] == 1 else f"{identifier}, slice {z}", fontsize=12)
     temporary = path.with_suffix(".tmp")
     figure.savefig(temporary, format="png", dpi=100)
     os.replace(temporary, path)

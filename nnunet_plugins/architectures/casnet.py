@@ -93,7 +93,7 @@ class ContextualAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         size = x.shape[2:]
         everywhere = x.flatten(2).mean(2, keepdim=True)
-        profiles = [x.movedim(axis, 2).flatten(3).mean(3) for axis in range(2, x.ndim)]
+        profiles = [x.mean([other for other in range(2, x.ndim) if other != axis]) for axis in range(2, x.ndim)]
         scores, *along_axes = self.mlp(torch.cat((everywhere, *profiles), 2)).split((1, *size), dim=2)
         scores = scores.unflatten(2, (1,) * len(size))
         for axis, along_axis in enumerate(along_axes):
@@ -242,7 +242,8 @@ class CASNet(nn.Module):
     """Context-aware segmentation network, with one encoder for every imaging modality.
 
     The modalities' encoders meet in the transformer fusion at the bottleneck and, concatenated, in the skips. M of them
-    have ``1 / sqrt(M)`` of the planned features, so that they need as many operations as the one of a single modality.
+    have ``1 / sqrt(M)`` of the planned features, so that they need as many operations as the one of a single modality;
+    their features take sqrt(M) times the memory.
 
     Args:
         in_channels: channels of the image.

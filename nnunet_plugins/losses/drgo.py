@@ -311,8 +311,9 @@ class DRGOLoss(PluginLoss):
 
     def start_epoch(self, epoch: int, num_epochs: int) -> None:
         super().start_epoch(epoch, num_epochs)
-        if isinstance(self.segmentation_loss, PluginLoss):
-            self.segmentation_loss.start_epoch(epoch, num_epochs)
+        for module in self.segmentation_loss.modules():
+            if isinstance(module, PluginLoss):
+                module.start_epoch(epoch, num_epochs)
 
     def forward(self, outputs: Tensor | Sequence[Tensor], targets: Tensor | Sequence[Tensor]) -> Tensor:
         """Total loss for the outputs of a network, which begin with logits ``(B, K, *S)``, and nnU-Net's targets.

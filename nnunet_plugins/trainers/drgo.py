@@ -16,10 +16,18 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from torch import Tensor, nn
 
+from nnunet_plugins.errors import UserError
 from nnunet_plugins.losses import DRGOLoss
 from nnunet_plugins.losses.common import LabelFormat
 from nnunet_plugins.losses.drgo import RegionStatistics, region_grid
-from nnunet_plugins.trainers.region_sampling import Case, RegionDataLoader, RegionImportance, find_cases
+from nnunet_plugins.trainers.region_sampling import (
+    Case,
+    RegionDataLoader,
+    RegionImportance,
+    class_frequency,
+    count_labels_of_cases,
+    find_cases,
+)
 
 
 class Observation(NamedTuple):
@@ -86,6 +94,11 @@ class DRGO(nnUNetTrainer):
         """nnU-Net's, with another loader for the training."""
         if not self.region_sampling:
             return super().get_dataloaders()
+        if super().get_dataloaders.__func__ is not nnUNetTrainer.get_dataloaders:
+            raise UserError(
+                f"{type(self).__name__}: the trainer that DRGO is put on makes data loaders of its own, which region "
+                "sampling would replace; set region_sampling = False."
+            )
         if self.dataset_class is None:  # type: ignore[has-type]
             self.dataset_class = infer_dataset_class(self.preprocessed_dataset_folder)
         patch_size = self.configuration_manager.patch_size
@@ -152,29 +165,37 @@ class DRGO(nnUNetTrainer):
 
     def prepare_importance(self, dataset: nnUNetBaseDataset, cases: dict[str, Case]) -> None:
         """The importance of the regions, as after the checkpoint from which the training goes on, or at its start."""
+        path = self.regions_to_load
+        if path is not None and path.is_file():
+            importance, epoch = RegionImportance.load(path, cases)
+            if epoch != self.current_epoch:
+                self.print_to_log_file(
+                    f"{path.name} is of epoch {epoch}, the checkpoint of epoch {self.current_epoch}: the training was "
+                    "stopped while it saved them. It goes on with both."
+                )
+        else:
+            if path is not None:
+                self.print_to_log_file(
+                    f"{path} is missing: the importance of the regions begins anew with the frequency of their classes."
+                )
+            importance = RegionImportance(cases, class_frequency(self.count_classes(dataset, cases)))
         if self.local_rank == 0:
-            if self.regions_to_load is not None and self.regions_to_load.is_file():
-                self.importance, epoch = RegionImportance.load(self.regions_to_load, cases)
-                if epoch != self.current_epoch:
-                    self.print_to_log_file(
-                        f"{self.regions_to_load.name} is of epoch {epoch}, the checkpoint of epoch "
-                        f"{self.current_epoch}: the training was stopped while it saved them. It goes on with both."
-                    )
-            else:
-                if self.regions_to_load is not None:
-                    self.print_to_log_file(
-                        f"{self.regions_to_load} is missing: the importance of the regions begins anew with the "
-                        "frequency of their classes."
-                    )
-                labels = [label for label in self.label_manager.all_labels if label != self.label_manager.ignore_label]
-                self.importance = RegionImportance.of_dataset(dataset, cases, labels)
-            probabilities = np.lib.format.open_memmap(
-                self.probabilities_file, mode="w+", dtype=np.float64, shape=(len(self.importance.counts),)
-            )
-            probabilities[:] = self.importance.probabilities()
-            probabilities.flush()
+            self.importance = importance
+            np.save(self.probabilities_file, importance.probabilities())
         if self.is_ddp:
             dist.barrier()
+
+    def count_classes(self, dataset: nnUNetBaseDataset, cases: dict[str, Case]) -> np.ndarray:
+        """Annotated voxels of each class in each region, ``(regions, classes)``; every process counts its share."""
+        labels = self.label_manager.all_labels  # without the ignore label
+        if not self.is_ddp:
+            counts = count_labels_of_cases(dataset, cases, labels)
+        else:
+            rank, num_ranks = dist.get_rank(), dist.get_world_size()
+            of_ranks: list[dict[str, np.ndarray]] = [{}] * num_ranks
+            dist.all_gather_object(of_ranks, count_labels_of_cases(dataset, cases, labels, rank, num_ranks))
+            counts = {identifier: count for of_rank in of_ranks for identifier, count in of_rank.items()}
+        return np.concatenate([counts[identifier] for identifier in cases])
 
     def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
         super().on_train_epoch_end(train_outputs)

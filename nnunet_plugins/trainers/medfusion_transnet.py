@@ -51,7 +51,10 @@ class PlannedDeepSupervision(PluginTrainer):
 
 
 class CASNetTrainer(PlannedDeepSupervision):
-    """CASNet with Dice and cross-entropy, Adam, cosine annealing (section 4.2) and nnU-Net's sampling."""
+    """CASNet with Dice and cross-entropy, Adam, cosine annealing (section 4.2), and nnU-Net's sampling and batches.
+
+    The paper's 100 epochs are ``_100epochs``.
+    """
 
     method = "MedFusion-TransNet"
     paper = "Frontiers in Medicine, 2025, doi:10.3389/fmed.2025.1557449"

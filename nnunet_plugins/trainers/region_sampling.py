@@ -56,9 +56,10 @@ class Case(NamedTuple):
 
 
 def case_grid(shape: Sequence[int], patch_size: Sequence[int]) -> Size:
-    """Regions along each axis of a case: 8, but none shorter than 16 voxels, and none longer than half a patch.
+    """Regions along each axis of a case: 8, but none shorter than 16 voxels.
 
-    A patch around any point of a region then shows all of it, also in cases far larger than the patch.
+    Deviation: more than 8 where regions were else longer than half a patch, so that in a case far larger than the patch
+    too, a patch around any point of a region shows all of it.
     """
     cells = np.maximum(CELLS_PER_AXIS, -(-2 * np.array(shape) // np.array(patch_size)))
     return tuple(int(n) for n in np.clip(np.array(shape) // MIN_CELL, 1, cells))
@@ -94,7 +95,18 @@ def count_labels(segmentation: np.ndarray, grid: Size, labels: Sequence[int]) ->
     for layer in range(grid[0]):
         codes = code_of[np.maximum(segmentation[z == layer], 0)] + plane
         counts.append(np.bincount(codes.ravel(), minlength=grid[1] * grid[2] * num_codes).reshape(-1, num_codes))
-    return np.concatenate(counts)[:, :-1]
+    return np.concatenate(counts)[:, :-1].astype(np.int32)
+
+
+def count_labels_of_cases(
+    dataset: nnUNetBaseDataset, cases: dict[str, Case], labels: Sequence[int], rank: int = 0, num_ranks: int = 1
+) -> dict[str, np.ndarray]:
+    """:func:`count_labels` of the training segmentations that fall to a process: of every ``num_ranks``-th case."""
+    mine = list(cases)[rank::num_ranks]
+    return {
+        identifier: count_labels(np.asarray(dataset.load_case(identifier)[1][0]), cases[identifier].grid, labels)
+        for identifier in tqdm(mine, desc="counting the classes of regions", disable=rank > 0)
+    }
 
 
 # ---- importance ------------------------------------------------------------------------------------------------------
@@ -104,53 +116,37 @@ class RegionImportance:
     """How important each region of each training case is, and the probabilities with which they are drawn.
 
     ``importance = alpha * class frequency + beta * boundary uncertainty + gamma * entropy``, each scaled to 0 .. 1 over
-    all regions of the training cases. Class frequency is the sum of ``1 / p(c)`` over the classes c in the region, with
-    p(c) their share of all annotated voxels. The other two are moving averages of what training has seen; a region that
-    it has not seen yet counts as the average of those that it has.
+    all regions of the training cases. The first is static, see :func:`class_frequency`. The other two are moving
+    averages of what training has seen; a region that it has not seen yet counts as the average of those that it has.
+
+    Probabilities are proportional to importance within each case, for nnU-Net draws the cases. That the paper weighs
+    the loss of a region by its probability is what drawing it with that probability does, in expectation.
 
     Deviation: a tenth of the patches is drawn from all annotated regions alike. Scaled to 0 .. 1, the least important
     region would never be drawn, and nothing would ever be learnt of it.
 
     Args:
         cases: of the training.
-        counts: annotated voxels of each class in each region, ``(regions, classes)``.
+        frequency: class frequency of each region, ``(regions,)``; 0 for those without annotation.
     """
 
     weights = (1 / 3, 1 / 3, 1 / 3)  # alpha, beta, gamma
     decay = 0.5  # share of the old value in the moving averages
     uniform_share = 0.1
 
-    def __init__(self, cases: dict[str, Case], counts: np.ndarray):
+    def __init__(self, cases: dict[str, Case], frequency: np.ndarray):
         self.cases = cases
-        self.counts = counts
-        self.boundary, self.entropy = np.full((2, len(counts)), np.nan)
-
-    @classmethod
-    def of_dataset(
-        cls, dataset: nnUNetBaseDataset, cases: dict[str, Case], labels: Sequence[int]
-    ) -> "RegionImportance":
-        """Before the first epoch, from the segmentations of all cases."""
-        identifiers = tqdm(dataset.identifiers, desc="counting the classes of regions")
-        counts = [
-            count_labels(np.asarray(dataset.load_case(identifier)[1][0]), cases[identifier].grid, labels)
-            for identifier in identifiers
-        ]
-        return cls(cases, np.concatenate(counts))
+        self.frequency = frequency
+        self.boundary, self.entropy = np.full((2, len(frequency)), np.nan)
 
     @property
     def annotated(self) -> np.ndarray:
-        """Regions with an annotated voxel."""
-        return self.counts.sum(1) > 0
-
-    def class_frequency(self) -> np.ndarray:
-        """``sum of 1 / p(c)`` over the classes in each region, ``(regions,)``."""
-        of_class = self.counts.sum(0)
-        rarity = np.divide(of_class.sum(), of_class, out=np.zeros(len(of_class)), where=of_class > 0)
-        return (self.counts > 0) @ rarity
+        """Regions with an annotated voxel: every class has a share, so their class frequency is not 0."""
+        return self.frequency > 0
 
     def importance(self) -> np.ndarray:
         """Of each region, from 0 to 1; 0 for those without annotation."""
-        factors = (self.class_frequency(), self.boundary, self.entropy)
+        factors = (self.frequency, self.boundary, self.entropy)
         scaled = [weight * self.scaled(factor) for weight, factor in zip(self.weights, factors, strict=True)]
         return np.where(self.annotated, np.sum(scaled, 0), 0.0)
 
@@ -159,10 +155,10 @@ class RegionImportance:
 
         All 0 if nothing is known, or all is alike.
         """
-        known = values[self.annotated & ~np.isnan(values)]
+        known = values[self.annotated & np.isfinite(values)]
         if not len(known) or known.max() == known.min():
             return np.zeros_like(values)
-        filled = np.where(np.isnan(values), known.mean(), values)
+        filled = np.where(np.isfinite(values), values, known.mean())
         return (filled - known.min()) / (known.max() - known.min())
 
     def probabilities(self) -> np.ndarray:
@@ -179,10 +175,10 @@ class RegionImportance:
 
     def update(self, regions: np.ndarray, boundary: np.ndarray, entropy: np.ndarray) -> None:
         """Take in what an epoch has seen: regions, which may repeat, and their uncertainties, each ``(n,)``."""
-        times = np.bincount(regions, minlength=len(self.counts))
+        times = np.bincount(regions, minlength=len(self.frequency))
         seen = times > 0
         for average, values in ((self.boundary, boundary), (self.entropy, entropy)):
-            new = np.bincount(regions, values, minlength=len(self.counts))[seen] / times[seen]
+            new = np.bincount(regions, values, minlength=len(self.frequency))[seen] / times[seen]
             old = np.where(np.isnan(average[seen]), new, average[seen])
             average[seen] = self.decay * old + (1 - self.decay) * new
 
@@ -194,7 +190,8 @@ class RegionImportance:
                 file,
                 epoch=epoch,
                 cases=np.array(list(self.cases)),
-                counts=self.counts,
+                grids=np.array([case.grid for case in self.cases.values()]),
+                frequency=self.frequency,
                 boundary=self.boundary,
                 entropy=self.entropy,
             )
@@ -208,15 +205,26 @@ class RegionImportance:
             UserError: the file is of other cases, or of the same ones preprocessed in another way.
         """
         with np.load(path) as saved:
-            num_regions = sum(int(np.prod(case.grid)) for case in cases.values())
-            if list(saved["cases"]) != list(cases) or len(saved["counts"]) != num_regions:
+            grids = [case.grid for case in cases.values()]
+            if list(saved["cases"]) != list(cases) or not np.array_equal(saved["grids"], grids):
                 raise UserError(
                     f"{path} is of other training cases, or of another preprocessing: expected the {len(cases)} cases "
                     "of this fold; delete it to begin with new importances of the regions."
                 )
-            importance = cls(cases, saved["counts"])
+            importance = cls(cases, saved["frequency"])
             importance.boundary, importance.entropy = saved["boundary"], saved["entropy"]
             return importance, int(saved["epoch"])
+
+
+def class_frequency(counts: np.ndarray) -> np.ndarray:
+    """``sum of 1 / p(c)`` over the classes c in each region, p(c) being their share of all annotated voxels.
+
+    Args:
+        counts: annotated voxels of each class in each region, ``(regions, classes)``.
+    """
+    of_class = counts.sum(0)
+    rarity = np.divide(of_class.sum(), of_class, out=np.zeros(len(of_class)), where=of_class > 0)
+    return (counts > 0) @ rarity
 
 
 def normalised(x: np.ndarray) -> np.ndarray:
@@ -301,18 +309,21 @@ class RegionDataLoader(nnUNetDataLoader):
         """Transform a sample, and note where the centres of the patch's cells come from."""
         size = tuple(sample["image"].shape[1:])
         if self.traced is None:
-            coordinates = torch.stack(torch.meshgrid(*(torch.arange(1.0, n + 1) for n in size), indexing="ij"))
-            transformed = self.augmentation(**sample, regression_target=coordinates)
+            coordinates = torch.meshgrid(*(torch.arange(1.0, n + 1) for n in size), indexing="ij")
+            image = torch.stack((*coordinates, torch.ones(size)))
+            transformed = self.augmentation(**sample, regression_target=image)
         else:
             transformed = self.traced(**sample)
-        origins = transformed.pop("regression_target")
+        origins = transformed.pop("regression_target", None)
         if origins is None:
             raise UserError(
                 "a transform of this trainer's augmentation drops the regression target, in which region sampling "
                 "keeps where a patch comes from: give it _apply_to_regr_target, or set region_sampling = False."
             )
         if self.traced is None:
-            origins = origins[:, *cell_centers(origins.shape[1:], self.patch_grid)]
+            *points, share = origins[:, *cell_centers(origins.shape[1:], self.patch_grid)]
+            origins = torch.stack(points) / share.clamp_min(1e-5)  # at the border, padding of 0 has been mixed in
+            origins[:, share < 0.5] = 0
         self._regions.append(self.regions_of(origins, size))
         return transformed
 

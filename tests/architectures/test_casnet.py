@@ -13,8 +13,15 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from nnunet_plugins.architectures import CASNet
-from nnunet_plugins.architectures.casnet import ContextualAttention, Decoder, MultiScaleFusion, TransformerFusion
+from nnunet_plugins.architectures.casnet import (
+    ContextualAttention,
+    Decoder,
+    ModalityEncoder,
+    MultiScaleFusion,
+    TransformerFusion,
+)
 from nnunet_plugins.architectures.layers.tokens import (
+    AttentionBlock,
     SelfAttention,
     pool_to_grid,
     sinusoidal_positions,
@@ -95,6 +102,58 @@ def test_attention_is_softmax_of_scaled_products(context_length):
     for q, k, v in zip(*(x.split(4, -1) for x in (attention.query(tokens), keys, values)), strict=True):
         heads.append((q @ k.transpose(1, 2) / math.sqrt(4)).softmax(-1) @ v)
     torch.testing.assert_close(attention(tokens, context), attention.projection(torch.cat(heads, -1)))
+
+
+def test_a_block_adds_what_its_mixer_and_its_perceptron_make_of_the_normalised():
+    torch.manual_seed(0)
+    block, tokens, context = AttentionBlock(16, SelfAttention(16)), torch.randn(2, 5, 16), 3 * torch.randn(2, 7, 16)
+    for module in (block.norm, block.perceptron[0]):
+        nn.init.normal_(module.weight)
+    for given_context in (None, context):
+        arguments = [block.norm(x) for x in (tokens, given_context) if x is not None]
+        expected = tokens + block.mixer(*arguments)
+        expected = expected + block.perceptron(expected)
+        torch.testing.assert_close(block(tokens, given_context), expected)
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_levels_pool_and_convolve_twice(dimensions):
+    torch.manual_seed(0)
+    encoder = ModalityEncoder(
+        OPS[dimensions], 1, (4, 6), [(1,) * dimensions, (2,) * dimensions], [(3,) * dimensions] * 2
+    )
+    convolve, pool = (F.conv2d, F.max_pool2d) if dimensions == 2 else (F.conv3d, F.max_pool3d)
+    x = torch.randn(2, 1, *(8,) * dimensions)
+    for index, features in enumerate(encoder(x)):
+        x = pool(x, 2) if index else x
+        for weight in (p for p in encoder[index].parameters() if p.ndim > 1):
+            x = F.relu(F.batch_norm(convolve(x, weight, padding=1), None, None, training=True))
+        torch.testing.assert_close(features, x, rtol=1e-4, atol=1e-5)
+
+
+def test_transformer_fusion_step_by_step():
+    """Two modalities, a bottleneck of 2 x 2, one finer level of 4 x 4 that is pooled to four tokens as well."""
+    torch.manual_seed(0)
+    fusion = TransformerFusion(nn.Conv2d, 2, (8, 16), [(1, 1), (2, 2)], 24, max_tokens=4)
+    fine, deep = [torch.randn(1, 8, 4, 4) for _ in range(2)], [torch.randn(1, 16, 2, 2) for _ in range(2)]
+    positions = sinusoidal_positions((2, 2), (1.0, 1.0), torch.empty(4, 16))  # of both: the fine cells are as long
+    tokens = [m.flatten(2).mT + positions + fusion.modality[i] for i, m in enumerate(deep)]
+    tokens = fusion.fusion(torch.cat(tokens, 1))
+    context = [fusion.to_context[0](F.avg_pool2d(m, 2).flatten(2).mT) + positions for m in fine]
+    tokens = fusion.hierarchy[0](tokens, torch.cat(context, 1))
+    maps = [tokens[:, 4 * i : 4 * i + 4].mT.reshape(1, 16, 2, 2) + deep[i] for i in range(2)]
+    expected = fusion.merge(torch.cat(maps, 1))
+    torch.testing.assert_close(fusion([fine, deep]), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_unpooled_scales_have_positions_in_voxels_of_the_deepest():
+    fusion = TransformerFusion(nn.Conv2d, 1, (8, 16), [(1, 1), (2, 4)], 24)
+    fine, deep = torch.zeros(1, 16, 4, 8), torch.zeros(1, 16, 2, 2)
+    tokens, grid = fusion.tokens([fine], -2)
+    assert grid == (4, 8)
+    torch.testing.assert_close(tokens[0], sinusoidal_positions((4, 8), (0.5, 0.25), tokens))
+    tokens, _ = fusion.tokens([deep], -1)
+    torch.testing.assert_close(tokens[0], sinusoidal_positions((2, 2), (1.0, 1.0), tokens))
 
 
 def test_positions_by_hand():

@@ -20,6 +20,7 @@ from nnunet_plugins.losses.drgo import (
     boundary_pairs,
     boundary_terms,
     dominant_frequency,
+    foreground,
     pixel_cross_entropy,
     region_grid,
     region_statistics,
@@ -84,6 +85,23 @@ def test_uncertainty_of_overlapping_regions_is_the_mean_of_theirs():
     p = torch.tensor([0.3, 0.9]).view(1, 2, 1, 1).expand(1, 2, 2, 2)
     statistics = region_statistics(p, Target(torch.zeros_like(p), None), (1, 1), softmax=False)
     assert statistics.uncertainty.item() == pytest.approx((binary_entropy(0.3) + binary_entropy(0.9)) / 2)
+
+
+def test_foreground_is_all_but_the_background_or_the_likeliest_region():
+    p = torch.tensor([0.5, 0.3, 0.2]).view(1, 3, 1, 1)
+    assert foreground(p, softmax=True).item() == pytest.approx(0.5)
+    assert foreground(p, softmax=False).item() == pytest.approx(0.5)
+    assert foreground(p[:, 1:], softmax=False).item() == pytest.approx(0.3)
+
+
+def test_ignored_pixels_tell_nothing_of_a_region():
+    labels = [[0, 0, 1, 1], [2, 2, 1, 1], [0, 0, 0, 1], [0, 0, 0, 0]]
+    target = target_of(labels, LabelFormat(ignore_label=2))
+    p = two_classes([[0.9, 0.9, 0.9, 0.9], [0.5, 0.5, 0.9, 0.9], [0.9, 0.9, 0.9, 0.9], [0.9, 0.9, 0.9, 0.9]])
+    statistics = region_statistics(p, target, (2, 2), softmax=True)
+    assert statistics.annotated.flatten().tolist() == [2, 4, 4, 4]
+    assert statistics.uncertainty[0, 0, 0, 0].item() == pytest.approx(SURE)
+    assert statistics.boundary[0, 0, 0, 0].item() == pytest.approx(0.4)  # steps down from 0.9 to 0.5, both annotated
 
 
 # ---- adaptive loss ---------------------------------------------------------------------------------------------------
@@ -178,6 +196,13 @@ def test_boundary_terms_of_a_wrong_step_by_hand():
     assert terms.pairs.item() == pytest.approx(0.5 * (1 + 1 + 0.5 + 1 / (1 + math.sqrt(2))) / SUM_OF_WEIGHTS, rel=1e-5)
     assert terms.smoothing.item() == pytest.approx(0.01 * 4 * 0.5 / 11)  # 11 pixels are not on an edge
     assert terms.edges.item() == pytest.approx(4 * 0.5 / 16)
+
+
+def test_pairs_count_up_to_a_distance_of_five_pixels():
+    labels = torch.zeros(1, 1, 1, 12, dtype=torch.int64)
+    labels[..., 0] = 1  # the boundary's points are pixels 0 and 1; pixels 6 and 7 are 5 and 6 pixels away
+    weights = boundary_pairs(split_target(labels, 2, LabelFormat()))[1].weights.flatten()
+    assert weights.tolist() == pytest.approx([1, 1, 1 / 2, 1 / 3, 1 / 4, 1 / 5, 1 / 6, 0, 0, 0, 0, 0])
 
 
 def slow_boundary_terms(p, one_hot, mask, share, phi=0.01):
@@ -312,6 +337,14 @@ def test_the_total_is_the_weighted_sum_of_its_terms():
     torch.testing.assert_close(without, segmentation + 0.5 * adaptive)
 
 
+def test_half_precision_is_computed_in_full():
+    torch.manual_seed(0)
+    logits, labels = 30 * torch.randn(2, 3, 40, 40).half(), torch.randint(0, 3, (2, 1, 40, 40))
+    half, full = (drgo()(x, labels) for x in (logits, logits.float()))
+    assert half.dtype == torch.float32
+    assert torch.equal(half, full)
+
+
 def test_weights_of_regions_carry_no_gradient():
     """The gradient of the adaptive loss is that of the weighted cross-entropy, with the weights as numbers."""
     torch.manual_seed(0)
@@ -370,6 +403,9 @@ def test_a_scheduled_segmentation_loss_is_told_the_epoch():
     loss = DRGOLoss(DiceCrossEntropyLoss(LabelFormat(), schedule="phase_based"), LabelFormat())
     loss.start_epoch(7, 10)
     assert loss.segmentation_loss.weights == (0.7, 0.3)
+    wrapped = DRGOLoss(nn.Sequential(loss.segmentation_loss), LabelFormat())
+    wrapped.start_epoch(3, 10)
+    assert loss.segmentation_loss.weights == (0.6, 0.4)
 
 
 def test_nothing_waits_for_the_device():

@@ -15,7 +15,7 @@ from nnunet_plugins.errors import UserError
 from nnunet_plugins.losses.drgo import RegionStatistics
 from nnunet_plugins.trainers import find_trainer
 from nnunet_plugins.trainers.drgo import DRGO, Observation, gathered
-from nnunet_plugins.trainers.region_sampling import RegionDataLoader, RegionImportance
+from nnunet_plugins.trainers.region_sampling import RegionDataLoader, class_frequency
 
 NAME = "DRGOTrainer_2epochs_2iterations"
 
@@ -63,17 +63,20 @@ def test_the_first_epoch_knows_class_frequency_alone_and_the_next_what_it_saw():
 def test_classes_are_counted_in_the_training_cases():
     trainer = started()
     dataset = trainer.dataset_tr
+    counts = trainer.count_classes(dataset, trainer.importance.cases)
     labels = [np.asarray(dataset.load_case(case)[1][:]) for case in dataset.identifiers]
     assert list(trainer.importance.cases) == dataset.identifiers
     total = [sum(int((np.maximum(seg, 0) == label).sum()) for seg in labels) for label in (0, 1, 2)]
-    assert trainer.importance.counts.sum(0).tolist() == total
+    assert counts.sum(0).tolist() == total
+    assert np.array_equal(trainer.importance.frequency, class_frequency(counts))
 
 
 def test_ignored_voxels_are_not_counted():
-    importance = started(dataset_id=REGIONS_IGNORE).importance
-    assert importance.counts.shape[1] == 3
-    sizes = sum(int(np.prod(case.shape)) for case in importance.cases.values())
-    assert importance.counts.sum() < sizes
+    trainer = started(dataset_id=REGIONS_IGNORE)
+    cases = trainer.importance.cases
+    counts = trainer.count_classes(trainer.dataset_tr, cases)
+    assert counts.shape[1] == 3
+    assert counts.sum() < sum(int(np.prod(case.shape)) for case in cases.values())
 
 
 def test_training_draws_regions_and_validation_as_nnunet():
@@ -85,6 +88,45 @@ def test_training_draws_regions_and_validation_as_nnunet():
     run_epoch(plain)
     assert not plain.probabilities_file.exists()
     assert not list(Path(plain.output_folder).glob("*_regions.npz"))
+
+
+def test_loaders_are_made_as_nnunet_makes_them():
+    """But for the training's class, what they load and from where is what nnU-Net's own get_dataloaders asks for."""
+    ours, stock = started(), started("MedFusionTransNetTrainer_woSampling_1epoch_1iterations")
+    for name in ("dataloader_train", "dataloader_val"):
+        made, expected = (getattr(trainer, name).data_loader for trainer in (ours, stock))
+        for attribute in ("indices", "batch_size", "patch_size", "final_patch_size", "need_to_pad", "has_ignore"):
+            assert np.array_equal(getattr(made, attribute), getattr(expected, attribute)), attribute
+        assert made.oversample_foreground_percent == expected.oversample_foreground_percent
+        assert made.get_do_oversample.__name__ == expected.get_do_oversample.__name__
+    transforms = [
+        [type(t) for t in x.transforms]
+        for x in (ours.dataloader_train.data_loader.augmentation, stock.dataloader_train.data_loader.transforms)
+    ]
+    assert transforms[0][: len(transforms[1])] == transforms[1]  # and then the targets of deep supervision
+    assert ours.dataloader_train.data_loader.final_patch_size[1:] == tuple(ours.configuration_manager.patch_size)
+
+
+def test_without_checkpoints_no_state_of_the_regions_is_written():
+    trainer = started()
+    trainer.disable_checkpointing = True
+    run_epoch(trainer)
+    assert names_in(trainer) == ["region_probabilities.npy"]
+
+
+def test_a_trainer_with_data_loaders_of_its_own_is_refused():
+    class Own(find_trainer("DLKUNetSTrainer")):
+        def get_dataloaders(self):
+            return super().get_dataloaders()
+
+    plans = cell_datasets.load_plans(LABELS) | {"continue_training": False}
+    dataset_json = cell_datasets.load_dataset_json(LABELS)
+    trainer = type("Mine", (DRGO, Own), {})(plans, "2d", 0, dataset_json, torch.device("cpu"))
+    trainer.initialize()
+    with pytest.raises(UserError, match="region_sampling = False"):
+        trainer.get_dataloaders()
+    type(trainer).region_sampling = False
+    assert type(trainer.get_dataloaders()[0].data_loader) is nnUNetDataLoader
 
 
 def test_workers_load_what_one_process_loads(monkeypatch):
@@ -174,7 +216,7 @@ def test_the_grid_survives_c(tmp_path, monkeypatch):
     state = first.importance
     second = resumed(monkeypatch, tmp_path)
     assert second.current_epoch == 1
-    for name in ("counts", "boundary", "entropy"):
+    for name in ("frequency", "boundary", "entropy"):
         assert np.array_equal(getattr(second.importance, name), getattr(state, name), equal_nan=True)
     assert np.array_equal(stored(second), state.probabilities())
 
@@ -190,7 +232,7 @@ def test_a_resumed_training_sees_what_an_uninterrupted_one_does(tmp_path, monkey
 
 def test_a_resumed_training_does_not_count_again(tmp_path, monkeypatch):
     interrupted(tmp_path, monkeypatch)
-    monkeypatch.setattr(RegionImportance, "of_dataset", None)
+    monkeypatch.setattr(DRGO, "count_classes", None)
     resumed(monkeypatch, tmp_path)
 
 

@@ -67,6 +67,7 @@ def test_stages_are_the_plans(planned):
 def test_adam_with_cosine_annealing(name):
     trainer = initialized_trainer(f"{name}_100epochs", LABELS)
     assert type(trainer.optimizer) is torch.optim.Adam
+    assert {group["weight_decay"] for group in trainer.optimizer.param_groups} == {0}
     rates = []
     for epoch in (0, 25, 50, 99):
         trainer.lr_scheduler.step(epoch)
@@ -110,6 +111,20 @@ def test_what_variants_train_with(name, segmentation, beta, sampling):
     assert isinstance(trainer.loss.segmentation_loss, segmentation)
     assert (trainer.loss.alpha, trainer.loss.beta, trainer.loss.gamma_of) == (0.5, beta, (0.7, 0.3))
     assert trainer.region_sampling is sampling
+
+
+def test_heads_are_those_that_are_trained():
+    heads = {
+        name: len(initialized_trainer(name, LABELS).network.decoder.seg_layers)
+        for name in ("CASNetTrainer", "MedFusionTransNetTrainer", "MedFusionTransNetTrainer_DS")
+    }
+    assert heads["CASNetTrainer"] == heads["MedFusionTransNetTrainer"] == 1 < heads["MedFusionTransNetTrainer_DS"]
+
+
+def test_dice_is_that_of_the_batch_where_the_plan_says_so():
+    for dataset_id in (LABELS, VOLUMES):
+        trainer = initialized_trainer("CASNetTrainer", dataset_id)
+        assert trainer.loss.batch_dice is trainer.configuration_manager.batch_dice
 
 
 def test_what_networks_of_variants_lack():

@@ -26,7 +26,9 @@ from nnunet_plugins.trainers.region_sampling import (
     RegionDataLoader,
     RegionImportance,
     case_grid,
+    class_frequency,
     count_labels,
+    count_labels_of_cases,
     find_cases,
     traced,
 )
@@ -140,13 +142,13 @@ SCALED_FREQUENCY = [0, (1 / 5 - 1 / 11) * 5, 0, 1]
 
 
 def by_hand():
-    return RegionImportance(one_case((1, 4, 4), (1, 2, 2)), COUNTS)
+    return RegionImportance(one_case((1, 4, 4), (1, 2, 2)), class_frequency(COUNTS))
 
 
 def test_class_frequency_by_hand():
     labels = np.array([[0, 0, 1, 1], [0, 0, 1, 1], [0, 0, 0, 1], [0, 0, 0, 0]])
     assert np.array_equal(count_labels(labels[None], (1, 2, 2), (0, 1)), COUNTS)
-    assert by_hand().class_frequency().tolist() == pytest.approx(FREQUENCY)
+    assert class_frequency(COUNTS).tolist() == pytest.approx(FREQUENCY)
 
 
 def test_before_the_first_epoch_importance_is_class_frequency_alone():
@@ -172,10 +174,18 @@ def test_importance_after_an_epoch_by_hand():
 
 
 def test_regions_without_annotation_are_not_drawn():
-    importance = RegionImportance(one_case((1, 4, 4), (1, 2, 2)), np.array([[4, 0], [0, 0], [2, 2], [0, 0]]))
-    probabilities = importance.probabilities()
-    assert probabilities[[1, 3]].tolist() == [0, 0]
-    assert probabilities.sum() == pytest.approx(1)
+    frequency = class_frequency(np.array([[4, 0], [0, 0], [2, 2], [0, 0]]))  # 8 / 6, 0, 8 / 6 + 8 / 2, 0
+    importance = RegionImportance(one_case((1, 4, 4), (1, 2, 2)), frequency)
+    assert importance.probabilities().tolist() == pytest.approx([0.05, 0, 0.95, 0])
+    # what is seen of them does not count either: scaled entropies are 0 and 1
+    importance.update(np.arange(4), np.full(4, 0.2), np.array([0.3, 0.0, 0.2, 9.0]))
+    assert importance.importance().tolist() == pytest.approx([1 / 3, 0, 1 / 3, 0])
+
+
+def test_an_infinite_value_counts_as_unknown():
+    importance = by_hand()
+    importance.update(np.arange(4), np.array([0.1, np.inf, 0.3, np.nan]), np.zeros(4))
+    assert importance.scaled(importance.boundary).tolist() == pytest.approx([0, 0.5, 1, 0.5])
 
 
 def test_probabilities_of_every_case_sum_to_1_even_if_nothing_is_annotated():
@@ -185,7 +195,7 @@ def test_probabilities_of_every_case_sum_to_1_even_if_nothing_is_annotated():
         "c": Case((1, 9, 9), (1, 1, 1), 8),
     }
     counts = np.concatenate((np.zeros((4, 2), int), np.full((4, 2), 3), [[0, 7]]))
-    probabilities = RegionImportance(cases, counts).probabilities()
+    probabilities = RegionImportance(cases, class_frequency(counts)).probabilities()
     assert [probabilities[case.regions].sum() for case in cases.values()] == pytest.approx([1, 1, 1])
     assert probabilities[:8].tolist() == pytest.approx([0.25] * 8)
 
@@ -271,6 +281,33 @@ def test_centers_are_annotated_where_the_dataset_has_an_ignore_label(tmp_path):
     loader.get_indices()
     centers = {tuple(loader.draw_center(loader.cases["a"], locations)) for _ in range(50)}
     assert centers == {(0, 20, 5), (0, 21, 6)}
+    rows = torch.cat([next(loader)["data"][:, 1, 8, 8] for _ in range(10)])  # of the patch's centre, the first is 1
+    assert set((rows - 1).tolist()) <= {20, 21, 24 - 8}  # or moved into the image
+
+
+def test_regions_are_those_of_the_patches_own_case(tmp_path):
+    dataset = Cases({"a": np.zeros((1, 64, 64), int), "b": np.zeros((1, 48, 32), int), "c": np.zeros((1, 20, 20), int)})
+    loader = make_loader(dataset, (16, 16), tmp_path, batch_size=8)
+    for _ in range(10):
+        batch = next(loader)
+        for key, image, region in zip(batch["keys"], batch["data"], batch["regions"][:, 0], strict=True):
+            case = loader.cases[key]
+            center = image[:, 8, 8].long().numpy() - 1
+            assert case.regions.start <= region < case.regions.stop
+            assert case.region_of(center) == region
+
+
+def test_every_process_counts_its_share_of_the_cases():
+    rng = np.random.default_rng(0)
+    dataset = Cases({name: rng.integers(0, 3, (1, 40, 50)) for name in "abcde"})
+    cases = find_cases(dataset, (32, 32))
+    whole = count_labels_of_cases(dataset, cases, (0, 1, 2))
+    shares = [count_labels_of_cases(dataset, cases, (0, 1, 2), rank, 2) for rank in range(2)]
+    assert list(whole) == list("abcde")
+    assert sorted([*shares[0], *shares[1]]) == list("abcde")
+    for share in shares:
+        assert all(np.array_equal(count, whole[name]) for name, count in share.items())
+        assert len(share) in (2, 3)
 
 
 def test_workers_follow_the_trainer_while_they_run(tmp_path):
@@ -339,7 +376,9 @@ def test_the_regions_that_a_patch_shows_are_known_after_augmentation(tmp_path, p
     for image, regions in zip(batch["data"], batch["regions"], strict=True):
         for position, region in zip(product(*centers), regions.tolist(), strict=True):
             neighbourhood = image[:, *(slice(max(i - 2, 0), i + 3) for i in position)].flatten(1)
-            if neighbourhood.prod(0).eq(0).any():  # at the border of the case, where zeros are mixed in
+            if neighbourhood.eq(0).all():  # far outside the case
+                assert region == -1
+            if neighbourhood.prod(0).eq(0).any():  # at its border, where zeros are mixed in
                 continue
             voxels = neighbourhood.round().long().numpy() - 1
             around = set(case.region_of(voxels).tolist())
@@ -360,9 +399,13 @@ def test_padding_is_of_no_region(tmp_path):
 
 
 @pytest.mark.parametrize("dummy_2d", [False, True])
-def test_tracing_gives_what_transformed_coordinates_would(dummy_2d):
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_tracing_gives_what_transformed_coordinates_would(dummy_2d, mirrored):
     patch_size, loaded, grid = (16, 32, 32), (16 if dummy_2d else 24, 48, 48), (2, 4, 4)
     plain = geometry(patch_size, dummy_2d)
+    if not mirrored:
+        plain = ComposeTransforms(plain.transforms[:-1])
+    tolerance = 1.5 if mirrored else 1e-3  # mirrored, the centre of a cell of even length lies beside
     fast = traced(plain, grid)
     coordinates = torch.stack(torch.meshgrid(*(torch.arange(1.0, n + 1) for n in loaded), indexing="ij"))
     centers = torch.meshgrid(
@@ -377,8 +420,7 @@ def test_tracing_gives_what_transformed_coordinates_would(dummy_2d):
         full, lattice = origins[0][:, *centers], origins[1]
         assert full.shape == lattice.shape
         inside = (lattice > 2).all(0) & (lattice < torch.tensor(loaded).view(3, 1, 1, 1) - 1).all(0)
-        # mirrored, the centre of a cell of even length lies one voxel beside
-        assert ((full - lattice).abs().amax(0)[inside] <= 1.5).all()
+        assert ((full - lattice).abs().amax(0)[inside] <= tolerance).all()
 
 
 def test_a_transform_that_drops_the_origins_is_refused(tmp_path):

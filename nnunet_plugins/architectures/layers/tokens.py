@@ -19,7 +19,7 @@ def token_grid(size: Sequence[int], max_tokens: int) -> tuple[int, ...]:
 
 
 def pool_to_grid(x: Tensor, grid: Sequence[int]) -> Tensor:
-    """Mean of ``(B, C, *S)`` over each cell of ``grid``, one after the other axis: ``(B, C, *grid)``."""
+    """Mean of ``(B, C, *S)`` over each cell of ``grid``: ``(B, C, *grid)``."""
     if tuple(x.shape[2:]) == tuple(grid):
         return x
     pool = F.adaptive_avg_pool2d if x.ndim == 4 else F.adaptive_avg_pool3d

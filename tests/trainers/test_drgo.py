@@ -15,7 +15,8 @@ from nnunet_plugins.errors import UserError
 from nnunet_plugins.losses.drgo import RegionStatistics
 from nnunet_plugins.trainers import find_trainer
 from nnunet_plugins.trainers.drgo import DRGO, Observation, gathered
-from nnunet_plugins.trainers.region_sampling import RegionDataLoader, class_frequency
+from nnunet_plugins.trainers.region_importance import class_frequency
+from nnunet_plugins.trainers.region_sampling import RegionDataLoader
 
 NAME = "DRGOTrainer_2epochs_2iterations"
 

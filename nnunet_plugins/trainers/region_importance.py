@@ -1,0 +1,217 @@
+"""How important regions are: section 3.4.1 of MedFusion-TransNet's paper.
+
+Every training case is divided into regions, the cells of a grid. Their importance says how likely each is to be drawn.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
+from tqdm import tqdm
+
+from nnunet_plugins.errors import UserError
+from nnunet_plugins.losses.drgo import CELLS_PER_AXIS, MIN_CELL
+
+Size = tuple[int, ...]
+
+
+# ---- regions ---------------------------------------------------------------------------------------------------------
+
+
+class Case(NamedTuple):
+    """The regions of a case: ``prod(grid)`` successive entries of all lists of regions, from ``first`` on."""
+
+    shape: Size
+    grid: Size
+    first: int
+
+    @property
+    def regions(self) -> slice:
+        return slice(self.first, self.first + int(np.prod(self.grid)))
+
+    def region_of(self, voxels: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
+        """Index of the region that holds each voxel, ``(3, ...)`` to ``(...)``; -1 outside the case."""
+        inside, index = np.True_, 0
+        for coordinate, length, cells in zip(voxels, self.shape, self.grid, strict=True):
+            inside = inside & (coordinate >= 0) & (coordinate < length)
+            index = index * cells + coordinate * cells // length
+        return np.where(inside, self.first + index, -1)
+
+
+def case_grid(shape: Sequence[int], patch_size: Sequence[int]) -> Size:
+    """Regions along each axis of a case: 8, but none shorter than 16 voxels.
+
+    Deviation: more than 8 where regions were else longer than half a patch, so that in a case far larger than the patch
+    too, a patch around any point of a region shows all of it.
+    """
+    cells = np.maximum(CELLS_PER_AXIS, -(-2 * np.array(shape) // np.array(patch_size)))
+    return tuple(int(n) for n in np.clip(np.array(shape) // MIN_CELL, 1, cells))
+
+
+def find_cases(dataset: nnUNetBaseDataset, patch_size: Sequence[int]) -> dict[str, Case]:
+    """The regions of all cases of a dataset."""
+    patch_size = (1, *patch_size)[-3:]  # images are volumes of one slice
+    cases: dict[str, Case] = {}
+    first = 0
+    for identifier in dataset.identifiers:
+        shape = tuple(int(length) for length in dataset.load_case(identifier)[0].shape[1:])
+        case = Case(shape, case_grid(shape, patch_size), first)
+        cases[identifier] = case
+        first = case.regions.stop
+    return cases
+
+
+def count_labels(segmentation: np.ndarray, grid: Size, labels: Sequence[int]) -> np.ndarray:
+    """Number of voxels of each label in each region, ``(regions, labels)``; other labels are not counted.
+
+    Args:
+        segmentation: ``(Z, Y, X)``; negative voxels, which preprocessing has found empty, count as background, 0.
+        grid: of the regions.
+        labels: to be counted.
+    """
+    code_of = np.full(max(int(segmentation.max()), *labels) + 1, len(labels))
+    code_of[list(labels)] = np.arange(len(labels))
+    num_codes = len(labels) + 1
+    z, y, x = (np.arange(length) * cells // length for length, cells in zip(segmentation.shape, grid, strict=True))
+    plane = (y[:, None] * grid[2] + x) * num_codes
+    counts = []
+    for layer in range(grid[0]):
+        codes = code_of[np.maximum(segmentation[z == layer], 0)] + plane
+        counts.append(np.bincount(codes.ravel(), minlength=grid[1] * grid[2] * num_codes).reshape(-1, num_codes))
+    return np.concatenate(counts)[:, :-1].astype(np.int32)
+
+
+def count_labels_of_cases(
+    dataset: nnUNetBaseDataset, cases: dict[str, Case], labels: Sequence[int], rank: int = 0, num_ranks: int = 1
+) -> dict[str, np.ndarray]:
+    """:func:`count_labels` of the training segmentations that fall to a process: of every ``num_ranks``-th case."""
+    mine = list(cases)[rank::num_ranks]
+    return {
+        identifier: count_labels(np.asarray(dataset.load_case(identifier)[1][0]), cases[identifier].grid, labels)
+        for identifier in tqdm(mine, desc="counting the classes of regions", disable=rank > 0)
+    }
+
+
+# ---- importance ------------------------------------------------------------------------------------------------------
+
+
+class RegionImportance:
+    """How important each region of each training case is, and the probabilities with which they are drawn.
+
+    ``importance = alpha * class frequency + beta * boundary uncertainty + gamma * entropy``, each scaled to 0 .. 1 over
+    all regions of the training cases. The first is static, see :func:`class_frequency`. The other two are moving
+    averages of what training has seen; a region that it has not seen yet counts as the average of those that it has.
+
+    Probabilities are proportional to importance within each case, for nnU-Net draws the cases. That the paper weighs
+    the loss of a region by its probability is what drawing it with that probability does, in expectation.
+
+    Deviation: a tenth of the patches is drawn from all annotated regions alike. Scaled to 0 .. 1, the least important
+    region would never be drawn, and nothing would ever be learnt of it.
+
+    Args:
+        cases: of the training.
+        frequency: class frequency of each region, ``(regions,)``; 0 for those without annotation.
+    """
+
+    weights = (1 / 3, 1 / 3, 1 / 3)  # alpha, beta, gamma
+    decay = 0.5  # share of the old value in the moving averages
+    uniform_share = 0.1
+
+    def __init__(self, cases: dict[str, Case], frequency: np.ndarray):
+        self.cases = cases
+        self.frequency = frequency
+        self.boundary, self.entropy = np.full((2, len(frequency)), np.nan)
+
+    @property
+    def annotated(self) -> np.ndarray:
+        """Regions with an annotated voxel: every class has a share, so their class frequency is not 0."""
+        return self.frequency > 0
+
+    def importance(self) -> np.ndarray:
+        """Of each region, from 0 to 1; 0 for those without annotation."""
+        factors = (self.frequency, self.boundary, self.entropy)
+        scaled = [weight * self.scaled(factor) for weight, factor in zip(self.weights, factors, strict=True)]
+        return np.where(self.annotated, np.sum(scaled, 0), 0.0)
+
+    def scaled(self, values: np.ndarray) -> np.ndarray:
+        """``values`` from 0 to 1 over the annotated regions; those that are not known, NaN, get the mean of the others.
+
+        All 0 if nothing is known, or all is alike.
+        """
+        known = values[self.annotated & np.isfinite(values)]
+        if not len(known) or known.max() == known.min():
+            return np.zeros_like(values)
+        filled = np.where(np.isfinite(values), values, known.mean())
+        return (filled - known.min()) / (known.max() - known.min())
+
+    def probabilities(self) -> np.ndarray:
+        """Of each region to be drawn when its case is; they sum to 1 for each case."""
+        importance, annotated = self.importance(), self.annotated.astype(float)
+        result = np.empty(len(importance))
+        for case in self.cases.values():
+            eligible = annotated[case.regions]
+            uniform = normalised(eligible if eligible.any() else np.ones_like(eligible))
+            of_case = importance[case.regions]
+            drawn = normalised(of_case) if of_case.any() else uniform
+            result[case.regions] = (1 - self.uniform_share) * drawn + self.uniform_share * uniform
+        return result
+
+    def update(self, regions: np.ndarray, boundary: np.ndarray, entropy: np.ndarray) -> None:
+        """Take in what an epoch has seen: regions, which may repeat, and their uncertainties, each ``(n,)``."""
+        times = np.bincount(regions, minlength=len(self.frequency))
+        seen = times > 0
+        for average, values in ((self.boundary, boundary), (self.entropy, entropy)):
+            new = np.bincount(regions, values, minlength=len(self.frequency))[seen] / times[seen]
+            old = np.where(np.isnan(average[seen]), new, average[seen])
+            average[seen] = self.decay * old + (1 - self.decay) * new
+
+    def save(self, path: Path, epoch: int) -> None:
+        """Write all that the probabilities depend on, as after ``epoch`` epochs."""
+        temporary = path.with_name(f"{path.name}.tmp")
+        with temporary.open("wb") as file:
+            np.savez_compressed(
+                file,
+                epoch=epoch,
+                cases=np.array(list(self.cases)),
+                grids=np.array([case.grid for case in self.cases.values()]),
+                frequency=self.frequency,
+                boundary=self.boundary,
+                entropy=self.entropy,
+            )
+        os.replace(temporary, path)
+
+    @classmethod
+    def load(cls, path: Path, cases: dict[str, Case]) -> tuple["RegionImportance", int]:
+        """What :meth:`save` wrote, and its epoch.
+
+        Raises:
+            UserError: the file is of other cases, or of the same ones preprocessed in another way.
+        """
+        with np.load(path) as saved:
+            grids = [case.grid for case in cases.values()]
+            if list(saved["cases"]) != list(cases) or not np.array_equal(saved["grids"], grids):
+                raise UserError(
+                    f"{path} is of other training cases, or of another preprocessing: expected the {len(cases)} cases "
+                    "of this fold; delete it to begin with new importances of the regions."
+                )
+            importance = cls(cases, saved["frequency"])
+            importance.boundary, importance.entropy = saved["boundary"], saved["entropy"]
+            return importance, int(saved["epoch"])
+
+
+def class_frequency(counts: np.ndarray) -> np.ndarray:
+    """``sum of 1 / p(c)`` over the classes c in each region, p(c) being their share of all annotated voxels.
+
+    Args:
+        counts: annotated voxels of each class in each region, ``(regions, classes)``.
+    """
+    of_class = counts.sum(0)
+    rarity = np.divide(of_class.sum(), of_class, out=np.zeros(len(of_class)), where=of_class > 0)
+    return (counts > 0) @ rarity
+
+
+def normalised(x: np.ndarray) -> np.ndarray:
+    return x / x.sum()

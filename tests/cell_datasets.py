@@ -25,6 +25,7 @@ FORMATS = {
     REGIONS_IGNORE: {"background": 0, "cell": [1, 2], "nucleus": [2], "ignore": 3},
 }
 IMAGE_SIZE = (48, 60)
+MAX_FEATURES = 64  # of a stage of planned networks
 
 VOLUMES, THICK_VOLUMES = 911, 912
 VOLUME_FORMATS = {VOLUMES: FORMATS[LABELS], THICK_VOLUMES: FORMATS[REGIONS_IGNORE]}
@@ -122,6 +123,7 @@ def plan_and_preprocess(dataset_ids: list[int]) -> None:
         extract_fingerprint(dataset_id)
     plan_experiments(dataset_ids)
     for dataset_id in dataset_ids:
+        narrow_networks(dataset_id)
         configurations = ["3d_fullres"] if dataset_id in VOLUME_FORMATS else ["2d"]
         if dataset_id == VOLUMES:
             add_cascade(dataset_id)
@@ -129,9 +131,23 @@ def plan_and_preprocess(dataset_ids: list[int]) -> None:
         preprocess([dataset_id], configurations=configurations, num_processes=(1,) * len(configurations))
 
 
+def plans_file(dataset_id: int) -> Path:
+    return Path(os.environ["nnUNet_preprocessed"], dataset_name(dataset_id), "nnUNetPlans.json")
+
+
+def narrow_networks(dataset_id: int) -> None:
+    """Plan few features for the networks that follow the plans': tens of millions of weights would prove no more."""
+    plans = json.loads(plans_file(dataset_id).read_text())
+    for configuration in plans["configurations"].values():
+        if "architecture" in configuration:
+            network = configuration["architecture"]["arch_kwargs"]
+            network["features_per_stage"] = [min(features, MAX_FEATURES) for features in network["features_per_stage"]]
+    plans_file(dataset_id).write_text(json.dumps(plans))
+
+
 def add_cascade(dataset_id: int) -> None:
     """Plan a low resolution and the cascade, which nnU-Net does for large volumes only."""
-    path = Path(os.environ["nnUNet_preprocessed"], dataset_name(dataset_id), "nnUNetPlans.json")
+    path = plans_file(dataset_id)
     plans = json.loads(path.read_text())
     fullres = plans["configurations"]["3d_fullres"]
     plans["configurations"] |= {
@@ -183,7 +199,7 @@ def plans_for_patch(patch_size: tuple[int, ...], spacing: tuple[float, ...] | No
     configuration["patch_size"] = [int(size) for size in patch_size]
     configuration["architecture"]["arch_kwargs"] |= {
         "n_stages": n_stages,
-        "features_per_stage": [min(32 * 2**stage, 512) for stage in range(n_stages)],
+        "features_per_stage": [min(32 * 2**stage, MAX_FEATURES) for stage in range(n_stages)],
         "kernel_sizes": [list(k) for k in kernel_sizes],
         "strides": [list(s) for s in strides],
         "n_conv_per_stage": [2] * n_stages,

@@ -4,7 +4,13 @@ from cell_datasets import FORMATS, REGIONS_IGNORE, THICK_VOLUMES, VOLUME_FORMATS
 
 from nnunet_plugins.trainers import TRAINERS, find_trainer
 
-MAIN_TRAINERS = [*(name for name, variant in TRAINERS.items() if not variant.overrides), "DLKUNetSTrainer"]
+SAME_NETWORK = {"CASNetTrainer": "MedFusionTransNetTrainer"}
+"""Trainers with the network of another, and no code that this one does not run."""
+
+MAIN_TRAINERS = [
+    *(name for name, variant in TRAINERS.items() if not variant.overrides and name not in SAME_NETWORK),
+    "DLKUNetSTrainer",
+]
 """The trainers of the papers, and the one with fewer blocks than nnU-Net's plans have stages. Tested in full."""
 
 WITH_OTHER_OUTPUTS = [
@@ -31,12 +37,8 @@ OF_THE_TRAINING = {
 }
 """Class attributes on which neither the network nor its loss in stage 2 depends."""
 
-
 OF_THE_LOSS = {"loss_schedule", "beta"}
 """Class attributes on which the network does not depend."""
-
-SAME_NETWORK = {"CASNetTrainer": "MedFusionTransNetTrainer"}
-"""Trainers with the network of another."""
 
 
 def first_rows(ignored: set[str]) -> list[str]:
@@ -52,7 +54,7 @@ DIFFERENT_LOSSES = first_rows(OF_THE_TRAINING)
 DIFFERENT_NETWORKS = [name for name in first_rows(OF_THE_TRAINING | OF_THE_LOSS) if name not in SAME_NETWORK]
 
 
-DIFFERENT_OUTPUTS = [name for name in WITH_OTHER_OUTPUTS if name not in (*NNUNETS_NETWORK, *SAME_NETWORK)]
+DIFFERENT_OUTPUTS = [name for name in WITH_OTHER_OUTPUTS if name not in NNUNETS_NETWORK]
 MAIN_NETWORKS = [name for name in MAIN_TRAINERS if name not in NNUNETS_NETWORK]
 
 

@@ -35,14 +35,21 @@ ConvOp = type[nn.Conv2d] | type[nn.Conv3d]
 NUM_CONVOLUTIONS = 2  # of a level; "each level may stack two"
 
 
+def conv(
+    conv_op: ConvOp, in_channels: int, out_channels: int, kernel_size: Size, dilation: int = 1
+) -> nn.Conv2d | nn.Conv3d:
+    """Convolution that keeps the size."""
+    padding = tuple(dilation * (k // 2) for k in kernel_size)
+    return conv_op(in_channels, out_channels, kernel_size, padding=padding, dilation=dilation, bias=False)  # type: ignore[arg-type]
+
+
 def level(conv_op: ConvOp, in_channels: int, out_channels: int, kernel_size: Size) -> nn.Sequential:
     """``ReLU(BN(Conv(x)))`` of section 3.3.1, twice."""
-    padding = tuple(k // 2 for k in kernel_size)
     widths = [in_channels, *[out_channels] * NUM_CONVOLUTIONS]
     layers: list[nn.Module] = []
     for before, after in pairwise(widths):
         layers += [
-            conv_op(before, after, kernel_size, padding=padding, bias=False),  # type: ignore[arg-type]
+            conv(conv_op, before, after, kernel_size),
             get_matching_batchnorm(conv_op)(after),
             nn.ReLU(inplace=True),
         ]
@@ -103,12 +110,6 @@ class ContextualAttention(nn.Module):
         return x * (1 - self.balance.sigmoid() * (-scores).sigmoid())  # 1 - A = sigmoid(-scores)
 
 
-def atrous_conv(conv_op: ConvOp, channels: int, kernel_size: Size, dilation: int) -> nn.Conv2d | nn.Conv3d:
-    """Dilated convolution that keeps the size."""
-    padding = tuple(dilation * (k // 2) for k in kernel_size)
-    return conv_op(channels, channels, kernel_size, padding=padding, dilation=dilation, bias=False)  # type: ignore[arg-type]
-
-
 class MultiScaleFusion(nn.Module):
     """Section 3.3.3: ``Conv1x1(sum_r w_r AtrousConv_r(F))`` over dilations r; ``(B, C, *S)`` to the same.
 
@@ -117,12 +118,12 @@ class MultiScaleFusion(nn.Module):
 
     def __init__(self, conv_op: ConvOp, channels: int, kernel_size: Size, dilations: Sequence[int] = (1, 2, 4, 8)):
         super().__init__()
-        self.atrous = nn.ModuleList(atrous_conv(conv_op, channels, kernel_size, dilation) for dilation in dilations)
+        self.atrous = nn.ModuleList(conv(conv_op, channels, channels, kernel_size, dilation) for dilation in dilations)
         self.weights = nn.Parameter(torch.full((len(dilations),), 1 / len(dilations)))
         self.pointwise = conv_op(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        scales = [w * dilated_conv(conv, x) for w, conv in zip(self.weights, self.atrous, strict=True)]  # type: ignore[arg-type]
+        scales = [w * dilated_conv(atrous, x) for w, atrous in zip(self.weights, self.atrous, strict=True)]  # type: ignore[arg-type]
         return self.pointwise(torch.stack(scales).sum(0))
 
 

@@ -26,9 +26,9 @@ MIN_CELL = 16  # pixels
 REACH = 5  # pixels: beyond this distance from a boundary pairs of pixels have no weight
 
 
-def region_grid(size: Sequence[int], cells: int = CELLS_PER_AXIS, min_cell: int = MIN_CELL) -> tuple[int, ...]:
-    """Number of regions along each axis of an image: ``cells``, or fewer if they were smaller than ``min_cell``."""
-    return tuple(min(max(length // min_cell, 1), cells) for length in size)
+def region_grid(size: Sequence[int]) -> tuple[int, ...]:
+    """Number of regions along each axis of an image: 8, or fewer if they were shorter than 16 pixels."""
+    return tuple(min(max(length // MIN_CELL, 1), CELLS_PER_AXIS) for length in size)
 
 
 def cell_of(length: int, cells: int, device: torch.device | None = None) -> Tensor:
@@ -49,11 +49,6 @@ def region_sums(x: Tensor, grid: Sequence[int]) -> Tensor:
         x = membership.T @ x.flatten(axis + 1) if after else x @ membership
         x = x.reshape(*before, cells, *after)
     return x
-
-
-def region_means(x: Tensor, mask: Tensor, grid: Sequence[int]) -> Tensor:
-    """Mean over what is annotated (1 in ``mask``) of each region; 0 where nothing is."""
-    return region_sums(x * mask, grid) / region_sums(mask, grid).clamp_min(1)
 
 
 # ---- what regions are judged by --------------------------------------------------------------------------------------
@@ -93,7 +88,8 @@ def dominant_frequency(target: Target, grid: Sequence[int]) -> Tensor:
     """Share of the commonest class of each cell, ``(B, 1, *grid)``; with overlapping regions "none" is a class too."""
     one_hot, mask = target.one_hot, annotated(target)
     none = mask * (1 - one_hot.amax(1, keepdim=True))  # nowhere, if the classes of a softmax cover all
-    return region_means(torch.cat((one_hot, none), 1), mask, grid).amax(1, keepdim=True)
+    counts = region_sums(torch.cat((one_hot, none), 1), grid)
+    return counts.amax(1, keepdim=True) / region_sums(mask, grid).clamp_min(1)
 
 
 def annotated(target: Target) -> Tensor:

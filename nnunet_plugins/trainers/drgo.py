@@ -27,7 +27,7 @@ from nnunet_plugins.trainers.region_importance import (
     count_labels_of_cases,
     find_cases,
 )
-from nnunet_plugins.trainers.region_sampling import RegionDataLoader
+from nnunet_plugins.trainers.region_sampling import RegionDataLoader, cell_centers
 
 
 class Observation(NamedTuple):
@@ -256,7 +256,7 @@ def draw_importance(dataset: nnUNetBaseDataset, importance: RegionImportance, pa
     identifier, case = next(iter(importance.cases.items()))
     regions = importance.importance()[case.regions].reshape(case.grid)
     layer = int(np.unravel_index(regions.argmax(), regions.shape)[0])
-    z = (2 * layer + 1) * case.shape[0] // (2 * case.grid[0])
+    z = int(cell_centers(case.shape[:1], case.grid[:1])[0][layer])
     data, segmentation, *_ = dataset.load_case(identifier)
     image, labels = np.asarray(data[0, z]), np.asarray(segmentation[0, z])
     height, width = labels.shape

@@ -2,7 +2,8 @@
 
 from nnunet_plugins.losses.condseg import ConDSegLoss
 from nnunet_plugins.losses.dcffsnet import ConnectivityLoss, DCFFSNetLoss
+from nnunet_plugins.losses.dcsnet import DCSNetLoss
 from nnunet_plugins.losses.dlkunet import DiceCrossEntropyLoss
 from nnunet_plugins.losses.drgo import DRGOLoss
 
-__all__ = ["ConDSegLoss", "ConnectivityLoss", "DCFFSNetLoss", "DRGOLoss", "DiceCrossEntropyLoss"]
+__all__ = ["ConDSegLoss", "ConnectivityLoss", "DCFFSNetLoss", "DCSNetLoss", "DRGOLoss", "DiceCrossEntropyLoss"]

@@ -40,6 +40,10 @@ def medfusion_variant(varies: str, **overrides: Any) -> Variant:
     return Variant("medfusion_transnet", "MedFusionTransNetTrainer", varies, overrides)
 
 
+def dcsnet_variant(varies: str, **overrides: Any) -> Variant:
+    return Variant("dcsnet", "DCSNetTrainer", varies, overrides)
+
+
 TRAINERS: dict[str, Variant] = {
     "DCFFSNetTrainer": Variant("dcffsnet", "DCFFSNetTrainer", "the paper's method, random initialisation"),
     "DCFFSNetTrainer_pretrained": Variant(
@@ -119,6 +123,19 @@ TRAINERS: dict[str, Variant] = {
     "MedFusionTransNetTrainer_DS": medfusion_variant("with nnU-Net's deep supervision", enable_deep_supervision=True),
     "CASNetTrainer": Variant("medfusion_transnet", "CASNetTrainer", "the network alone, with Dice and cross-entropy"),
     "DRGOTrainer": Variant("medfusion_transnet", "DRGOTrainer", "DRGO alone, with nnU-Net's own network"),
+    "DCSNetTrainer": Variant("dcsnet", "DCSNetTrainer", "the paper's method, random initialisation"),
+    "DCSNetTrainer_pretrained": dcsnet_variant("encoder starts from ImageNet weights", pretrained=True),
+    "DCSNetTrainer_earlyStop": dcsnet_variant(
+        "ends after 20 epochs without a better validation loss", early_stopping_patience=20
+    ),
+    "DCSNetTrainer_woDGHC": dcsnet_variant(
+        "Table 5: segments the whole image instead of boxes", network_kwargs={"use_dghc": False}
+    ),
+    "DCSNetTrainer_woMSFA": dcsnet_variant(
+        "Table 5: a plain encoder and decoder in the boxes", network_kwargs={"use_msfa": False}
+    ),
+    "DCSNetTrainer_base32": dcsnet_variant("Table 6: boxes of 32 x 32", network_kwargs={"base_size": 32}),
+    "DCSNetTrainer_base128": dcsnet_variant("Table 6: boxes of 128 x 128", network_kwargs={"base_size": 128}),
 }
 
 _NAME = re.compile(

@@ -8,7 +8,7 @@ the trainer sets ``enable_deep_supervision = False``, the network returns logits
 import os
 import random
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -142,11 +142,11 @@ class PluginTrainer(nnUNetTrainer):
 
     # ---- optimiser ---------------------------------------------------------------------------------------------------
 
-    def configure_optimizers(self) -> tuple[Optimizer, "EpochSchedule"]:
+    def configure_optimizers(self) -> tuple[Optimizer, "Schedule"]:
         if self.is_ddp:
             refuse_fused_normalisation(self.bare_network)
         optimizer = self.build_optimizer(self.parameter_groups())
-        return optimizer, EpochSchedule(optimizer, self.learning_rate_factor, self.num_epochs)
+        return optimizer, self.build_schedule(optimizer)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Groups of parameters with their learning rates: one for all, unless a method says otherwise."""
@@ -155,6 +155,9 @@ class PluginTrainer(nnUNetTrainer):
 
     def build_optimizer(self, groups: Iterable[dict[str, Any]]) -> Optimizer:
         raise NotImplementedError
+
+    def build_schedule(self, optimizer: Optimizer) -> "Schedule":
+        return EpochSchedule(optimizer, self.learning_rate_factor, self.num_epochs)
 
     @staticmethod
     def learning_rate_factor(progress: float) -> float:
@@ -206,6 +209,13 @@ class FirstOutputLoss(nn.Module):
     def forward(self, outputs: Tensor | Sequence[Tensor], targets: Tensor | Sequence[Tensor]) -> Tensor:
         logits = outputs if isinstance(outputs, Tensor) else outputs[0]
         return self.loss(logits, full_resolution(targets))
+
+
+class Schedule(Protocol):
+    """What nnU-Net asks for learning rates."""
+
+    def step(self, epoch: int) -> None:
+        """Set those of ``epoch``, before it begins."""
 
 
 class EpochSchedule:

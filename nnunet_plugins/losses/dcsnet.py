@@ -1,0 +1,187 @@
+"""The losses of DCSNet: of the segmentation inside boxes, for K classes or regions, and of the detector.
+
+The paper's masks are binary. Here they are the K maps of a softmax over classes, or the sigmoid of every region; of two
+classes, Dice, focal loss, boundary and consistency are the paper's of the foreground alone.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from nnunet_plugins.architectures.layers.boxes import crop_boxes
+from nnunet_plugins.losses.common import (
+    LabelFormat,
+    PluginLoss,
+    Target,
+    full_resolution,
+    masked_mean,
+    segmentation_cross_entropy,
+    soft_dice_loss,
+    split_target,
+)
+
+FOCUS = 2
+"""Exponent of the focal loss (Lin et al., 2017), which has no weights of classes: in its box an object is not rare."""
+
+LAPLACIAN = ((1.0, 1.0, 1.0), (1.0, -8.0, 1.0), (1.0, 1.0, 1.0))
+
+LEVEL_WEIGHTS = ((0.3, (0.8, 0.6, 0.4, 0.2)), (0.6, (0.9, 1.0, 1.1, 1.2)), (1.0, (0.8, 0.9, 1.0, 1.1)))
+"""Share of the training until which the weights ``w_2 ... w_5`` hold; from the authors' code."""
+
+
+class SegmentsOfBoxes(Protocol):
+    """What :class:`DCSNetLoss` needs to know of boxes: logits ``(N, K, S, S)``."""
+
+    @property
+    def logits(self) -> Tensor: ...
+    @property
+    def levels(self) -> tuple[Tensor, ...]: ...
+    @property
+    def edges(self) -> Tensor: ...
+
+
+class DetectionOutputs(Protocol):
+    """What :class:`DCSNetLoss` needs of the network's outputs; ``None`` if the network was not told what is there."""
+
+    @property
+    def segments(self) -> SegmentsOfBoxes | None: ...
+    @property
+    def boxes(self) -> Tensor | None: ...
+    @property
+    def weights(self) -> Tensor | None: ...
+    @property
+    def detection_losses(self) -> Mapping[str, Tensor] | None: ...
+
+
+class DCSNetLoss(PluginLoss):
+    """``seg(main) + sum of w_j seg(D_j) + 0.2 edge + 0.05 cons`` (eq. 11) in boxes, and the detector's own losses."""
+
+    edge_weight = 0.2  # lambda_1, section 4.2
+    consistency_weight = 0.05  # lambda_2
+
+    def __init__(self, label_format: LabelFormat, *, batch_dice: bool = True):
+        super().__init__()
+        self.label_format = label_format
+        self.batch_dice = batch_dice
+
+    @property
+    def level_weights(self) -> tuple[float, ...]:
+        """``w_2 ... w_5`` in this epoch."""
+        progress = self.epoch / self.num_epochs
+        return next(weights for end, weights in LEVEL_WEIGHTS if progress < end)
+
+    def forward(self, outputs: DetectionOutputs, targets: Tensor | Sequence[Tensor]) -> Tensor:
+        """Total loss.
+
+        Args:
+            outputs: a ``DCSNetOutput`` of annotated images.
+            targets: nnU-Net's (list of one) full-resolution target.
+
+        Raises:
+            ValueError: the network was given images alone.
+        """
+        segments = outputs.segments
+        if segments is None or outputs.boxes is None or outputs.weights is None or outputs.detection_losses is None:
+            raise ValueError("the network was given images alone; in training it needs Annotated ones")
+        softmax = not self.label_format.regions
+        with torch.autocast(segments.logits.device.type, enabled=False):
+            target = split_target(full_resolution(targets), segments.logits.shape[1], self.label_format)
+            target = target_in_boxes(target, outputs.boxes, outputs.weights, segments.logits.shape[-1], softmax=softmax)
+            main, *levels = (
+                segmentation_loss(logits, target, softmax=softmax, batch_dice=self.batch_dice)
+                for logits in (segments.logits, *segments.levels)
+            )
+            weighted = [weight * loss for weight, loss in zip(self.level_weights, levels, strict=True)]
+            terms = {
+                "main": main,
+                "levels": torch.stack(weighted).sum(),
+                "0.2 * edge": self.edge_weight * edge_loss(segments.edges, target),
+                "0.05 * cons": self.consistency_weight
+                * consistency_loss(segments.levels, target.mask, softmax=softmax),
+            }
+            return self.total(terms | dict(outputs.detection_losses))
+
+
+@torch.no_grad()
+def target_in_boxes(target: Target, boxes: Tensor, weights: Tensor, size: int, *, softmax: bool) -> Target:
+    """A target ``(B, K, H, W)`` in boxes ``(N, 5)``, of 0 and 1 again: ``(N, K, size, size)``.
+
+    Its mask ``(N, 1, size, size)`` is 0 for boxes of weight 0, too.
+    """
+    shares = crop_boxes(target.one_hot, boxes, size)
+    if softmax:
+        one_hot = torch.zeros_like(shares).scatter_(1, shares.argmax(1, keepdim=True), 1.0)
+    else:
+        one_hot = (shares >= 0.5).float()
+    mask = weights[:, None, None, None].expand(-1, 1, size, size)
+    if target.mask is not None:
+        mask = mask * (crop_boxes(target.mask, boxes, size) >= 0.5)
+    return masked(one_hot, mask)
+
+
+def segmentation_loss(logits: Tensor, target: Target, *, softmax: bool, batch_dice: bool = True) -> Tensor:
+    """``0.5 Dice + 0.3 focal + 0.2 boundary`` (section 3.4 and 4.2) of ``(N, K, S, S)`` logits."""
+    probabilities = logits.softmax(1) if softmax else logits.sigmoid()
+    dice = soft_dice_loss(probabilities, target, batch_dice=batch_dice, background=not softmax)
+    boundary = boundary_loss(probabilities, target, batch_dice=batch_dice, background=not softmax)
+    return 0.5 * dice + 0.3 * focal_loss(logits, target, softmax=softmax) + 0.2 * boundary
+
+
+def focal_loss(logits: Tensor, target: Target, *, softmax: bool) -> Tensor:
+    """``-(1 - p)^2 log p`` with the probability p of the truth: of the class, or of a region's being there or not."""
+    if softmax:
+        log_p = (logits.log_softmax(1) * target.one_hot).sum(1, keepdim=True)
+    else:
+        log_p = F.logsigmoid(torch.where(target.one_hot > 0, logits, -logits))
+    return masked_mean(-((1 - log_p.exp()) ** FOCUS) * log_p, target.mask)
+
+
+def boundary_loss(
+    probabilities: Tensor, target: Target, *, batch_dice: bool = True, background: bool = False
+) -> Tensor:
+    """``1 - Dice`` of the inner edges of prediction and truth."""
+    truth = masked(inner_edges(target.one_hot), eroded_mask(target))
+    return soft_dice_loss(inner_edges(probabilities), truth, batch_dice=batch_dice, background=background)
+
+
+def inner_edges(maps: Tensor) -> Tensor:
+    """What 3x3 erosion takes away: ``p - min-pooling(p)``, which needs no threshold and so has a gradient."""
+    return maps - eroded(maps)
+
+
+def eroded(maps: Tensor) -> Tensor:
+    """3x3 minimum of ``(N, C, S, S)``; beyond the border nothing is smaller."""
+    return -F.max_pool2d(-maps, 3, stride=1, padding=1)
+
+
+def eroded_mask(target: Target) -> Tensor | None:
+    """Where all neighbours are annotated, too, and so an edge is known."""
+    return None if target.mask is None else eroded(target.mask)
+
+
+def masked(one_hot: Tensor, mask: Tensor | None) -> Target:
+    return Target(one_hot if mask is None else one_hot * mask, mask)
+
+
+def edge_loss(edges: Tensor, target: Target) -> Tensor:
+    """Binary cross-entropy of ``(N, K, S, S)`` logits with the edges of every map of the truth."""
+    truth = masked(laplacian_edges(target.one_hot), eroded_mask(target))
+    return segmentation_cross_entropy(edges, truth, softmax=False)
+
+
+def laplacian_edges(one_hot: Tensor) -> Tensor:
+    """1 where the Laplacian of 0 and 1 is not 0, on both sides of an edge: ``(N, K, S, S)``."""
+    maps = F.pad(one_hot.flatten(0, 1)[:, None], (1, 1, 1, 1), mode="replicate")
+    kernel = torch.tensor(LAPLACIAN, dtype=maps.dtype, device=maps.device)[None, None]
+    return (F.conv2d(maps, kernel).abs() > 0.5).float().view_as(one_hot)
+
+
+def consistency_loss(levels: Sequence[Tensor], mask: Tensor | None, *, softmax: bool) -> Tensor:
+    """Mean squared difference of the probabilities of adjacent levels, eq. 10; ``(N, K, S, S)`` logits each."""
+    probabilities = [logits.softmax(1) if softmax else logits.sigmoid() for logits in levels]
+    differences = [masked_mean((p - q) ** 2, mask) for p, q in pairwise(probabilities)]
+    return torch.stack(differences).mean()

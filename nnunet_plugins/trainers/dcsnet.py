@@ -1,0 +1,151 @@
+"""DCSNet as an nnU-Net trainer."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, ClassVar
+
+import torch
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from nnunet_plugins.architectures import DCSNet
+from nnunet_plugins.architectures.dcsnet import Annotated
+from nnunet_plugins.architectures.layers.encoders import load_imagenet_weights
+from nnunet_plugins.losses import DCSNetLoss
+from nnunet_plugins.losses.common import full_resolution
+from nnunet_plugins.trainers.base import PluginTrainer
+from nnunet_plugins.trainers.object_boxes import objects_in
+
+
+class DCSNetTrainer(PluginTrainer):
+    """DCSNet, told where the components of every patch's segmentation are; AdamW, rates halved on a plateau.
+
+    The plateau is one of nnU-Net's validation loss. The paper's 100 epochs are ``_100epochs``, its early stopping is
+    ``_earlyStop``; its batches of 4 are the plan's.
+    """
+
+    method = "DCSNet"
+    paper = (
+        "Zhang et al., DCSNet: Multiscale Feature Aggregation for Small Medical Object Segmentation with "
+        "Detection-guided Hierarchical Cropping"
+    )
+    supported_dimensions = (2,)
+    initial_lr = 2e-4  # section 4.2, as all that follows
+    weight_decay = 1e-4
+    plateau_factor: ClassVar[float] = 0.5
+    plateau_patience: ClassVar[int] = 5
+    max_gradient_norm: ClassVar[float] = 1.0
+    early_stopping_patience: ClassVar[int | None] = None
+
+    # ---- network -----------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def build_network_architecture(
+        cls,
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool = True,
+    ) -> nn.Module:
+        return DCSNet(
+            num_input_channels, num_output_channels, deep_supervision=enable_deep_supervision, **cls.network_kwargs
+        )
+
+    @classmethod
+    def reference_network(cls) -> nn.Module:
+        return DCSNet(3, 1, **cls.network_kwargs)
+
+    def initialize(self) -> None:
+        super().initialize()
+        assert isinstance(self.bare_network, DCSNet)
+        self.bare_network.set_regions(self.label_manager.has_regions)
+
+    def load_initial_weights(self) -> None:
+        network = self.bare_network
+        assert isinstance(network, DCSNet)
+        load_imagenet_weights(network.encoder, network.backbone, self.num_input_channels)
+
+    # ---- steps -------------------------------------------------------------------------------------------------------
+
+    def _build_loss(self) -> nn.Module:
+        return DCSNetLoss(self.label_format, batch_dice=self.configuration_manager.batch_dice)
+
+    def with_objects(self, batch: dict) -> dict:
+        """A batch whose images are :class:`Annotated`."""
+        objects = objects_in(full_resolution(batch["target"]), self.label_format)
+        return batch | {"data": Annotated(batch["data"], objects)}
+
+    def train_step(self, batch: dict) -> dict:
+        return super().train_step(self.with_objects(batch))
+
+    def validation_step(self, batch: dict) -> dict:
+        return super().validation_step(self.with_objects(batch))
+
+    # ---- optimiser ---------------------------------------------------------------------------------------------------
+
+    def build_optimizer(self, groups: Iterable[dict[str, Any]]) -> Optimizer:
+        optimizer = torch.optim.AdamW(groups, weight_decay=self.weight_decay)
+        optimizer.register_step_pre_hook(self.clip_gradients)
+        return optimizer
+
+    def clip_gradients(self, optimizer: Optimizer, *_: Any) -> None:
+        """After nnU-Net's own clipping, to 12, and once mixed precision's scale is out of the gradients."""
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        nn.utils.clip_grad_norm_(parameters, self.max_gradient_norm)
+
+    def build_schedule(self, optimizer: Optimizer) -> "PlateauSchedule":
+        return PlateauSchedule(optimizer, self.validation_losses, self.plateau_factor, self.plateau_patience)
+
+    def validation_losses(self) -> list[float]:
+        """nnU-Net's, of all epochs so far; of a resumed training, too."""
+        return self.logger.get_value("val_losses", step=None)
+
+    # ---- epochs ------------------------------------------------------------------------------------------------------
+
+    def run_training(self) -> None:
+        try:
+            super().run_training()
+        except EarlyStop:
+            self.print_to_log_file(
+                f"No better validation loss in {self.early_stopping_patience} epochs: the training ends here."
+            )
+            self.on_train_end()
+
+    def on_epoch_start(self) -> None:
+        patience = self.early_stopping_patience
+        if patience is not None and epochs_without_improvement(self.validation_losses()) >= patience:
+            raise EarlyStop
+        super().on_epoch_start()
+
+
+class EarlyStop(Exception):
+    """Ends nnU-Net's loop over the epochs."""
+
+
+def epochs_without_improvement(losses: Sequence[float]) -> int:
+    """Since the smallest loss; ``nan`` is never an improvement."""
+    best, since = float("inf"), 0
+    for loss in losses:
+        best, since = (loss, 0) if loss < best else (best, since + 1)
+    return since
+
+
+class PlateauSchedule:
+    """torch's :class:`ReduceLROnPlateau`, replayed from the log before every epoch: nothing to save for resuming."""
+
+    def __init__(self, optimizer: Optimizer, losses: Callable[[], Sequence[float]], factor: float, patience: int):
+        self.optimizer = optimizer
+        self.losses = losses
+        self.factor = factor
+        self.patience = patience
+        self.base_lrs = [group["lr"] for group in optimizer.param_groups]
+
+    def step(self, epoch: int) -> None:
+        """Set the learning rates of ``epoch``; nnU-Net calls this before the epoch."""
+        for group, lr in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
+            group["lr"] = lr
+        plateau = ReduceLROnPlateau(self.optimizer, factor=self.factor, patience=self.patience)
+        for loss in self.losses()[:epoch]:
+            plateau.step(loss)

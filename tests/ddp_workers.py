@@ -36,6 +36,14 @@ class OnCpu:
         self.device = torch.device("cpu")
         self.grad_scaler = None
 
+    def train_step(self, batch: dict) -> dict:
+        """The second process sees nothing but background."""
+        if dist.get_rank() == 1:
+            targets = batch["target"] if isinstance(batch["target"], list) else [batch["target"]]
+            for target in targets:
+                target.zero_()
+        return super().train_step(batch)
+
 
 def train(rank: int, environment: dict[str, str], port: int, jobs: list[tuple[str, int]], folder: Path) -> None:
     """Train every ``(trainer name, global batch size)``; what comes out is ``<name>-<batch size>-rank<rank>.json``."""

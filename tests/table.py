@@ -34,6 +34,7 @@ OF_THE_TRAINING = {
     "stage_1_percent",
     "stage_2_encoder_lr",
     "consistency_reinforcement",
+    "early_stopping_patience",
 }
 """Class attributes on which neither the network nor its loss in stage 2 depends."""
 

@@ -31,7 +31,7 @@ OUTSIDE = -5.0
 """Logit of every foreground outside all boxes: 0.7 %, about as sure as the head itself is of background. Tiles and
 mirrored copies in which a lesion was not detected must not outvote those in which it was."""
 
-MAX_TRUE_BOXES = 8
+MAX_TRUE_BOXES = 4
 """To train on, of an image; and as many detected ones."""
 
 MATCHING_IOU = 0.5
@@ -122,6 +122,18 @@ class EncoderBlock(nn.Module):
         return (x + self.residual(x)).relu()
 
 
+def transformer_layer() -> nn.TransformerEncoderLayer:
+    return nn.TransformerEncoderLayer(
+        FEATURES,
+        nhead=8,
+        dim_feedforward=2 * FEATURES,
+        dropout=0.2,
+        activation="gelu",
+        batch_first=True,
+        norm_first=True,
+    )
+
+
 class LevelAttention(nn.Module):
     """Tokens of all levels attend to each other, and each level gets its own back (eq. 7).
 
@@ -141,10 +153,7 @@ class LevelAttention(nn.Module):
         )
         self.positions = nn.Parameter(0.02 * torch.randn(grid * grid, FEATURES))
         self.levels = nn.Parameter(0.02 * torch.randn(len(widths), 1, FEATURES))
-        layer = nn.TransformerEncoderLayer(
-            FEATURES, 8, 2 * FEATURES, dropout=0.2, activation="gelu", batch_first=True, norm_first=True
-        )
-        self.transformer = nn.TransformerEncoder(layer, 4, norm=nn.LayerNorm(FEATURES), enable_nested_tensor=False)
+        self.transformer = nn.Sequential(*(transformer_layer() for _ in range(4)), nn.LayerNorm(FEATURES))
         self.projections = nn.ModuleList(nn.Conv2d(FEATURES, width, 1) for width in widths)
 
     def forward(self, encoded: Sequence[Tensor]) -> list[Tensor]:

@@ -1,6 +1,7 @@
 """DCSNet as an nnU-Net trainer."""
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -87,20 +88,12 @@ class DCSNetTrainer(PluginTrainer):
 
     def build_optimizer(self, groups: Iterable[dict[str, Any]]) -> Optimizer:
         optimizer = torch.optim.AdamW(groups, weight_decay=self.weight_decay)
-        optimizer.register_step_pre_hook(self.clip_gradients)
+        optimizer.register_step_pre_hook(partial(clip_gradients, max_norm=self.max_gradient_norm))
         return optimizer
 
-    def clip_gradients(self, optimizer: Optimizer, *_: Any) -> None:
-        """After nnU-Net's own clipping, to 12, and once mixed precision's scale is out of the gradients."""
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        nn.utils.clip_grad_norm_(parameters, self.max_gradient_norm)
-
     def build_schedule(self, optimizer: Optimizer) -> "PlateauSchedule":
-        return PlateauSchedule(optimizer, self.validation_losses, self.plateau_factor, self.plateau_patience)
-
-    def validation_losses(self) -> list[float]:
-        """nnU-Net's, of all epochs so far; of a resumed training, too."""
-        return self.logger.get_value("val_losses", step=None)
+        losses = partial(self.logger.get_value, "val_losses", step=None)  # of a resumed training, too
+        return PlateauSchedule(optimizer, losses, self.plateau_factor, self.plateau_patience)
 
     # ---- epochs ------------------------------------------------------------------------------------------------------
 
@@ -115,9 +108,15 @@ class DCSNetTrainer(PluginTrainer):
 
     def on_epoch_start(self) -> None:
         patience = self.early_stopping_patience
-        if patience is not None and epochs_without_improvement(self.validation_losses()) >= patience:
+        losses = self.logger.get_value("val_losses", step=None)
+        if patience is not None and epochs_without_improvement(losses) >= patience:
             raise EarlyStop
         super().on_epoch_start()
+
+
+def clip_gradients(optimizer: Optimizer, *_: Any, max_norm: float) -> None:
+    """After nnU-Net's own clipping, to 12, and once mixed precision's scale is out of the gradients."""
+    nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], max_norm)
 
 
 class EarlyStop(Exception):

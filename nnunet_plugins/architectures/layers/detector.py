@@ -57,8 +57,9 @@ class Detections(NamedTuple):
 class Detector(nn.Module):
     """Region proposals on a pyramid of features, and their refinement.
 
-    Thresholds are torchvision's but for ``min_score``. Deviation: the default anchors are a quarter as large as
-    torchvision's, which shows its network images enlarged to 800 pixels.
+    Thresholds are torchvision's but for ``min_score``. Deviations, as a patch is smaller than torchvision's images of
+    800 pixels, and has few objects: anchors are a quarter as large, and losses are those of 128 candidates of an image
+    instead of 512, most of which would be background.
 
     Args:
         channels: of the features.
@@ -94,7 +95,7 @@ class Detector(nn.Module):
             rare_objects(FastRCNNPredictor(1024, num_classes=2)),
             fg_iou_thresh=0.5,
             bg_iou_thresh=0.5,
-            batch_size_per_image=512,
+            batch_size_per_image=128,
             positive_fraction=0.25,
             bbox_reg_weights=None,
             score_thresh=min_score,

@@ -15,7 +15,7 @@ from torchvision.ops import FeaturePyramidNetwork, box_iou
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from nnunet_plugins.architectures.layers.boxes import crop_boxes, paste_boxes, perturbed
-from nnunet_plugins.architectures.layers.detector import Detections, Detector, Objects
+from nnunet_plugins.architectures.layers.detector import Detections, Detector, Objects, calls_compiled_parts
 from nnunet_plugins.architectures.layers.encoders import timm_encoder
 from nnunet_plugins.architectures.layers.logits import bounded
 from nnunet_plugins.architectures.layers.padding import pad_to_stride
@@ -312,6 +312,7 @@ class DCSNet(nn.Module):
         """Say whether the K maps are overlapping regions instead of classes; the state dict keeps it."""
         self.msfa.has_background.fill_(float(not regions))
 
+    @calls_compiled_parts
     def forward(self, x: Tensor | Annotated) -> Tensor | DCSNetOutput:
         images, objects = (x, None) if isinstance(x, Tensor) else x
         features = self.pyramid(pad_to_stride(images, STRIDES[-1], minimum=2 * STRIDES[-1]))
@@ -337,6 +338,7 @@ class DCSNet(nn.Module):
     def segment(self, features: Sequence[Tensor], boxes: Tensor) -> Segments:
         return self.msfa(self.dghc(features[: len(STRIDES)], boxes))
 
+    @calls_compiled_parts
     def detect(self, features: Sequence[Tensor], images: Tensor, objects: Objects | None) -> Detections:
         """Boxes to segment, and how well the detector does if that can be known."""
         if not self.use_dghc and objects is None:
@@ -344,6 +346,7 @@ class DCSNet(nn.Module):
         detections = self.detector(features, (images.shape[2], images.shape[3]), objects)
         return detections if self.use_dghc else detections._replace(boxes=whole_images(images))
 
+    @calls_compiled_parts
     def predict(self, features: Sequence[Tensor], boxes: Tensor, images: Tensor) -> Tensor:
         maps = self.segment(features, boxes).logits if len(boxes) else None
         return self.dense(maps, boxes, images)

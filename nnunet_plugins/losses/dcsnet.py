@@ -72,7 +72,7 @@ class DCSNetLoss(PluginLoss):
     def level_weights(self) -> tuple[float, ...]:
         """``w_2 ... w_5`` in this epoch."""
         progress = self.epoch / self.num_epochs
-        return next(weights for end, weights in LEVEL_WEIGHTS if progress < end)
+        return next((weights for end, weights in LEVEL_WEIGHTS if progress < end), LEVEL_WEIGHTS[-1][1])
 
     def forward(self, outputs: DetectionOutputs, targets: Tensor | Sequence[Tensor]) -> Tensor:
         """Total loss.
@@ -113,13 +113,12 @@ def target_in_boxes(target: Target, boxes: Tensor, weights: Tensor, size: int, *
     Its mask ``(N, 1, size, size)`` is 0 for boxes of weight 0, too.
     """
     shares = crop_boxes(target.one_hot, boxes, size)
+    annotated = torch.ones_like(shares[:, :1]) if target.mask is None else crop_boxes(target.mask, boxes, size)
     if softmax:
         one_hot = torch.zeros_like(shares).scatter_(1, shares.argmax(1, keepdim=True), 1.0)
     else:
-        one_hot = (shares >= 0.5).float()
-    mask = weights[:, None, None, None].expand(-1, 1, size, size)
-    if target.mask is not None:
-        mask = mask * (crop_boxes(target.mask, boxes, size) >= 0.5)
+        one_hot = (shares >= 0.5 * annotated).float()
+    mask = weights[:, None, None, None] * (annotated >= 0.5)
     return masked(one_hot, mask)
 
 

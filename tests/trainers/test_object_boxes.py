@@ -122,6 +122,16 @@ def test_classes_and_the_same_classes_as_regions_have_the_same_boxes(seed, foreg
     assert boxes_in(labels) == boxes_in(as_regions(labels, (1,), (2,)), REGIONS)
 
 
+@pytest.mark.parametrize("width", [13, 14])
+def test_components_of_a_region_are_scipys_in_images_of_odd_width_too(width):
+    """cc3d 4.1.1 looks at binary images in blocks of 2x2, and reads beyond the last column of a row."""
+    rng = np.random.default_rng(0)
+    for share in rng.uniform(0.1, 0.6, 100):
+        region = without_specks(rng.random((11, width)) < share)
+        region[:3, 0] = region[-3:, -1] = True  # all columns count
+        assert boxes_in(torch.from_numpy(region)[None, None], REGIONS) == literal_batch([region[None]])
+
+
 def test_components_touch_at_corners_and_adjacent_classes_stay_apart():
     labels = drawing("""
         ..........
@@ -203,9 +213,14 @@ def test_specks_whose_neighbourhoods_only_touch_have_boxes_of_their_own():
     assert boxes_in(pixels((2, 2), (5, 5))) == [(0, 1, 1, 4, 4), (0, 4, 4, 7, 7)]
 
 
-def test_specks_of_different_classes_stay_separate_objects():
+def test_specks_share_a_box_whatever_their_class():
     labels = pixels((4, 4)) + pixels((4, 5), value=2)
-    assert boxes_in(labels) == [(0, 3, 3, 6, 6), (0, 4, 3, 7, 6)]
+    assert boxes_in(labels) == [(0, 3, 3, 7, 6)]
+
+
+def test_specks_of_two_classes_that_cross_are_specks():
+    labels = pixels((4, 4), (5, 5)) + pixels((4, 5), (5, 4), value=2)
+    assert boxes_in(labels) == [(0, 3, 3, 7, 7)]  # of both: identical boxes are one
 
 
 def test_a_speck_beside_an_object_does_not_change_the_objects_box():

@@ -19,6 +19,10 @@ POOLED_SIZE = 7
 FINEST_STRIDE = 4
 
 
+calls_compiled_parts = torch.compiler.disable(recursive=False)
+"""For what handles numbers of boxes, each of which would be another graph; the modules that it calls are compiled."""
+
+
 class Objects(NamedTuple):
     """What is to be detected in a batch."""
 
@@ -103,6 +107,7 @@ class Detector(nn.Module):
             detections_per_img=max_objects,
         )
 
+    @calls_compiled_parts
     def forward(self, features: Sequence[Tensor], size: tuple[int, int], objects: Objects | None = None) -> Detections:
         """Detect; in training among the candidates that are sampled for the losses, otherwise among all.
 

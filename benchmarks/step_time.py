@@ -16,6 +16,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
@@ -98,8 +99,9 @@ class Contestant:
 
     def loss_alone(self) -> Callable[[], None]:
         """Forward and backward of the loss, down to the network's outputs."""
+        network_input = getattr(self.trainer, "network_input", itemgetter("data"))  # stock nnU-Net: the images
         with torch.no_grad(), self.autocast():
-            outputs = self.trainer.network(self.batch["data"])
+            outputs = self.trainer.network(network_input(self.batch))
 
         def run() -> None:
             leaves = tree_map_only(Tensor, lambda x: x.detach().requires_grad_(), outputs)

@@ -1,8 +1,8 @@
 """What all trainers of this package share, with the smallest overrides of nnU-Net's own.
 
-``train_step``, ``validation_step``, the training loop, validation and checkpoints stay nnU-Net's. A network returns a
-tuple that begins with its logits; nnU-Net hands that tuple and a list with one full-resolution target to the loss. If
-the trainer sets ``enable_deep_supervision = False``, the network returns logits alone, and the target is in no list.
+Steps, training loop, validation and checkpoints stay nnU-Net's. A network returns a tuple that begins with its logits;
+nnU-Net hands that tuple and a list with one full-resolution target to the loss. If the trainer sets
+``enable_deep_supervision = False``, the network returns logits alone, and the target is in no list.
 """
 
 import os
@@ -115,6 +115,16 @@ class PluginTrainer(nnUNetTrainer):
     def set_deep_supervision_enabled(self, enabled: bool) -> None:
         assert self.bare_network is not None, "the network is built in initialize()"
         self.bare_network.deep_supervision = enabled and self.enable_deep_supervision  # type: ignore[assignment]
+
+    def network_input(self, batch: dict) -> Any:
+        """What the network gets of a batch in training and online validation: the images, unless it needs more."""
+        return batch["data"]
+
+    def train_step(self, batch: dict) -> dict:
+        return super().train_step(batch | {"data": self.network_input(batch)})
+
+    def validation_step(self, batch: dict) -> dict:
+        return super().validation_step(batch | {"data": self.network_input(batch)})
 
     # ---- targets and loss --------------------------------------------------------------------------------------------
 

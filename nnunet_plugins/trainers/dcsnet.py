@@ -68,23 +68,13 @@ class DCSNetTrainer(PluginTrainer):
         assert isinstance(network, DCSNet)
         load_imagenet_weights(network.encoder, network.backbone, self.num_input_channels)
 
-    # ---- steps -------------------------------------------------------------------------------------------------------
+    # ---- training ----------------------------------------------------------------------------------------------------
 
     def _build_loss(self) -> nn.Module:
         return DCSNetLoss(self.label_format, batch_dice=self.configuration_manager.batch_dice)
 
-    def with_objects(self, batch: dict) -> dict:
-        """A batch whose images are :class:`Annotated`."""
-        objects = objects_in(full_resolution(batch["target"]), self.label_format)
-        return batch | {"data": Annotated(batch["data"], objects)}
-
-    def train_step(self, batch: dict) -> dict:
-        return super().train_step(self.with_objects(batch))
-
-    def validation_step(self, batch: dict) -> dict:
-        return super().validation_step(self.with_objects(batch))
-
-    # ---- optimiser ---------------------------------------------------------------------------------------------------
+    def network_input(self, batch: dict) -> Annotated:
+        return Annotated(batch["data"], objects_in(full_resolution(batch["target"]), self.label_format))
 
     def build_optimizer(self, groups: Iterable[dict[str, Any]]) -> Optimizer:
         optimizer = torch.optim.AdamW(groups, weight_decay=self.weight_decay)

@@ -30,7 +30,7 @@ def objects_in(target: Tensor, label_format: LabelFormat) -> Objects:
     if label_format.ignore_label is not None:
         annotated = ~target[:, -1:].bool() if label_format.regions else target != label_format.ignore_label
         target = (target[:, :-1] if label_format.regions else target) * annotated
-    return Objects(boxes_of_images([object_boxes(maps.numpy()) for maps in target]), annotated)
+    return Objects(boxes_of_images([object_boxes(maps.numpy()) for maps in target.cpu()]), annotated)
 
 
 def object_boxes(maps: np.ndarray) -> Tensor:

@@ -17,7 +17,7 @@ SPREAD = r"\d\S* \(\S+-\S+\)"
 def benchmarks_are_importable(monkeypatch):
     monkeypatch.syspath_prepend(str(FOLDER))
     yield
-    for name in ("step_time", "dcffsnet_ops", "dlkunet_ops", "condseg_ops", "drgo_ops"):
+    for name in ("step_time", "dcffsnet_ops", "dlkunet_ops", "condseg_ops", "drgo_ops", "dcsnet_ops"):
         sys.modules.pop(name, None)
 
 
@@ -158,6 +158,17 @@ def test_drgo_ops_notices_distances_that_differ(monkeypatch):
     monkeypatch.setattr(drgo_ops, "squared_distances", lambda points: points.to(torch.uint8))
     with pytest.raises(AssertionError, match="differ"):
         drgo_ops.require_agreement(points)
+
+
+def test_dcsnet_ops_prints_shares(capsys):
+    import dcsnet_ops
+
+    dcsnet_ops.main([*TINY, "--threads", "1", "--classes", "2"])
+    rows = capsys.readouterr().out
+    for number in (1, 8, 40):
+        assert re.search(rf"^\| boxes of {number} objects \| {SPREAD} (\| \S+ % \(\S+\) ){{2}}\| - \|$", rows, re.M)
+    for number in (1, 8, 32):
+        assert re.search(rf"^\| pasting of {number} boxes \| {SPREAD} \| - \| - \| \S+ % \(\S+\) \|$", rows, re.M)
 
 
 def test_compiling_on_the_cpu_is_refused(capsys):

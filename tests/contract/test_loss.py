@@ -63,8 +63,7 @@ def batch_of(kind: str, dataset_id: int, trainer) -> dict:
 
 def outputs_for(trainer, images: Tensor, target: Tensor | list[Tensor]) -> Any:
     """What the network makes of a batch in training."""
-    batch = {"data": images, "target": target}
-    return trainer.network((trainer.with_objects(batch) if isinstance(trainer, DCSNetTrainer) else batch)["data"])
+    return trainer.network(trainer.network_input({"data": images, "target": target}))
 
 
 def gradients(trainer) -> list[torch.Tensor]:

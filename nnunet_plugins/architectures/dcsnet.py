@@ -7,7 +7,7 @@ convolutions below are ours, and chosen so that the numbers of parameters are th
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -278,6 +278,7 @@ class DCSNet(nn.Module):
         use_dghc: segment in boxes. Otherwise the whole image is the one box; Table 5.
         use_msfa: see :class:`MSFA`; Table 5.
         backbone: name of a timm encoder with feature maps at strides 4, 8, 16 and 32.
+        **detector: ``anchor_sizes``, ``min_score`` and ``max_objects`` of :class:`Detector`.
 
     Example:
         >>> DCSNet(3, 2).eval()(torch.zeros(1, 3, 64, 80)).shape
@@ -294,6 +295,7 @@ class DCSNet(nn.Module):
         use_dghc: bool = True,
         use_msfa: bool = True,
         backbone: str = "resnet50",
+        **detector: Any,
     ):
         super().__init__()
         self.deep_supervision = deep_supervision
@@ -304,7 +306,7 @@ class DCSNet(nn.Module):
         if tuple(self.encoder.feature_info.reduction()[-4:]) != STRIDES:
             raise ValueError(f"backbone {backbone!r} has no feature maps at strides {STRIDES}; choose e.g. a ResNet.")
         self.fpn = FeaturePyramidNetwork(widths[-4:], FEATURES, extra_blocks=LastLevelMaxPool())
-        self.detector = Detector(FEATURES)
+        self.detector = Detector(FEATURES, **detector)
         self.dghc = DGHC(base_size)
         self.msfa = MSFA(num_classes, base_size, use_msfa=use_msfa)
 

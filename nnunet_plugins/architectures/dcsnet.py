@@ -280,6 +280,9 @@ class DCSNet(nn.Module):
         backbone: name of a timm encoder with feature maps at strides 4, 8, 16 and 32.
         **detector: ``anchor_sizes``, ``min_score`` and ``max_objects`` of :class:`Detector`.
 
+    Raises:
+        ValueError: the base size is no multiple of 8, or the backbone has not these strides.
+
     Example:
         >>> DCSNet(3, 2).eval()(torch.zeros(1, 3, 64, 80)).shape
         torch.Size([1, 2, 64, 80])
@@ -298,6 +301,8 @@ class DCSNet(nn.Module):
         **detector: Any,
     ):
         super().__init__()
+        if base_size < 16 or base_size % 8:
+            raise ValueError(f"base_size={base_size}: expected a multiple of 8 from 16 on.")
         self.deep_supervision = deep_supervision
         self.num_classes = num_classes
         self.use_dghc = use_dghc

@@ -1,5 +1,7 @@
 """Proves: DCSNet has the published sizes, its modules are the paper's, and it segments what it detects and no more."""
 
+import re
+
 import pytest
 import torch
 from fake_cuda import fake_cuda_autocast
@@ -335,6 +337,18 @@ def test_inference_repeats_exactly(images):
     first, second = network(images), network(images)
     assert (first[:, 1] > OUTSIDE).any()
     assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"base_size": 20}, "base_size=20: expected a multiple of 8"),
+        ({"anchor_sizes": (8, 16)}, "anchor_sizes=(8, 16): give 5"),
+    ],
+)
+def test_impossible_sizes_are_refused_in_one_sentence(wrong, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        DCSNet(1, 2, backbone="resnet10t", **wrong)
 
 
 def test_a_backbone_without_the_strides_is_refused_in_one_sentence():

@@ -17,6 +17,7 @@ from nnunet_plugins.architectures.layers.boxes import boxes_of_images
 ASPECT_RATIOS = (0.5, 1.0, 2.0)
 POOLED_SIZE = 7
 FINEST_STRIDE = 4
+NUM_LEVELS = 5
 
 
 calls_compiled_parts = torch.compiler.disable(recursive=False)
@@ -67,9 +68,12 @@ class Detector(nn.Module):
 
     Args:
         channels: of the features.
-        anchor_sizes: side of the anchors of every level in pixels. From the last level nothing is cut out.
+        anchor_sizes: side in pixels of the anchors of P2 ... P6.
         min_score: of what counts as detected.
         max_objects: most detections in an image.
+
+    Raises:
+        ValueError: there is not one anchor size for each level.
     """
 
     def __init__(
@@ -81,6 +85,8 @@ class Detector(nn.Module):
         max_objects: int = 32,
     ):
         super().__init__()
+        if len(anchor_sizes) != NUM_LEVELS:
+            raise ValueError(f"anchor_sizes={anchor_sizes}: give {NUM_LEVELS} of them, one for each of P2 ... P6.")
         candidates = {"training": 2000, "testing": 1000}
         self.rpn = RegionProposalNetwork(
             AnchorGenerator(tuple((size,) for size in anchor_sizes), (ASPECT_RATIOS,) * len(anchor_sizes)),
@@ -94,7 +100,7 @@ class Detector(nn.Module):
             nms_thresh=0.7,
         )
         self.roi_heads = RoIHeads(
-            MultiScaleRoIAlign([str(level) for level in range(len(anchor_sizes) - 1)], POOLED_SIZE, sampling_ratio=2),
+            MultiScaleRoIAlign(["0", "1", "2", "3"], POOLED_SIZE, sampling_ratio=2),  # P6 only proposes
             TwoMLPHead(channels * POOLED_SIZE**2, 1024),
             rare_objects(FastRCNNPredictor(1024, num_classes=2)),
             fg_iou_thresh=0.5,

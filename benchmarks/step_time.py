@@ -101,7 +101,7 @@ class Contestant:
         """Forward and backward of the loss, down to the network's outputs."""
         network_input = getattr(self.trainer, "network_input", itemgetter("data"))  # stock nnU-Net: the images
         with torch.no_grad(), self.autocast():
-            outputs = self.trainer.network(network_input(self.batch))
+            outputs = self.trainer.network(network_input(self.batch).to(self.device))
 
         def run() -> None:
             leaves = tree_map_only(Tensor, lambda x: x.detach().requires_grad_(), outputs)

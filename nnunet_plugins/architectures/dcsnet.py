@@ -7,7 +7,7 @@ convolutions below are ours, and chosen so that the numbers of parameters are th
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from torchvision.ops import FeaturePyramidNetwork, box_iou
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from nnunet_plugins.architectures.layers.boxes import crop_boxes, paste_boxes, perturbed
-from nnunet_plugins.architectures.layers.detector import Detections, Detector, Objects, calls_compiled_parts
+from nnunet_plugins.architectures.layers.detector import Detections, Detector, Objects, runs_eagerly
 from nnunet_plugins.architectures.layers.encoders import timm_encoder
 from nnunet_plugins.architectures.layers.logits import bounded
 from nnunet_plugins.architectures.layers.padding import pad_to_stride
@@ -31,8 +31,8 @@ OUTSIDE = -5.0
 """Logit of every foreground outside all boxes: 0.7 %, about as sure as the head itself is of background. Tiles and
 mirrored copies in which a lesion was not detected must not outvote those in which it was."""
 
-MAX_TRUE_BOXES = 4
-"""To train on, of an image; and as many detected ones."""
+MAX_TRUE_BOXES = 24
+"""To train on, of a batch, and as many detected ones: each keeps 0.1 GB for the backward pass (in float32)."""
 
 MATCHING_IOU = 0.5
 """From which on a detected box is that of a true one."""
@@ -65,9 +65,9 @@ class DCSNetOutput(NamedTuple):
     """What the network returns with deep supervision."""
 
     logits: Tensor
-    """``(B, K, H, W)``."""
+    """``(B, K, H, W)``; in training, which needs the segments alone, those of the background."""
     segments: Segments | None = None
-    """Of the boxes for training; ``None`` if there is nothing to train on."""
+    """Of the boxes to train on; ``None`` if the images are not annotated."""
     boxes: Tensor | None = None
     """``(N, 5)``: image and corners of these boxes."""
     weights: Tensor | None = None
@@ -278,10 +278,12 @@ class DCSNet(nn.Module):
         use_dghc: segment in boxes. Otherwise the whole image is the one box; Table 5.
         use_msfa: see :class:`MSFA`; Table 5.
         backbone: name of a timm encoder with feature maps at strides 4, 8, 16 and 32.
-        **detector: ``anchor_sizes``, ``min_score`` and ``max_objects`` of :class:`Detector`.
+        anchor_sizes: see :class:`Detector`, as for the rest.
+        min_score: above which a box counts.
+        max_objects: most boxes in an image.
 
     Raises:
-        ValueError: the base size is no multiple of 8, or the backbone has not these strides.
+        ValueError: the base size is no multiple of 8, the backbone has not these strides, or there are not 5 anchors.
 
     Example:
         >>> DCSNet(3, 2).eval()(torch.zeros(1, 3, 64, 80)).shape
@@ -298,7 +300,9 @@ class DCSNet(nn.Module):
         use_dghc: bool = True,
         use_msfa: bool = True,
         backbone: str = "resnet50",
-        **detector: Any,
+        anchor_sizes: Sequence[int] = (8, 16, 32, 64, 128),
+        min_score: float = 0.35,
+        max_objects: int = 32,
     ):
         super().__init__()
         if base_size < 16 or base_size % 8:
@@ -311,7 +315,7 @@ class DCSNet(nn.Module):
         if tuple(self.encoder.feature_info.reduction()[-4:]) != STRIDES:
             raise ValueError(f"backbone {backbone!r} has no feature maps at strides {STRIDES}; choose e.g. a ResNet.")
         self.fpn = FeaturePyramidNetwork(widths[-4:], FEATURES, extra_blocks=LastLevelMaxPool())
-        self.detector = Detector(FEATURES, **detector)
+        self.detector = Detector(FEATURES, anchor_sizes=anchor_sizes, min_score=min_score, max_objects=max_objects)
         self.dghc = DGHC(base_size)
         self.msfa = MSFA(num_classes, base_size, use_msfa=use_msfa)
 
@@ -319,7 +323,7 @@ class DCSNet(nn.Module):
         """Say whether the K maps are overlapping regions instead of classes; the state dict keeps it."""
         self.msfa.has_background.fill_(float(not regions))
 
-    @calls_compiled_parts
+    @runs_eagerly
     def forward(self, x: Tensor | Annotated) -> Tensor | DCSNetOutput:
         images, objects = (x, None) if isinstance(x, Tensor) else x
         features = self.pyramid(pad_to_stride(images, STRIDES[-1], minimum=2 * STRIDES[-1]))
@@ -330,11 +334,8 @@ class DCSNet(nn.Module):
 
         boxes, weights = self.boxes_to_train_on(objects.boxes, detected, images)
         segments = self.segment(features, boxes)
-        with torch.no_grad():  # a by-product in training, what counts in validation
-            if self.training:
-                logits = self.dense(segments.logits, boxes, images)
-            else:
-                logits = self.predict(features, detected, images)
+        with torch.no_grad():  # in validation what nnU-Net scores; in training nobody looks at it
+            logits = self.background(images) if self.training else self.predict(features, detected, images)
         return DCSNetOutput(logits, segments, boxes, weights, losses) if self.deep_supervision else logits
 
     def pyramid(self, images: Tensor) -> list[Tensor]:
@@ -345,7 +346,7 @@ class DCSNet(nn.Module):
     def segment(self, features: Sequence[Tensor], boxes: Tensor) -> Segments:
         return self.msfa(self.dghc(features[: len(STRIDES)], boxes))
 
-    @calls_compiled_parts
+    @runs_eagerly
     def detect(self, features: Sequence[Tensor], images: Tensor, objects: Objects | None) -> Detections:
         """Boxes to segment, and how well the detector does if that can be known."""
         if not self.use_dghc and objects is None:
@@ -353,40 +354,38 @@ class DCSNet(nn.Module):
         detections = self.detector(features, (images.shape[2], images.shape[3]), objects)
         return detections if self.use_dghc else detections._replace(boxes=whole_images(images))
 
-    @calls_compiled_parts
+    @runs_eagerly
     def predict(self, features: Sequence[Tensor], boxes: Tensor, images: Tensor) -> Tensor:
-        maps = self.segment(features, boxes).logits if len(boxes) else None
-        return self.dense(maps, boxes, images)
+        """Logits ``(B, K, H, W)`` of the images from those of their boxes."""
+        logits = self.background(images)
+        return paste_boxes(self.segment(features, boxes).logits, boxes, logits) if len(boxes) else logits
+
+    @torch.compiler.disable
+    def background(self, images: Tensor) -> Tensor:
+        """Logits ``(B, K, H, W)`` of images in which nothing was detected."""
+        outside = torch.full((self.num_classes, 1, 1), OUTSIDE, device=images.device)
+        outside[0] *= 1 - self.msfa.has_background
+        return outside.expand(len(images), -1, *images.shape[2:]).contiguous()
 
     @torch.compiler.disable
     def boxes_to_train_on(self, true: Tensor, detected: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
         """Boxes ``(N, 5)``, perturbed in training, and their weights ``(N,)``.
 
-        Of every image some true ones, and as many of the detected ones that match a true one, so that the head sees
-        what it gets at inference. Never none: a box of weight 0 then takes their place, for all processes of a
-        distributed training to compute the same.
+        Some true ones, and as many of the detected ones that match a true one, so that the head sees what it gets at
+        inference. Never none: a box of weight 0 then takes their place, for all processes of a distributed training to
+        compute the same.
         """
         if not self.use_dghc:
             return detected, torch.ones_like(detected[:, 0])
-        chosen = []
-        for image in range(len(images)):
-            ours, theirs = true[true[:, 0] == image], detected[detected[:, 0] == image]
-            matching = (box_iou(theirs[:, 1:], ours[:, 1:]) >= MATCHING_IOU).any(1)
-            ours = ours[torch.randperm(len(ours), device=ours.device)[:MAX_TRUE_BOXES]]
-            chosen += [ours, theirs[matching][: len(ours)]]
-        boxes = torch.cat(chosen)
+        overlap = box_iou(detected[:, 1:], true[:, 1:]) * (detected[:, :1] == true[:, 0])
+        matching = detected[(overlap >= MATCHING_IOU).any(1)]
+        true, matching = (x[torch.randperm(len(x), device=x.device)] for x in (true, matching))
+        true = true[:MAX_TRUE_BOXES]
+        boxes = torch.cat((true, matching[: len(true)]))
         if not len(boxes):
             return whole_images(images[:1]), boxes.new_zeros(1)
         size = (images.shape[2], images.shape[3])
         return self.dghc.perturb(boxes, size), torch.ones_like(boxes[:, 0])
-
-    @torch.compiler.disable
-    def dense(self, maps: Tensor | None, boxes: Tensor, images: Tensor) -> Tensor:
-        """Logits ``(B, K, H, W)`` of the images from maps ``(N, K, S, S)`` of their boxes, if there are any."""
-        outside = torch.full((self.num_classes, 1, 1), OUTSIDE, device=images.device)
-        outside[0] *= 1 - self.msfa.has_background
-        logits = outside.expand(len(images), -1, *images.shape[2:]).contiguous()
-        return logits if maps is None else paste_boxes(maps, boxes, logits)
 
 
 def whole_images(images: Tensor) -> Tensor:

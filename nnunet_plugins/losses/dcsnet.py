@@ -70,8 +70,8 @@ class DCSNetLoss(PluginLoss):
 
     @property
     def level_weights(self) -> tuple[float, ...]:
-        """``w_2 ... w_5`` in this epoch."""
-        progress = self.epoch / self.num_epochs
+        """``w_2 ... w_5`` of this epoch; in validation always the last, or its loss would rise where they change."""
+        progress = self.epoch / self.num_epochs if torch.is_grad_enabled() else 1.0
         return next((weights for end, weights in LEVEL_WEIGHTS if progress < end), LEVEL_WEIGHTS[-1][1])
 
     def forward(self, outputs: DetectionOutputs, targets: Tensor | Sequence[Tensor]) -> Tensor:
@@ -180,7 +180,10 @@ def laplacian_edges(one_hot: Tensor) -> Tensor:
 
 
 def consistency_loss(levels: Sequence[Tensor], mask: Tensor | None, *, softmax: bool) -> Tensor:
-    """Mean squared difference of the probabilities of adjacent levels, eq. 10; ``(N, K, S, S)`` logits each."""
+    """Squared difference of the probabilities of adjacent levels, eq. 10, of ``(N, K, S, S)`` logits each.
+
+    Deviation: its mean instead of its sum, which would grow with the number of pixels.
+    """
     probabilities = [logits.softmax(1) if softmax else logits.sigmoid() for logits in levels]
     differences = [masked_mean((p - q) ** 2, mask) for p, q in pairwise(probabilities)]
     return torch.stack(differences).mean()

@@ -134,6 +134,7 @@ TRAINERS: dict[str, Variant] = {
     "DCSNetTrainer_woMSFA": dcsnet_variant(
         "Table 5: a plain encoder and decoder in the boxes", network_kwargs={"use_msfa": False}
     ),
+    "DCSNetTrainer_baseline": dcsnet_variant("Table 5: both", network_kwargs={"use_dghc": False, "use_msfa": False}),
     "DCSNetTrainer_base32": dcsnet_variant("Table 6: boxes of 32 x 32", network_kwargs={"base_size": 32}),
     "DCSNetTrainer_base128": dcsnet_variant("Table 6: boxes of 128 x 128", network_kwargs={"base_size": 128}),
 }

@@ -169,6 +169,47 @@ def test_fusion_is_a_weighted_mean_of_the_levels_in_every_pixel():
     torch.testing.assert_close(MeanFusion()(decoded), sum(decoded) / 4)
 
 
+def literal_msfa(head, levels):
+    """Section 3.3, step by step: encode, attend, decode from coarse to fine, refine, fuse, refine, predict."""
+    encoded = []
+    for block, x in zip(head.encoders, levels, strict=True):
+        x = block.projection(x)
+        encoded.append(F.relu(x + block.residual(x)))
+    if head.use_msfa:
+        encoded = head.attention(encoded)
+    decoded = [head.bottleneck(encoded[3])]
+    for level in (2, 1, 0):
+        above = F.interpolate(decoded[0], scale_factor=2, mode="bilinear")
+        skip = encoded[level]
+        if head.use_msfa:
+            skip = torch.sigmoid(head.gates[level](torch.cat((skip, above), 1))) * skip
+        decoded = [head.decoders[level](torch.cat((skip, above), 1)), *decoded]
+    refined = [
+        F.interpolate(refine(x), size=levels[0].shape[2:], mode="bilinear")
+        for refine, x in zip(head.refinements, decoded, strict=True)
+    ]
+    fused = head.refinement(head.fusion(refined))
+    maps = [layer(x) for layer, x in zip(head.seg_layers, (fused, *refined, fused), strict=True)]
+    return [x - x[:, :1] for x in maps[:5]], maps[5]
+
+
+@pytest.mark.parametrize("use_msfa", [True, False])
+def test_the_head_is_what_the_paper_describes(use_msfa):
+    torch.manual_seed(0)
+    head = MSFA(3, 32, use_msfa=use_msfa, widths=(8, 16, 24, 32), fused_channels=8).eval()
+    levels = [torch.randn(2, FEATURES, 32 >> level, 32 >> level) for level in range(4)]
+    segments = head(levels)
+    expected, edges = literal_msfa(head, levels)
+    for ours, theirs in zip((segments.logits, *segments.levels, segments.edges), (*expected, edges), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_the_transformer_has_four_layers_of_eight_heads():
+    *layers, _ = LevelAttention((8, 8, 8, 8), grid=2).transformer
+    sizes = [(layer.self_attn.embed_dim, layer.self_attn.num_heads, layer.dropout.p) for layer in layers]
+    assert sizes == [(256, 8, 0.2)] * 4
+
+
 @pytest.mark.parametrize("use_msfa", [True, False])
 def test_every_level_and_the_fusion_give_logits_in_the_finest_size(use_msfa):
     segments = MSFA(3, 32, use_msfa=use_msfa)(
@@ -284,13 +325,32 @@ def test_boxes_to_train_on_are_perturbed(network, images):
 
 
 def test_boxes_to_train_on_have_a_limit_and_all_their_chance(network, images):
-    true = torch.tensor([[0.0, i, 0, i + 3, 3] for i in range(40)])
+    true = torch.tensor([[i % 2, i, 0, i + 3, 3] for i in range(60)], dtype=torch.float32)
     seen = set()
-    for _ in range(200):
+    for _ in range(60):
         boxes, _ = network.eval().boxes_to_train_on(true, true, images)
         assert len(boxes) == 2 * MAX_TRUE_BOXES
-        seen |= {box[1] for box in boxes.tolist()}
-    assert len(seen) == 40
+        seen |= {box[1] for box in boxes[:MAX_TRUE_BOXES].tolist()}
+    assert len(seen) == 60
+
+
+def test_a_detection_matches_a_true_box_of_its_own_image_from_an_overlap_of_a_half(network, images):
+    true = torch.tensor([[0.0, 0, 0, 10, 10]])
+    for detected, number in (([0, 0, 0, 10, 5.1], 2), ([0, 0, 0, 10, 4.9], 1), ([1, 0, 0, 10, 10], 1)):
+        boxes, _ = network.eval().boxes_to_train_on(true, torch.tensor([detected]), images)
+        assert len(boxes) == number
+
+
+def test_validation_scores_what_was_detected_and_knows_nothing_of_the_truth(network, images, monkeypatch):
+    detects(monkeypatch, network, BOXES[:0])
+    network.deep_supervision = True
+    try:
+        with torch.no_grad():
+            outputs = network.eval()(Annotated(images, Objects(BOXES)))
+    finally:
+        network.deep_supervision = False
+    assert torch.equal(outputs.logits, background(network, images))
+    assert len(outputs.boxes) == len(BOXES)
 
 
 def test_a_box_without_weight_stands_for_none(network, images):

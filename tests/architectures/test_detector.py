@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torchvision.models.detection import fasterrcnn_resnet50_fpn
 from torchvision.models.detection.image_list import ImageList
 
 from nnunet_plugins.architectures.layers.boxes import boxes_of_images
@@ -67,6 +68,17 @@ def test_detections_are_torchvisions(detector, features):
     assert torch.equal(detector(features, SIZE).boxes, detections.boxes)
 
 
+def test_detections_of_training_come_from_proposals_and_not_from_the_truth(detector, features):
+    """Which torchvision adds to the proposals that it samples."""
+    heads = detector.roi_heads
+    heads.score_thresh, heads.nms_thresh, heads.detections_per_img = 0.0, 1.0, 1000
+    for parameter in heads.box_predictor.bbox_pred.parameters():
+        parameter.data.zero_()  # boxes stay where they are
+    boxes = detector(features, SIZE, Objects(BOXES)).boxes
+    assert len(boxes) > 50
+    assert (boxes[:, None] - BOXES).abs().amax(2).min() > 0.01
+
+
 def test_losses_are_known_in_validation_too_and_detections_are_those_of_inference(detector, features):
     inference = detector.eval()(features, SIZE).boxes
     detections = detector(features, SIZE, Objects(BOXES))
@@ -78,6 +90,42 @@ def test_no_detection_leaves_the_image_although_it_is_padded(detector, features)
     boxes = detector.eval()(features, (50, 70)).boxes
     assert len(boxes)
     assert (boxes[:, 1:] >= 0).all() and (boxes[:, 3] <= 70).all() and (boxes[:, 4] <= 50).all()
+
+
+def settings(detector):
+    rpn, heads = detector.rpn, detector.roi_heads
+    return {
+        "anchors": rpn.anchor_generator.sizes,
+        "shapes": rpn.anchor_generator.aspect_ratios,
+        "proposals": (rpn._pre_nms_top_n, rpn._post_nms_top_n),
+        "scale of level 4": heads.box_roi_pool.canonical_scale,
+        "samples": heads.fg_bg_sampler.batch_size_per_image,
+        "objects": heads.detections_per_img,
+        "score": heads.score_thresh,
+        "rest": [
+            (
+                part.nms_thresh,
+                part.box_coder.weights,
+                part.proposal_matcher.high_threshold,
+                part.proposal_matcher.low_threshold,
+                part.fg_bg_sampler.positive_fraction,
+            )
+            for part in (rpn, heads)
+        ],
+    }
+
+
+def test_settings_are_torchvisions_but_for_some():
+    ours = settings(Detector())
+    theirs = settings(fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=2))
+    differing = {name: (ours[name], theirs[name]) for name in ours if ours[name] != theirs[name]}
+    assert differing == {
+        "anchors": (((8,), (16,), (32,), (64,), (128,)), ((32,), (64,), (128,), (256,), (512,))),
+        "scale of level 4": (56, 224),
+        "samples": (128, 512),
+        "objects": (32, 100),
+        "score": (0.35, 0.05),
+    }
 
 
 def test_untrained_detector_detects_nothing(features):
@@ -99,7 +147,7 @@ def test_annotation_everywhere_is_the_same_as_none_said(detector, features):
     for annotated in (None, whole()):
         torch.manual_seed(2)
         losses.append(detector(features, SIZE, Objects(BOXES, annotated)).losses)
-    assert {name: float(loss) for name, loss in losses[0].items()} == {k: float(v) for k, v in losses[1].items()}
+    assert all(torch.equal(losses[0][name], losses[1][name]) for name in LOSSES)
 
 
 def test_an_image_without_annotation_trains_nothing(detector, features):

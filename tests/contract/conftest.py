@@ -21,7 +21,7 @@ from table import (
     in_3d,
 )
 
-from nnunet_plugins.architectures import Net0
+from nnunet_plugins.architectures import Net0, dcsnet
 from nnunet_plugins.trainers import TRAINERS
 
 
@@ -104,6 +104,14 @@ def initial_weights(tmp_path_factory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setenv("NNUNET_PLUGINS_WEIGHTS", str(folder))
         monkeypatch.setenv("NNUNET_PLUGINS_STAGE1", str(folder / "stage1.pth"))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def few_boxes() -> Iterator[None]:
+    """DCSNet learns from two true boxes of a batch and as many detected ones: more take time and no other code."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(dcsnet, "MAX_TRUE_BOXES", 2)
         yield
 
 

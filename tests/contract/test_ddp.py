@@ -1,6 +1,6 @@
 """Proves for main trainers and those with other outputs: two processes train one model, with batches of any size.
 
-One of the processes never sees any foreground.
+One of the processes trains on background alone.
 
 That every parameter gets a gradient, without which DDP fails, ``test_loss`` proves for all.
 """

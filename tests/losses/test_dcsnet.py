@@ -589,6 +589,15 @@ def test_level_weights_change_at_30_and_60_percent_of_the_training(epoch, weight
     assert loss.mean_terms()["main"] == pytest.approx(expected["main"], rel=1e-4)
 
 
+def test_validation_loss_does_not_jump_where_the_weights_change():
+    """Or a schedule that waits for a better one would take that for a plateau."""
+    loss = DCSNetLoss(LabelFormat())
+    with torch.no_grad():
+        for epoch in range(100):
+            loss.start_epoch(epoch, 100)
+            assert loss.level_weights == LATE
+
+
 def test_every_level_has_its_own_weight():
     """A level counts as much as its loss exceeds that of levels that are right."""
     right = 30 * (2 * Y.float() - 1)

@@ -203,14 +203,18 @@ def test_two_pixels_have_a_box_with_a_rim_of_one():
     assert boxes_in(pixels((4, 7), (5, 8))) == [(0, 6, 3, 10, 7)]
 
 
-def test_specks_whose_neighbourhoods_overlap_share_a_box_directly_or_through_others():
-    assert boxes_in(pixels((4, 4), (4, 6))) == [(0, 3, 3, 8, 6)]
-    assert boxes_in(pixels((2, 2), (4, 4), (6, 6))) == [(0, 1, 1, 8, 8)]
+def test_specks_whose_neighbourhoods_touch_share_a_box_directly_or_through_others():
+    assert boxes_in(pixels((4, 4), (4, 7))) == [(0, 3, 3, 9, 6)]
+    assert boxes_in(pixels((2, 2), (5, 5), (7, 7))) == [(0, 1, 1, 9, 9)]
 
 
-def test_specks_whose_neighbourhoods_only_touch_have_boxes_of_their_own():
-    assert boxes_in(pixels((4, 4), (4, 7))) == [(0, 3, 3, 6, 6), (0, 6, 3, 9, 6)]
-    assert boxes_in(pixels((2, 2), (5, 5))) == [(0, 1, 1, 4, 4), (0, 4, 4, 7, 7)]
+def test_specks_further_apart_have_boxes_of_their_own():
+    assert boxes_in(pixels((4, 3), (4, 7))) == [(0, 2, 3, 5, 6), (0, 6, 3, 9, 6)]
+
+
+def test_thousands_of_specks_are_no_matter():
+    noise = torch.from_numpy(np.random.default_rng(0).random((1, 1, 512, 512)) < 0.03).short()
+    assert len(objects_in(noise, LabelFormat()).boxes) > 3000  # all pairs of them would take half a minute
 
 
 def test_specks_share_a_box_whatever_their_class():

@@ -20,7 +20,7 @@ FINEST_STRIDE = 4
 NUM_LEVELS = 5
 
 
-calls_compiled_parts = torch.compiler.disable(recursive=False)
+runs_eagerly = torch.compiler.disable(recursive=False)
 """For what handles numbers of boxes, each of which would be another graph; the modules that it calls are compiled."""
 
 
@@ -63,8 +63,8 @@ class Detector(nn.Module):
     """Region proposals on a pyramid of features, and their refinement.
 
     Thresholds are torchvision's but for ``min_score``. Deviations, as a patch is smaller than torchvision's images of
-    800 pixels, and has few objects: anchors are a quarter as large, and losses are those of 128 candidates of an image
-    instead of 512, most of which would be background.
+    800 pixels, and has few objects: anchors, and the boxes that belong to a level, are a quarter as large; losses are
+    those of 128 candidates of an image instead of 512, most of which would be background.
 
     Args:
         channels: of the features.
@@ -100,7 +100,7 @@ class Detector(nn.Module):
             nms_thresh=0.7,
         )
         self.roi_heads = RoIHeads(
-            MultiScaleRoIAlign(["0", "1", "2", "3"], POOLED_SIZE, sampling_ratio=2),  # P6 only proposes
+            MultiScaleRoIAlign(["0", "1", "2", "3"], POOLED_SIZE, 2, canonical_scale=56),  # P6 only proposes
             TwoMLPHead(channels * POOLED_SIZE**2, 1024),
             rare_objects(FastRCNNPredictor(1024, num_classes=2)),
             fg_iou_thresh=0.5,
@@ -113,9 +113,9 @@ class Detector(nn.Module):
             detections_per_img=max_objects,
         )
 
-    @calls_compiled_parts
+    @runs_eagerly
     def forward(self, features: Sequence[Tensor], size: tuple[int, int], objects: Objects | None = None) -> Detections:
-        """Detect; in training among the candidates that are sampled for the losses, otherwise among all.
+        """Detect; in training among the proposals that are sampled for the losses, otherwise among all.
 
         Args:
             features: ``(B, C, H / r, W / r)`` of every level, the finest first, with r = 4, 8, 16, ...
@@ -153,7 +153,7 @@ class Detector(nn.Module):
             answers = self.classify(features, samples)
             losses |= self.box_losses(*answers, *matches)
             if self.training:
-                return Detections(self.best(*answers, samples, size), losses)
+                return Detections(self.best(*without_true_boxes(*answers, samples, targets), samples, size), losses)
         return Detections(self.best(*self.classify(features, proposals), proposals, size), losses)
 
     def proposal_losses(
@@ -203,6 +203,16 @@ class Detector(nn.Module):
     def best(self, logits: Tensor, offsets: Tensor, proposals: list[Tensor], size: tuple[int, int]) -> Tensor:
         boxes, _, _ = self.roi_heads.postprocess_detections(logits, offsets, proposals, [size] * len(proposals))
         return boxes_of_images(boxes)
+
+
+def without_true_boxes(
+    logits: Tensor, offsets: Tensor, samples: list[Tensor], targets: list[dict[str, Tensor]]
+) -> tuple[Tensor, Tensor]:
+    """Answers in which the true boxes, which torchvision adds to the proposals, have no score."""
+    true = [(boxes[:, None] == target["boxes"]).all(2).any(1) for boxes, target in zip(samples, targets, strict=True)]
+    return logits.masked_fill(
+        torch.cat(true)[:, None] & torch.tensor([False, True], device=logits.device), -torch.inf
+    ), offsets
 
 
 def rare_objects(predictor: FastRCNNPredictor) -> FastRCNNPredictor:

@@ -7,8 +7,8 @@ from nnunet_plugins.trainers import TRAINERS, find_trainer
 SAME_NETWORK = {"CASNetTrainer": "MedFusionTransNetTrainer"}
 """Trainers with the network of another, and no code that this one does not run."""
 
-LARGER = ["DCSNetTrainer_base128"]
-"""Variants with more pixels than another and the same code: only trained, as all are."""
+COMBINATIONS = ["DCSNetTrainer_baseline", "DCSNetTrainer_base128"]
+"""Variants of code that other variants run, one by one or with fewer pixels: only trained, as all are."""
 
 MAIN_TRAINERS = [
     *(name for name, variant in TRAINERS.items() if not variant.overrides and name not in SAME_NETWORK),
@@ -51,7 +51,7 @@ def first_rows(ignored: set[str]) -> list[str]:
     for name, variant in TRAINERS.items():
         rest = {key: value for key, value in variant.overrides.items() if key not in ignored}
         first.setdefault(f"{variant.base} {rest}", name)
-    return [name for name in first.values() if name not in (*NNUNETS_NETWORK, *LARGER)]
+    return [name for name in first.values() if name not in (*NNUNETS_NETWORK, *COMBINATIONS)]
 
 
 DIFFERENT_LOSSES = first_rows(OF_THE_TRAINING)

@@ -38,14 +38,14 @@ def object_boxes(maps: np.ndarray) -> Tensor:
     boxes = [box for labels in maps for box in component_boxes(labels, specks)]
     if specks.any():
         around = binary_dilation(np.pad(specks, 1), np.ones((3, 3)))
-        boxes += [tuple(corner - 1 for corner in box) for box in component_boxes(around)]
+        boxes += [[corner - 1 for corner in box] for box in component_boxes(around)]
     corners = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
     missing = (SPECK - (corners[:, 2:] - corners[:, :2])).clamp_min(0) / 2
     corners = torch.cat((corners[:, :2] - missing, corners[:, 2:] + missing), 1)
     return clip_boxes_to_image(corners, specks.shape).unique(dim=0)
 
 
-def component_boxes(labels: np.ndarray, specks: np.ndarray | None = None) -> list[tuple[int, ...]]:
+def component_boxes(labels: np.ndarray, specks: np.ndarray | None = None) -> list[list[int]]:
     """Corners of the components in a label map ``(H, W)``, but for the specks if there is a map to mark them in."""
     rows, columns = np.flatnonzero(labels.any(1)), np.flatnonzero(labels.any(0))
     if not len(rows):
@@ -62,5 +62,5 @@ def component_boxes(labels: np.ndarray, specks: np.ndarray | None = None) -> lis
             if pixels.sum() < SPECK:
                 specks[top + y.start : top + y.stop, left + x.start : left + x.stop] |= pixels
                 continue
-        boxes.append((left + x.start, top + y.start, left + x.stop, top + y.stop))
+        boxes.append([left + x.start, top + y.start, left + x.stop, top + y.stop])
     return boxes

@@ -101,7 +101,7 @@ def test_dcffsnet_learns_nuclei(shared_data, tmp_path, monkeypatch):
     labels = {"background": 0, "nucleus": 1}
     raw = write_raw_dataset(shared_data("dsb2018"), tmp_path, NUCLEI, 20, ["R", "G", "B"], labels)
     plan_and_preprocess(tmp_path, NUCLEI, "2d", patch_size=[128, 128], batch_size=4)
-    trainer = make_trainer(NUCLEI, "2d", "DCFFSNetTrainer_2epochs_25iterations", monkeypatch)
+    trainer = make_trainer(NUCLEI, "2d", "DCFFSNetTrainer_2epochs_15iterations", monkeypatch)
     assert train_short_fold(trainer, raw, tmp_path) > 0.5  # an untrained network scores below 0.3
 
 

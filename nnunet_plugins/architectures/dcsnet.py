@@ -100,13 +100,14 @@ class DGHC(nn.Module):
         return [crop_boxes(feature, boxes, size, stride) for feature, size, stride in levels]
 
 
-def conv_gn(in_channels: int, out_channels: int) -> nn.Sequential:
-    """3x3 convolution and group normalisation: boxes are too few, and too much alike, for statistics of a batch."""
-    return nn.Sequential(nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False), nn.GroupNorm(8, out_channels))
+def conv_gn(in_channels: int, out_channels: int, kernel_size: int = 3) -> nn.Sequential:
+    """Convolution and group normalisation: boxes are too few, and too much alike, for statistics of a batch."""
+    convolution = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
+    return nn.Sequential(convolution, nn.GroupNorm(8, out_channels))
 
 
-def conv_gn_relu(in_channels: int, out_channels: int) -> nn.Sequential:
-    return conv_gn(in_channels, out_channels).append(nn.ReLU(inplace=True))
+def conv_gn_relu(in_channels: int, out_channels: int, kernel_size: int = 3) -> nn.Sequential:
+    return conv_gn(in_channels, out_channels, kernel_size).append(nn.ReLU(inplace=True))
 
 
 class EncoderBlock(nn.Module):
@@ -219,10 +220,7 @@ class MSFA(nn.Module):
         self.decoders = nn.ModuleList(
             conv_gn_relu(fine + coarse, fine).extend(conv_gn_relu(fine, fine)) for fine, coarse in pairs
         )
-        self.refinements = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(width, fused_channels, 1, bias=False), nn.GroupNorm(8, fused_channels), nn.ReLU())
-            for width in widths
-        )
+        self.refinements = nn.ModuleList(conv_gn_relu(width, fused_channels, kernel_size=1) for width in widths)
         self.fusion = PixelFusion(fused_channels, len(widths)) if use_msfa else MeanFusion()
         self.refinement = conv_gn_relu(fused_channels, fused_channels)
         num_outputs = 1 + len(widths) + 1

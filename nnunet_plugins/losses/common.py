@@ -48,6 +48,11 @@ def split_target(target: Tensor, num_classes: int, label_format: LabelFormat) ->
     labels = target.long() if mask is None else target.long() * mask.long()
     one_hot = torch.zeros((target.shape[0], num_classes, *target.shape[2:]), device=target.device)
     one_hot.scatter_(1, labels, 1.0)
+    return masked(one_hot, mask)
+
+
+def masked(one_hot: Tensor, mask: Tensor | None) -> Target:
+    """Maps ``(B, K, *S)`` as a target that is 0 where ``mask`` is."""
     return Target(one_hot if mask is None else one_hot * mask, mask)
 
 
@@ -55,7 +60,7 @@ def region_target(regions: Tensor, has_ignore: bool) -> Target:
     if not has_ignore:
         return Target(regions, None)
     mask = 1 - regions[:, -1:]
-    return Target(regions[:, :-1] * mask, mask)
+    return masked(regions[:, :-1], mask)
 
 
 def masked_mean(x: Tensor, mask: Tensor | None) -> Tensor:

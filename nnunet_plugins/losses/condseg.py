@@ -17,6 +17,7 @@ from nnunet_plugins.losses.common import (
     Target,
     dice_and_cross_entropy,
     full_resolution,
+    masked,
     masked_mean,
     segmentation_cross_entropy,
     split_target,
@@ -118,8 +119,7 @@ def foreground_target(target: Target, label_format: LabelFormat) -> Target:
 
 
 def complement(target: Target) -> Target:
-    one_hot = 1 - target.one_hot
-    return Target(one_hot if target.mask is None else one_hot * target.mask, target.mask)
+    return masked(1 - target.one_hot, target.mask)
 
 
 def penalty(logits: Tensor, mask: Tensor | None, *, over_processes: bool = False) -> Tensor:

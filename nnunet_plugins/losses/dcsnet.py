@@ -18,6 +18,7 @@ from nnunet_plugins.losses.common import (
     PluginLoss,
     Target,
     full_resolution,
+    masked,
     masked_mean,
     segmentation_cross_entropy,
     soft_dice_loss,
@@ -160,10 +161,6 @@ def eroded(maps: Tensor) -> Tensor:
 def eroded_mask(target: Target) -> Tensor | None:
     """Where all neighbours are annotated, too, and so an edge is known."""
     return None if target.mask is None else eroded(target.mask)
-
-
-def masked(one_hot: Tensor, mask: Tensor | None) -> Target:
-    return Target(one_hot if mask is None else one_hot * mask, mask)
 
 
 def edge_loss(edges: Tensor, target: Target) -> Tensor:

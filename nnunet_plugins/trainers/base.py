@@ -22,6 +22,7 @@ from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
+from nnunet_plugins.architectures.layers.encoders import load_imagenet_weights
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.losses.common import LabelFormat, PluginLoss, full_resolution
 from nnunet_plugins.trainers.compatibility import trainer_problem
@@ -105,8 +106,12 @@ class PluginTrainer(nnUNetTrainer):
             self.load_initial_weights()
 
     def load_initial_weights(self) -> None:
-        """Load the ``_pretrained`` variant's weights into :attr:`bare_network`, on every rank."""
-        raise NotImplementedError
+        """Load the ``_pretrained`` variant's weights into :attr:`bare_network`, on every rank.
+
+        ImageNet's into the ``encoder`` that timm calls ``backbone``, unless a method has it elsewhere.
+        """
+        network: Any = self.bare_network
+        load_imagenet_weights(network.encoder, network.backbone, self.num_input_channels)
 
     def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
         self._weights_follow = True  # no download for weights that the checkpoint replaces

@@ -9,7 +9,6 @@ from torch import nn
 from torch.optim import Optimizer
 
 from nnunet_plugins.architectures import DCFFSNet
-from nnunet_plugins.architectures.layers.encoders import load_imagenet_weights
 from nnunet_plugins.losses import DCFFSNetLoss
 from nnunet_plugins.trainers.base import PluginTrainer
 
@@ -44,11 +43,6 @@ class DCFFSNetTrainer(PluginTrainer):
     @classmethod
     def reference_network(cls) -> nn.Module:
         return DCFFSNet(3, 1, voting=cls.voting, **cls.network_kwargs)
-
-    def load_initial_weights(self) -> None:
-        network = self.bare_network
-        assert isinstance(network, DCFFSNet)
-        load_imagenet_weights(network.encoder, network.backbone, self.num_input_channels)
 
     def build_optimizer(self, groups: Iterable[dict[str, Any]]) -> Optimizer:
         return torch.optim.Adam(groups, weight_decay=self.weight_decay)

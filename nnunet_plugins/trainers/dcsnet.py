@@ -12,7 +12,6 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from nnunet_plugins.architectures import DCSNet
 from nnunet_plugins.architectures.dcsnet import Annotated
-from nnunet_plugins.architectures.layers.encoders import load_imagenet_weights
 from nnunet_plugins.losses import DCSNetLoss
 from nnunet_plugins.losses.common import full_resolution
 from nnunet_plugins.trainers.base import PluginTrainer
@@ -62,11 +61,6 @@ class DCSNetTrainer(PluginTrainer):
         super().initialize()
         assert isinstance(self.bare_network, DCSNet)
         self.bare_network.set_regions(self.label_manager.has_regions)
-
-    def load_initial_weights(self) -> None:
-        network = self.bare_network
-        assert isinstance(network, DCSNet)
-        load_imagenet_weights(network.encoder, network.backbone, self.num_input_channels)
 
     # ---- training ----------------------------------------------------------------------------------------------------
 

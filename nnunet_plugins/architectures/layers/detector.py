@@ -43,8 +43,7 @@ class Objects(NamedTuple):
 
     def seen(self, image: int, boxes: Tensor) -> Tensor:
         """Whether the centres of boxes ``(N, 4)`` lie where the image is annotated: ``(N,)`` bool."""
-        if self.annotated is None:
-            return torch.ones(len(boxes), dtype=torch.bool, device=boxes.device)
+        assert self.annotated is not None, "everything is annotated: there is nothing to ask"
         height, width = self.annotated.shape[2:]
         x, y = ((boxes[:, :2] + boxes[:, 2:]) / 2).long().unbind(1)
         return self.annotated[image, 0, y.clamp(0, height - 1), x.clamp(0, width - 1)]
@@ -165,8 +164,9 @@ class Detector(nn.Module):
         objects: Objects,
     ) -> dict[str, Tensor]:
         labels, matched = self.rpn.assign_targets_to_anchors(anchors, targets)
-        seen = [objects.seen(index, boxes) for index, boxes in enumerate(anchors)]
-        labels = [label.where(known | (label > 0), -1.0) for label, known in zip(labels, seen, strict=True)]
+        if objects.annotated is not None:
+            seen = [objects.seen(index, boxes) for index, boxes in enumerate(anchors)]
+            labels = [label.where(known | (label > 0), -1.0) for label, known in zip(labels, seen, strict=True)]
         if torch.cat(labels).max() < 0:
             objectness, boxes = 0 * scores.sum(), 0 * offsets.sum()
         else:
@@ -179,8 +179,9 @@ class Detector(nn.Module):
         self, proposals: list[Tensor], targets: list[dict[str, Tensor]], objects: Objects
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """Proposals for the losses, and for each its label and how far it is from its object."""
-        known = [boxes[objects.seen(index, boxes)] for index, boxes in enumerate(proposals)]
-        samples, _, labels, distances = self.roi_heads.select_training_samples(known, targets)
+        if objects.annotated is not None:
+            proposals = [boxes[objects.seen(index, boxes)] for index, boxes in enumerate(proposals)]
+        samples, _, labels, distances = self.roi_heads.select_training_samples(proposals, targets)
         return samples, labels, distances
 
     def classify(self, features: Sequence[Tensor], proposals: list[Tensor]) -> tuple[Tensor, Tensor]:

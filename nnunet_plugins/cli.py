@@ -49,7 +49,53 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     demo.add_argument("--keep", type=Path, metavar="DIR", help="work in this folder and leave everything there")
     demo.add_argument("--trainer", default="DCFFSNetTrainer", metavar="NAME", help="default: %(default)s")
     demo.add_argument("--epochs", type=int, metavar="N", help="default: a few, enough for a useful result")
+    add_convert(commands)
     return parser.parse_args(arguments)
+
+
+def add_convert(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    convert = commands.add_parser(
+        "convert",
+        help="turn a download into nnUNet_raw/DatasetNNN_Name",
+        description="Turn a download, as its owners publish it, into nnUNet_raw/DatasetNNN_Name. See docs/datasets.md.",
+    )
+    convert.add_argument("name", nargs="?", metavar="NAME", help="of the published dataset (--list), or 'folder'")
+    convert.add_argument("source", nargs="?", type=Path, metavar="SOURCE", help="the downloaded folder or archive")
+    convert.add_argument("--list", action="store_true", help="print all datasets, with licences and pages")
+    convert.add_argument("-d", "--dataset-id", type=int, metavar="N", help="number of the dataset; default: see --list")
+    convert.add_argument("--dry-run", action="store_true", help="check everything and write nothing")
+    convert.add_argument("--paper-split", action="store_true", help="the published split instead of five folds")
+    convert.add_argument("--regions", action="store_true", help="overlapping regions instead of labels (lits17)")
+    convert.add_argument(
+        "--max-foreground-fraction", type=float, metavar="F", help="leave out cases with this much foreground or more"
+    )
+    convert.add_argument(
+        "--trust-image-geometry",
+        action="store_true",
+        help="give masks the spacing, origin and direction of their images",
+    )
+    convert.add_argument(
+        "--groups", type=Path, metavar="CSV", help="table of cases and groups; folds never divide a group"
+    )
+    convert.add_argument("--near-duplicates", action="store_true", help="keep images that look alike in one fold")
+    convert.add_argument("--overwrite", action="store_true", help="replace the dataset and its folds if they exist")
+    convert.add_argument("-np", type=int, metavar="N", help="number of processes; default: as many as cores")
+    folder = convert.add_argument_group(
+        "only for 'folder'", "Patterns go in quotes; what * stands for pairs the files."
+    )
+    folder.add_argument(
+        "--images", nargs="+", metavar="PATTERN", help="of images, e.g. 'images/*.png'; one per channel"
+    )
+    folder.add_argument("--masks", metavar="PATTERN", help="of masks, e.g. 'masks/*_mask.png'")
+    folder.add_argument("--dataset-name", metavar="NAME", help="the Name in DatasetNNN_Name")
+    folder.add_argument("--channels", nargs="+", metavar="NAME", help="e.g. CT; default: R G B, grey or image")
+    folder.add_argument(
+        "--label-map",
+        nargs="+",
+        metavar="VALUE=NAME",
+        help="e.g. 0=background 128=polyp 255=tool; default: two classes",
+    )
+    folder.add_argument("--threshold", type=float, metavar="T", help="foreground is what is brighter than T")
 
 
 def list_trainers(_: argparse.Namespace) -> None:
@@ -109,11 +155,21 @@ def demo(options: argparse.Namespace) -> None:
     run_demo(keep=options.keep, trainer=options.trainer, epochs=epochs)
 
 
+def convert(options: argparse.Namespace) -> None:
+    from nnunet_plugins.dataset_conversion.command import list_converters, run
+
+    if options.list:
+        list_converters()
+    else:
+        run(options)
+
+
 COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "list": list_trainers,
     "env": print_environment,
     "doctor": doctor,
     "demo": demo,
+    "convert": convert,
 }
 
 

@@ -1,0 +1,109 @@
+"""Unpacking of downloads that are trusted with nothing: no member leaves the folder, no links, no bombs."""
+
+import posixpath
+import shutil
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from tqdm import tqdm
+
+from nnunet_plugins.errors import UserError
+
+ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+FOREIGN_ENDINGS = (".rar", ".7z")
+MAX_RATIO = 100
+"""Unpacked to packed size. Even label maps in NIfTI, with their images, stay far below."""
+SMALL = 1 << 30
+"""Bytes that an archive may always unpack to."""
+MAX_DEPTH = 3
+"""Archives within archives."""
+
+
+def is_archive(path: Path) -> bool:
+    return path.name.lower().endswith(ENDINGS)
+
+
+def unpack(archive: Path, folder: Path, depth: int = 1) -> None:
+    """Unpack a zip or tar file, and the archives in it, into ``folder``.
+
+    Raises:
+        UserError: the archive is damaged or encrypted, a member would leave the folder or is a link, or its unpacked
+            size is suspicious or exceeds the free space. Nothing is unpacked before all members have been checked.
+    """
+    try:
+        with zipfile.ZipFile(archive) if archive.suffix.lower() == ".zip" else tarfile.open(archive) as opened:
+            members = list(zip_members(opened) if isinstance(opened, zipfile.ZipFile) else tar_members(opened))
+            check(archive, members, folder)
+            for name, size, _, member in tqdm(members, desc=f"Unpacking {archive.name}", unit="file", leave=False):
+                target = folder / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with open_member(opened, member) as source, target.open("wb") as file:
+                    shutil.copyfileobj(source, file, 1 << 20)
+                if target.stat().st_size != size:
+                    raise tarfile.ReadError("unexpected end of data")
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        raise UserError(f"{archive} cannot be unpacked ({error}): download it again, or unpack it yourself") from error
+    for inner in [folder / name for name, *_ in members]:
+        if is_archive(inner) and depth < MAX_DEPTH:
+            unpack(inner, inner.with_name(inner.name + ".unpacked"), depth + 1)
+            inner.unlink()
+
+
+Member = tuple[str, int, bool, zipfile.ZipInfo | tarfile.TarInfo]
+"""Name, unpacked size, whether it is a plain file, and the archive's own record."""
+
+
+def zip_members(archive: zipfile.ZipFile) -> Iterator[Member]:
+    for member in archive.infolist():
+        if not member.is_dir():
+            kind = stat.S_IFMT(member.external_attr >> 16)
+            yield member.filename, member.file_size, kind in (0, stat.S_IFREG), member
+
+
+def tar_members(archive: tarfile.TarFile) -> Iterator[Member]:
+    for member in archive:
+        if not member.isdir():
+            yield member.name, member.size, member.isreg(), member
+
+
+def open_member(archive: zipfile.ZipFile | tarfile.TarFile, member: zipfile.ZipInfo | tarfile.TarInfo) -> IO[bytes]:
+    if isinstance(archive, zipfile.ZipFile):
+        assert isinstance(member, zipfile.ZipInfo)
+        return archive.open(member)
+    assert isinstance(member, tarfile.TarInfo)
+    opened = archive.extractfile(member)
+    assert opened is not None  # plain files only
+    return opened
+
+
+def check(archive: Path, members: list[Member], folder: Path) -> None:
+    for name, _, plain, _ in members:
+        path = posixpath.normpath(name.replace("\\", "/"))
+        if path.startswith(("/", "../")) or path in ("..", ".") or ":" in path.split("/")[0]:
+            raise UserError(
+                f"{archive} has a member that would be written outside its folder, {name!r}: do not trust it"
+            )
+        if not plain:
+            raise UserError(f"{archive} has a member that is a link or a device, {name!r}: do not trust it")
+    total, packed = sum(size for _, size, *_ in members), archive.stat().st_size
+    if total > max(SMALL, MAX_RATIO * packed):
+        raise UserError(
+            f"{archive} says that its {gigabytes(packed)} unpack to {gigabytes(total)}, as in archives that "
+            "are made to fill disks: if you trust it, unpack it yourself and give the folder"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if total > free:
+        raise UserError(
+            f"{archive} unpacks to {gigabytes(total)}, but there are {gigabytes(free)} free for {folder}: make room or "
+            "unpack it elsewhere and give the folder"
+        )
+
+
+def gigabytes(size: int) -> str:
+    return f"{size / 1e9:.3g} GB"

@@ -1,0 +1,141 @@
+"""What ``nnunet-plugins convert`` does with its options."""
+
+import argparse
+import csv
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, NoReturn
+
+from nnunet_plugins import __version__
+from nnunet_plugins.dataset_conversion import CONVERTERS, folder, nnunet_folders
+from nnunet_plugins.dataset_conversion.cases import digest
+from nnunet_plugins.dataset_conversion.dataset import Dataset
+from nnunet_plugins.dataset_conversion.source import Source
+from nnunet_plugins.dataset_conversion.writer import Options, convert
+from nnunet_plugins.errors import UserError
+
+FOLDER_OPTIONS = ("images", "masks", "dataset_name", "channels", "label_map", "threshold")
+
+
+def list_converters() -> None:
+    rows = [("NAME", "ID", "MODALITY", "CLASSES", "CASES", "LICENCE", "PAGE")]
+    for dataset in CONVERTERS.values():
+        classes = ", ".join(name for name in dataset.labels if name != "background")
+        number = "-" if dataset.dataset_id is None else str(dataset.dataset_id)
+        cases = "any" if dataset.num_cases is None else str(dataset.num_cases)
+        rows.append((dataset.name, number, dataset.modality, classes, cases, dataset.licence, dataset.page))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    print("\nPublished splits, for --paper-split:")
+    for dataset in CONVERTERS.values():
+        if dataset.paper_split:
+            print(f"  {dataset.name}: {dataset.paper_split}")
+
+
+def run(options: argparse.Namespace) -> None:
+    """
+    Raises:
+        UserError: an option or the data will not do; nothing was written.
+    """
+    check(options)
+    stop_on_sigterm()
+    scratch = None if options.dry_run else nnunet_folders.raw(required=True)
+    with Source(options.source, scratch) as source:
+        convert(
+            complete(CONVERTERS[options.name], source, options),
+            source,
+            Options(
+                paper_split=options.paper_split,
+                trust_image_geometry=options.trust_image_geometry,
+                groups=read_groups(options.groups) if options.groups else {},
+                record=record(options),
+            ),
+            processes=options.np or default_processes(),
+            overwrite=options.overwrite,
+            dry_run=options.dry_run,
+        )
+
+
+def check(options: argparse.Namespace) -> None:
+    if not options.name or not options.source:
+        raise UserError("Give the name of a dataset and your download, or --list for all names: convert NAME SOURCE")
+    if options.name not in CONVERTERS:
+        similar = get_close_matches(options.name.lower(), CONVERTERS, cutoff=0.5) or list(CONVERTERS)
+        raise UserError(f"There is no dataset {options.name!r}. Did you mean {' or '.join(similar)}?")
+    given = [name for name in FOLDER_OPTIONS if getattr(options, name) is not None]
+    if options.name != "folder" and given:
+        raise UserError(f"--{given[0].replace('_', '-')} is for 'folder' only: {options.name} knows its own layout")
+    needed = {name: getattr(options, name) for name in ("images", "masks", "dataset_name", "dataset_id")}
+    if options.name == "folder" and (missing := [name for name, value in needed.items() if value is None]):
+        listed = ", ".join(f"--{name.replace('_', '-')}" for name in missing)
+        raise UserError(f"'folder' needs {listed} too, e.g. --images 'images/*.png' --masks 'masks/*.png' -d 123")
+    if options.dataset_name is not None and not options.dataset_name.replace("_", "").replace("-", "").isalnum():
+        raise UserError(f"--dataset-name {options.dataset_name!r} may only have letters, digits, _ and -")
+    if options.max_foreground_fraction is not None and not 0 < options.max_foreground_fraction <= 1:
+        raise UserError(f"--max-foreground-fraction {options.max_foreground_fraction} must be above 0 and at most 1")
+    if options.np is not None and options.np < 1:
+        raise UserError(f"-np {options.np} must be at least 1")
+
+
+def complete(dataset: Dataset, source: Source, options: argparse.Namespace) -> Dataset:
+    """The converter with what the user has decided."""
+    if dataset.name == "folder":
+        dataset = folder.describe(
+            source,
+            options.images,
+            options.masks,
+            folder_name=options.dataset_name,
+            channels=options.channels or (),
+            label_map=options.label_map or (),
+            threshold=options.threshold,
+        )
+    if options.regions and not dataset.regions:
+        raise UserError(f"{dataset.name} has no overlapping regions: leave out --regions")
+    changes: dict[str, Any] = {} if options.regions else {"regions": None}
+    if options.dataset_id is not None:
+        changes["dataset_id"] = options.dataset_id
+    if options.max_foreground_fraction is not None:
+        changes["max_foreground_fraction"] = options.max_foreground_fraction
+    if options.near_duplicates:
+        changes["near_duplicates"] = True
+    return replace(dataset, **changes)
+
+
+def record(options: argparse.Namespace) -> dict[str, Any]:
+    """The options that decide what is written."""
+    names = ("name", "paper_split", "regions", "max_foreground_fraction", "trust_image_geometry", "near_duplicates")
+    given = {name: getattr(options, name) for name in (*names, *FOLDER_OPTIONS)}
+    if options.groups:
+        given["groups"] = digest([options.groups])
+    return {"version": __version__} | {name: value for name, value in given.items() if value not in (None, False)}
+
+
+def read_groups(path: Path) -> Mapping[str, str]:
+    """The first two columns of a table with a header: case (name of its image, without ending) and group."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            _, *rows = [row for row in csv.reader(file) if row]
+        return {row[0].strip(): row[1].strip() for row in rows}
+    except (OSError, ValueError, IndexError, csv.Error) as error:
+        raise UserError(
+            f"{path} is no table of cases and groups ({error}): give a CSV file with a header and two columns"
+        ) from error
+
+
+def default_processes() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def stop_on_sigterm() -> None:
+    """Clean up when a batch system ends the job."""
+
+    def stop(*_: object) -> NoReturn:
+        sys.exit(128 + signal.SIGTERM)
+
+    signal.signal(signal.SIGTERM, stop)

@@ -1,0 +1,122 @@
+"""Anybody's images and masks, paired by what the wildcards of two patterns stand for."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from nnunet_plugins.dataset_conversion.dataset import NIFTI, PNG, RGB, Case, Dataset
+from nnunet_plugins.dataset_conversion.labels import Binary, LabelMap, LabelRule, Threshold
+from nnunet_plugins.dataset_conversion.pictures import is_volume, read_picture
+from nnunet_plugins.dataset_conversion.source import Source, paired
+from nnunet_plugins.errors import UserError
+
+REMEDY = "give --threshold T for masks with grey edges, or --label-map VALUE=NAME ... for several classes"
+
+
+def find_cases(source: Source, images: Sequence[str] = (), masks: str = "") -> Iterator[Case]:
+    return paired(source, images, masks) if images else iter(())
+
+
+DATASET = Dataset(
+    name="folder",
+    dataset_id=None,
+    folder_name="",
+    title="a folder of images and masks",
+    page="-",
+    licence="yours",
+    citation="-",
+    modality="any",
+    layout="what --images and --masks say",
+    find_cases=find_cases,
+    to_labels=Binary(REMEDY),
+    labels={"background": 0, "foreground": 1},
+    num_cases=None,
+)
+
+
+def describe(
+    source: Source,
+    images: Sequence[str],
+    masks: str,
+    *,
+    folder_name: str,
+    channels: Sequence[str] = (),
+    label_map: Sequence[str] = (),
+    threshold: float | None = None,
+) -> Dataset:
+    """The converter for a folder.
+
+    Args:
+        source: the folder, of which the first image and mask tell whether they are volumes, coloured, or JPEG.
+        images: a pattern, or one for each channel.
+        masks: a pattern with the same wildcards.
+        folder_name: ``Name`` in ``DatasetNNN_Name``.
+        channels: their names, which decide about nnU-Net's normalisation ("CT").
+        label_map: ``VALUE=NAME`` for each value in the masks; they get the labels 0, 1, 2, ... in this order.
+        threshold: of masks with two classes.
+
+    Raises:
+        UserError: the options contradict each other or the files.
+    """
+    for pattern in (*images, masks):
+        if not set("*#") & set(pattern):
+            raise UserError(
+                f"The pattern {pattern!r} has no wildcard to tell cases apart: give, in quotes, one like 'images/*.png'"
+            )
+    if label_map and threshold is not None:
+        raise UserError("--label-map and --threshold contradict each other: give one of them")
+    first_image, first_mask = (first_match(source, pattern) for pattern in (images[0], masks))
+    to_labels: LabelRule = Binary(REMEDY)
+    labels = {"background": 0, "foreground": 1}
+    if label_map:
+        labels, to_labels = parse_label_map(label_map)
+    elif threshold is not None:
+        to_labels = Threshold(threshold, max_grey=1)
+    elif first_mask.suffix.lower() in (".jpg", ".jpeg"):
+        to_labels = Threshold(remedy=REMEDY)
+    volumes = is_volume(first_image)
+    return replace(
+        DATASET,
+        folder_name=folder_name,
+        title=f"{folder_name}, images {' '.join(images)} and masks {masks}",
+        find_cases=partial(find_cases, images=tuple(images), masks=masks),
+        to_labels=to_labels,
+        labels=labels,
+        channels=tuple(channels) or default_channels(first_image, len(images)),
+        file_ending=NIFTI if volumes else PNG,
+    )
+
+
+def first_match(source: Source, pattern: str) -> Path:
+    for path in source.find(pattern).values():
+        return path
+    raise UserError(f"No file in {source.path} matches {pattern!r}: the pattern is relative to that folder")
+
+
+def default_channels(first_image: Path, num_files: int) -> tuple[str, ...]:
+    if num_files > 1:
+        raise UserError(f"There are {num_files} patterns of images, but no names: give --channels, e.g. T1 T2")
+    if is_volume(first_image):
+        return ("image",)
+    return RGB if read_picture(first_image).array.ndim == 3 else ("grey",)
+
+
+def parse_label_map(entries: Sequence[str]) -> tuple[dict[str, int], LabelMap]:
+    """nnU-Net's labels, and the rule that makes them, from ``VALUE=NAME`` entries.
+
+    "background" becomes 0 and "ignore" the highest label, wherever they stand.
+    """
+    names: dict[int, str] = {}
+    for entry in entries:
+        value, separator, name = entry.partition("=")
+        if not separator or not name or not value.strip().lstrip("-").isdecimal():
+            raise UserError(f"--label-map {entry!r} is not VALUE=NAME, as in 255=polyp")
+        if int(value) in names or name in names.values():
+            raise UserError(f"--label-map {entry!r} repeats a value or a name: each value must have a label of its own")
+        names[int(value)] = name
+    if "background" not in names.values():
+        raise UserError("--label-map names no background: add e.g. 0=background")
+    order = sorted(names, key=lambda value: {"background": -1, "ignore": 1}.get(names[value], 0))
+    rule = LabelMap({value: label for label, value in enumerate(order)}, remedy="name every value in --label-map")
+    return {names[value]: label for label, value in enumerate(order)}, rule

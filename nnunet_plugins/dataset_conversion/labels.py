@@ -1,0 +1,111 @@
+"""From a mask's values to nnU-Net's labels: every value is accounted for, or the mask is refused with its histogram."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnunet_plugins.errors import UserError
+
+LabelRule = Callable[[NDArray], NDArray[np.uint8]]
+"""Takes a mask ``(H, W)`` or ``(D, H, W)``; raises UserError for values that it does not expect."""
+
+PUBLISHED = "replace the file by the published one"
+
+
+@dataclass(frozen=True)
+class LabelMap:
+    """Labels for exactly these values.
+
+    Raises:
+        ValueError: two values share a label (merging classes is a decision that a converter must spell out with
+            ``dropped``), or the labels are not 0, 1, 2, ...
+    """
+
+    labels: Mapping[int, int]
+    dropped: frozenset[int] = frozenset()
+    """Published values that become background."""
+    remedy: str = PUBLISHED
+
+    def __post_init__(self) -> None:
+        if sorted(self.labels.values()) != list(range(len(self.labels))):
+            raise ValueError(f"a label map must be a bijection onto 0, 1, 2, ..., but it is {dict(self.labels)}")
+
+    def __call__(self, mask: NDArray) -> NDArray[np.uint8]:
+        values, counts = histogram(mask)
+        known = dict(self.labels) | dict.fromkeys(self.dropped, 0)
+        if not set(values.tolist()) <= known.keys():
+            raise unexpected_values(values, counts, f"only {enumeration(sorted(known))} are expected", self.remedy)
+        return look_up(mask, values, [known[value] for value in values.tolist()])
+
+
+@dataclass(frozen=True)
+class Binary:
+    """Background 0 and foreground, which is 255 in the whole mask or 1 in the whole mask."""
+
+    remedy: str = PUBLISHED
+
+    def __call__(self, mask: NDArray) -> NDArray[np.uint8]:
+        values, counts = histogram(mask)
+        if not (set(values.tolist()) <= {0, 255} or set(values.tolist()) <= {0, 1}):
+            raise unexpected_values(values, counts, "a binary mask has only 0 and 255, or 0 and 1", self.remedy)
+        return (mask != 0).astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Foreground above a threshold, for masks that lossy compression has blurred.
+
+    A mask with too much grey is no mask: ``max_grey`` is the share of all pixels that may lie nearer to the middle of
+    0 to 255 than to its ends.
+    """
+
+    threshold: float = 127
+    max_grey: float = 0.05
+    remedy: str = PUBLISHED
+
+    def __call__(self, mask: NDArray) -> NDArray[np.uint8]:
+        values, counts = histogram(mask)
+        grey = counts[(values >= 64) & (values < 192)].sum() / mask.size
+        if grey > self.max_grey:
+            expected = f"a binary mask, even a JPEG, has nearly all its pixels close to 0 or 255 ({grey:.0%} are not)"
+            raise unexpected_values(values, counts, expected, self.remedy)
+        return (mask > self.threshold).astype(np.uint8)
+
+
+def instances(mask: NDArray) -> NDArray[np.uint8]:
+    """Objects numbered from 1 become one class."""
+    return (mask != 0).astype(np.uint8)
+
+
+def histogram(mask: NDArray) -> tuple[NDArray, NDArray[np.int64]]:
+    """The values in a mask, sorted, and how many pixels have each."""
+    if mask.size and mask.dtype.kind in "bu" and mask.dtype.itemsize <= 2:
+        planes = mask if mask.ndim > 2 else mask[None]  # one at a time: counting works on copies of 8 bytes a voxel
+        counts = sum(np.bincount(plane.ravel(), minlength=1 << 8 * mask.dtype.itemsize) for plane in planes)
+        values = np.flatnonzero(counts)
+        return values, np.asarray(counts)[values]
+    return np.unique(mask, return_counts=True)
+
+
+def look_up(mask: NDArray, values: NDArray, labels: Iterable[int]) -> NDArray[np.uint8]:
+    """Replace each of the sorted ``values``, which are all that occur in the mask, by its label."""
+    labels = np.array(list(labels), np.uint8)
+    if mask.dtype.kind in "bu" and mask.dtype.itemsize <= 2:
+        table = np.zeros(1 << 8 * mask.dtype.itemsize, np.uint8)
+        table[values] = labels
+        return table[mask.view(np.uint8) if mask.dtype.kind == "b" else mask]
+    return labels[np.searchsorted(values, mask)]
+
+
+def unexpected_values(values: NDArray, counts: NDArray, expected: str, remedy: str) -> UserError:
+    order = np.argsort(counts)[::-1][:8]
+    shares = [f"{values[i]:g} ({counts[i] / counts.sum():.2%})" for i in sorted(order)]
+    more = f" and {len(values) - len(order)} rarer ones" if len(values) > len(order) else ""
+    return UserError(f"has the values {', '.join(shares)}{more}, but {expected}: {remedy}")
+
+
+def enumeration(values: Iterable[object]) -> str:
+    *first, last = map(str, values)
+    return f"{', '.join(first)} and {last}" if first else last

@@ -1,0 +1,107 @@
+"""Where nnU-Net keeps datasets and folds, and its own check of a dataset."""
+
+import json
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from nnunet_plugins.dataset_conversion.splits import Split
+from nnunet_plugins.errors import UserError
+
+RAW, PREPROCESSED, RESULTS = "nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"
+SPLITS = "splits_final.json"
+
+
+def raw(required: bool) -> Path:
+    """nnU-Net's folder of datasets, made if it is not there.
+
+    Raises:
+        UserError: the variable is not set although ``required``, or the folder cannot be made.
+    """
+    value = os.environ.get(RAW)
+    if not required:
+        return Path(value or ".")
+    if not value:
+        raise UserError(f'{RAW} is not set: say where nnU-Net\'s datasets lie, e.g. export {RAW}="$PWD/raw"')
+    folder = Path(os.path.abspath(value))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be made ({error.strerror}): set {RAW} to a folder of yours") from error
+    return folder
+
+
+def refuse_taken_id(dataset_id: int, name: str) -> None:
+    """nnU-Net knows a dataset by its number: in all its folders, one name must have it.
+
+    Raises:
+        UserError: another dataset has the number, or it is no number for a dataset.
+    """
+    if not 1 <= dataset_id <= 999:
+        raise UserError(f"--dataset-id {dataset_id}: nnU-Net's datasets have numbers from 1 to 999")
+    for variable in (RAW, PREPROCESSED, RESULTS):
+        folder = Path(os.environ.get(variable) or os.devnull)
+        for other in sorted(folder.glob(f"Dataset{dataset_id:03}_*")) if folder.is_dir() else []:
+            if other.name != name:
+                raise UserError(f"The number {dataset_id} belongs to {other}: give another --dataset-id")
+
+
+def refuse_other_splits(name: str, folds: Sequence[Split], overwrite: bool) -> None:
+    """
+    Raises:
+        UserError: nnU-Net has other folds for the dataset, which trained models may rest on.
+    """
+    path = splits_path(name)
+    if path and path.exists() and not overwrite and read_splits(path) != list(folds):
+        raise UserError(f"{path} holds other folds, on which trained models may rest: remove it, or give --overwrite")
+
+
+def place_splits(dataset: Path, overwrite: bool) -> None:
+    """Put the dataset's folds where nnU-Net looks for them, and say so."""
+    folds = dataset / SPLITS
+    if not folds.exists():
+        return
+    path = splits_path(dataset.name)
+    if path is None:
+        print(
+            f"{PREPROCESSED} is not set. For these folds, once it is: run this command again, or copy {folds} to "
+            f"${PREPROCESSED}/{dataset.name}. Otherwise nnU-Net draws folds of its own."
+        )
+        return
+    refuse_other_splits(dataset.name, read_splits(folds) or [], overwrite)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.partial")
+        temporary.write_bytes(folds.read_bytes())
+        temporary.replace(path)
+    except OSError as error:
+        raise UserError(f"{path} could not be written ({error.strerror}): copy {folds} there") from error
+    print(f"Folds for nnU-Net: {path}")
+
+
+def splits_path(name: str) -> Path | None:
+    folder = os.environ.get(PREPROCESSED)
+    return Path(os.path.abspath(folder)) / name / SPLITS if folder else None
+
+
+def read_splits(path: Path) -> list[Split] | None:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def check_integrity(folder: Path, processes: int) -> None:
+    """nnU-Net's own check.
+
+    Raises:
+        UserError: it has found something.
+    """
+    from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
+
+    try:
+        verify_dataset_integrity(str(folder), processes)
+    except (AssertionError, RuntimeError, ValueError, FileNotFoundError) as error:
+        reason = re.sub(r"\s+", " ", str(error))
+        raise UserError(f"nnU-Net refuses the converted dataset ({reason}): see what it has printed above") from error

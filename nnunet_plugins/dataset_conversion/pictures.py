@@ -1,0 +1,215 @@
+"""Images, volumes and masks: reading what is published, writing what nnU-Net reads, without loss."""
+
+import os
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+from PIL import Image, ImageFile
+
+from nnunet_plugins.errors import UserError
+
+VOLUME_ENDINGS = (".nii.gz", ".nii", ".mhd", ".mha", ".nrrd")
+IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif")
+SAME_GRID = 0.1
+"""Voxels by which the corners of two grids may differ: file formats round."""
+
+
+class Geometry(NamedTuple):
+    """Where a volume lies, in SimpleITK's words and order (x, y, z); millimetres."""
+
+    spacing: tuple[float, ...]
+    origin: tuple[float, ...]
+    direction: tuple[float, ...]
+
+    def corners(self, shape: tuple[int, ...]) -> NDArray[np.float64]:
+        """Positions ``(8, 3)`` of the corner voxels of a volume ``(D, H, W)``."""
+        indices = np.stack(np.meshgrid(*([0, length - 1] for length in shape[::-1]), indexing="ij"), -1).reshape(-1, 3)
+        return self.origin + indices * self.spacing @ np.reshape(self.direction, (3, 3)).T
+
+
+class Picture(NamedTuple):
+    """An image ``(H, W)`` or ``(H, W, C)`` without geometry, or a volume ``(D, H, W)`` with."""
+
+    array: NDArray
+    geometry: Geometry | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Without channels."""
+        return self.array.shape[: 2 if self.geometry is None else 3]
+
+
+def is_volume(path: Path) -> bool:
+    return path.name.lower().endswith(VOLUME_ENDINGS)
+
+
+def read_picture(path: Path) -> Picture:
+    """An image or a volume, by the file's ending.
+
+    Raises:
+        UserError: the file is empty or damaged, or holds what nnU-Net cannot train on.
+    """
+    return read_volume(path) if is_volume(path) else Picture(read_image(path, image_array))
+
+
+def read_mask(paths: tuple[Path, ...], shape: tuple[int, ...]) -> Picture:
+    """A segmentation ``(H, W)`` or ``(D, H, W)`` with the values that the file has."""
+    (path,) = paths
+    return read_volume(path) if is_volume(path) else Picture(read_image(path, mask_array))
+
+
+# ---- images ----------------------------------------------------------------------------------------------------------
+
+
+def read_image(path: Path, to_array: Callable[[Image.Image], NDArray]) -> NDArray:
+    refuse_empty(path)
+    try:
+        with Image.open(path) as image:
+            if (frames := getattr(image, "n_frames", 1)) > 1:
+                raise UserError(f"{path} has {frames} frames, but one image is expected: save volumes as NIfTI")
+            if has_deep_colours(image):  # of which Pillow would keep 8 bits
+                return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))[..., :3]
+            return to_array(image)
+    except UserError:
+        raise
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        EOFError,
+        RuntimeError,
+        zlib.error,
+        Image.DecompressionBombError,
+    ) as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise UserError(f"{path} cannot be read ({reason}): it is damaged or no image; download it again") from error
+
+
+def has_deep_colours(image: ImageFile.ImageFile) -> bool:
+    """Whether a colour image has more than 8 bits a channel."""
+    return image.mode not in ("I;16", "I;16B", "I;16L", "I", "F") and any(";16" in str(tile[3]) for tile in image.tile)
+
+
+def image_array(image: Image.Image) -> NDArray:
+    """``(H, W)`` or ``(H, W, 3)``, without alpha."""
+    match image.mode:
+        case "1" | "LA" | "La":
+            image = image.convert("L")
+        case "P" | "PA":
+            grey = has_grey_palette(image)
+            image = image.convert("RGBA").convert("RGB")  # Pillow would blend transparency otherwise
+            return np.asarray(image)[..., 0] if grey else np.asarray(image)
+        case "RGBA" | "RGBa" | "RGBX":
+            return np.asarray(image)[..., :3]
+        case "F":
+            raise UserError(f"{image_name(image)} has floating-point values, which PNG cannot hold: save it as NIfTI")
+        case "L" | "RGB" | "I;16" | "I;16B" | "I;16L" | "I":
+            pass
+        case _:
+            image = image.convert("RGB")
+    return np.asarray(image)
+
+
+def mask_array(image: Image.Image) -> NDArray:
+    """``(H, W)``: grey values, or the numbers of colours in a palette."""
+    if image.mode in ("P", "PA") and not has_grey_palette(image):
+        return np.asarray(image if image.mode == "P" else image.getchannel(0))
+    array = image_array(image)
+    if array.ndim == 3:
+        array = one_channel(array, image_name(image))
+    return array
+
+
+def one_channel(array: NDArray, name: object) -> NDArray:
+    """The grey image that a colour image ``(H, W, 3)`` of three equal channels is.
+
+    Raises:
+        UserError: the channels differ.
+    """
+    if (array[..., :1] != array[..., 1:]).any():
+        raise UserError(f"{name} is coloured, but grey values are expected: save it with one channel")
+    return array[..., 0]
+
+
+def has_grey_palette(image: Image.Image) -> bool:
+    """Whether all colours of the palette that the image uses are grey."""
+    numbers = image if image.mode == "P" else image.getchannel(0)
+    palette = np.reshape(image.getpalette("RGB") or [], (-1, 3))
+    used = palette[np.flatnonzero(numbers.histogram()[: len(palette)])]
+    return bool((used == used[:, :1]).all())
+
+
+def image_name(image: Image.Image) -> str:
+    return str(getattr(image, "filename", "the image"))
+
+
+def write_image(array: NDArray, path: Path) -> None:
+    """Write ``(H, W)`` or ``(H, W, 3)`` as PNG."""
+    Image.fromarray(array).save(path, format="PNG")
+
+
+# ---- volumes ---------------------------------------------------------------------------------------------------------
+
+
+def read_volume(path: Path) -> Picture:
+    refuse_empty(path)
+    try:
+        volume = sitk.ReadImage(str(path))
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise UserError(f"{path} cannot be read ({reason}): it is damaged or incomplete; download it again") from error
+    if volume.GetDimension() != 3 or volume.GetNumberOfComponentsPerPixel() > 1:
+        channels = volume.GetNumberOfComponentsPerPixel()
+        raise UserError(
+            f"{path} has {volume.GetDimension()} dimensions and {channels} channel(s), but a volume with one is "
+            "expected: save a file for each channel"
+        )
+    array = sitk.GetArrayFromImage(volume)
+    if array.dtype.kind == "f" and np.isnan(array).any():
+        raise UserError(f"{path} has voxels that are not a number (NaN): replace them by what the air around has")
+    return Picture(array, Geometry(volume.GetSpacing(), volume.GetOrigin(), volume.GetDirection()))
+
+
+def write_volume(picture: Picture, path: Path) -> None:
+    assert picture.geometry is not None
+    volume = sitk.GetImageFromArray(picture.array)
+    volume.SetSpacing(picture.geometry.spacing)
+    volume.SetOrigin(picture.geometry.origin)
+    volume.SetDirection(picture.geometry.direction)
+    try:
+        sitk.WriteImage(volume, str(path))
+    except RuntimeError as error:
+        raise OSError(str(error).strip().splitlines()[-1]) from error
+
+
+def grid_difference(image: Picture, mask: Picture) -> str:
+    """What tells the two volumes' grids apart; empty if they are the same to a tenth of a voxel."""
+    if image.geometry is None or mask.geometry is None:
+        return ""
+    offset = np.linalg.norm(image.geometry.corners(image.shape) - mask.geometry.corners(image.shape), axis=1).max()
+    if offset <= SAME_GRID * min(image.geometry.spacing):
+        return ""
+    differing = [
+        f"{word} {rounded(ours)} and not {rounded(theirs)}"
+        for word, ours, theirs in zip(Geometry._fields, mask.geometry, image.geometry, strict=True)
+        if not np.allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+    ]
+    return ", ".join(differing) or f"corners that lie {offset:.3g} mm apart"
+
+
+def rounded(numbers: tuple[float, ...]) -> str:
+    return "(" + ", ".join(f"{number:.4g}" for number in numbers) + ")"
+
+
+def refuse_empty(path: Path) -> None:
+    try:
+        size = os.path.getsize(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): check it and its permissions") from error
+    if size == 0:
+        raise UserError(f"{path} is empty (0 bytes): download it again")

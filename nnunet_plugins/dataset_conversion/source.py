@@ -1,0 +1,194 @@
+"""What a user has downloaded: files found by the published patterns, in a folder or in archives."""
+
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nnunet_plugins.dataset_conversion import archives
+from nnunet_plugins.dataset_conversion.pictures import IMAGE_ENDINGS, VOLUME_ENDINGS
+from nnunet_plugins.errors import UserError
+
+if TYPE_CHECKING:
+    from nnunet_plugins.dataset_conversion.dataset import Case, Part
+
+
+class Source(AbstractContextManager):
+    """A downloaded folder or archive.
+
+    Archives in the folder are opened only for patterns that no plain file matches: who has unpacked everything may
+    leave them where they are. They are unpacked into a temporary folder, removed on exit.
+
+    Args:
+        path: the folder or archive.
+        scratch: where archives are unpacked; None: where temporary files lie on this machine.
+
+    Raises:
+        UserError: there is nothing at ``path``, or neither a folder nor an archive.
+    """
+
+    def __init__(self, path: Path, scratch: Path | None = None):
+        path = Path(os.path.abspath(path))
+        if not path.exists():
+            raise UserError(f"{path} does not exist: give the folder, or the archive, that you have downloaded")
+        if path.is_file() and not archives.is_archive(path):
+            known = ", ".join(archives.ENDINGS)
+            raise UserError(f"{path} is neither a folder nor an archive ({known}): unpack it and give the folder")
+        self.path = path
+        self.scratch = scratch
+        self.problems: list[str] = []
+        """Found while looking for cases: a sentence for each."""
+        self._unpacked: tempfile.TemporaryDirectory | None = None
+
+    def __exit__(self, *_: object) -> None:
+        if self._unpacked:
+            self._unpacked.cleanup()
+
+    def find(self, pattern: str) -> dict[str, Path]:
+        """The files whose path ends as ``pattern`` says, in order, by what its wildcards stand for.
+
+        Upper and lower case are the same. ``*`` stands for any part of a name and ``#`` for a number; several are
+        joined with ``_``. ``?`` stands for a character, ``{a,b}`` for either of two texts. Two files for one name are a
+        problem of the source.
+        """
+        return self._matches(pattern, self._plain_files) or self._matches(pattern, self._archived_files)
+
+    @property
+    def unopened(self) -> list[Path]:
+        """Archives in the folder that nobody has looked into."""
+        return [] if self._unpacked else self._archives
+
+    @property
+    def foreign_archives(self) -> list[Path]:
+        """Archives that cannot be opened here."""
+        files = [*self._plain_files, *(self._archived_files if self._unpacked else [])]
+        return [path for path in files if path.name.lower().endswith(archives.FOREIGN_ENDINGS)]
+
+    def _matches(self, pattern: str, files: Sequence[Path]) -> dict[str, Path]:
+        expression = pattern_expression(pattern)
+        found: dict[str, Path] = {}
+        for path in files:
+            if match := expression.search(path.as_posix()):
+                key = without_ending("_".join(match.groups()))
+                if key in found:
+                    self.problem(f"{found[key]} and {path} are both {key!r}: keep one of them")
+                found.setdefault(key, path)
+        return found
+
+    def problem(self, sentence: str) -> None:
+        if sentence not in self.problems:
+            self.problems.append(sentence)
+
+    @cached_property
+    def _plain_files(self) -> list[Path]:
+        return [path for path in walk(self.path) if not archives.is_archive(path)] if self.path.is_dir() else []
+
+    @cached_property
+    def _archives(self) -> list[Path]:
+        return [path for path in walk(self.path) if archives.is_archive(path)] if self.path.is_dir() else [self.path]
+
+    @cached_property
+    def _archived_files(self) -> list[Path]:
+        if not self._archives:
+            return []
+        self._unpacked = tempfile.TemporaryDirectory(prefix=".nnunet_plugins_unpacked_", dir=self.scratch)
+        folder = Path(self._unpacked.name)
+        for archive in self._archives:
+            stem = next(archive.name[: -len(e)] for e in archives.ENDINGS if archive.name.lower().endswith(e))
+            archives.unpack(archive, folder / archive.parent.relative_to(self.path.parent) / stem)
+        return walk(folder)
+
+
+def walk(folder: Path) -> list[Path]:
+    """All files below a folder, sorted, but for hidden ones and macOS's."""
+    files, visited = [], set()
+    for root, folders, names in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(root)) in visited:  # a link back
+            folders.clear()
+            continue
+        visited.add(real)
+        folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
+        files += [Path(root, name) for name in names if not name.startswith(".")]
+    return sorted(files)
+
+
+def pattern_expression(pattern: str) -> re.Pattern[str]:
+    """A regular expression for the end of a path."""
+    expression, depth = "", 0
+    for character in pattern.replace("\\", "/").removeprefix("./"):
+        match character:
+            case "*":
+                expression += "([^/]*)"
+            case "#":
+                expression += "([0-9]+)"
+            case "?":
+                expression += "[^/]"
+            case "{":
+                expression, depth = expression + "(?:", depth + 1
+            case "}" if depth:
+                expression, depth = expression + ")", depth - 1
+            case "," if depth:
+                expression += "|"
+            case _:
+                expression += re.escape(character)
+    return re.compile(f"(?:^|/){expression}$", re.IGNORECASE)
+
+
+def without_ending(name: str) -> str:
+    for ending in (*VOLUME_ENDINGS, *IMAGE_ENDINGS):
+        if name.lower().endswith(ending):
+            return name[: -len(ending)]
+    return name
+
+
+def paired(
+    source: Source,
+    images: str | Sequence[str],
+    masks: str,
+    *,
+    name: Callable[[str], str] = lambda name: name,
+    group: Callable[[str], str] = lambda name: "",
+    test: bool = False,
+    paper_part: "Callable[[str], Part] | Part | None" = None,
+) -> "Iterator[Case]":
+    """Cases whose image and mask have the same wildcards; who lacks one of them is a problem of the source.
+
+    Args:
+        source: where to look.
+        images: the images' pattern, or a pattern for each channel.
+        masks: the masks' pattern.
+        name, group: from what the wildcards stand for.
+        test: whether they belong to the owners' test set.
+        paper_part: their part in the published split, or how it follows from what the wildcards stand for.
+    """
+    from nnunet_plugins.dataset_conversion.dataset import Case
+
+    patterns = [images] if isinstance(images, str) else images
+    channels = [source.find(pattern) for pattern in patterns]
+    labels = source.find(masks)
+    for key in sorted({key for found in (*channels, labels) for key in found}):
+        files = [*(found.get(key) for found in channels), labels.get(key)]
+        if None in files:
+            present = next(path for path in files if path)
+            lacking = [pattern for pattern, path in zip([*patterns, masks], files, strict=True) if path is None][-1]
+            what = "mask" if lacking == masks else "image"
+            source.problem(f"{present} has no {what}: there is no {filled(lacking, key)}; add it, or remove the file")
+            continue
+        yield Case(
+            name(key),
+            images=tuple(path for path in files[:-1] if path),
+            label=tuple(path for path in files[-1:] if path),
+            group=group(key),
+            test=test,
+            paper_part=paper_part(key) if callable(paper_part) else paper_part,
+        )
+
+
+def filled(pattern: str, key: str) -> str:
+    """The pattern as the missing file's name would be."""
+    wildcards = [character for character in pattern if character in "*#"]
+    return pattern.replace(wildcards[0], key) if len(wildcards) == 1 else f"{pattern} for {key}"

@@ -1,37 +1,38 @@
-"""Proves: our trainers learn real images, planned, trained for a short fold, validated, predicted, scored by nnU-Net.
+"""Proves: our trainers learn real images: converted, planned, trained for a short fold, validated, predicted, scored.
 
 DCFFSNetTrainer: nuclei of DSB2018. DLKUNetSTrainer, with 16 channels for 96: the hippocampus, in 2D and in 3D.
 """
 
+import csv
 import json
-import shutil
 from pathlib import Path
 
 import cell_datasets
 import pytest
+import SimpleITK as sitk
 import torch
 
+from nnunet_plugins.cli import main
+
 NUCLEI, HIPPOCAMPUS = "Dataset501_DSB2018", "Dataset504_Hippocampus"
+HIPPOCAMPUS_OPTIONS = ("--label-map", "0=background", "1=anterior", "2=posterior", "--channels", "MRI")
 
 
-def write_raw_dataset(source: Path, root: Path, name: str, num_cases: int, channels: list[str], labels: dict) -> Path:
-    """nnU-Net's form of every so many-th pair of image and mask."""
-    folder = root / "nnUNet_raw" / name
-    for part in ("imagesTr", "labelsTr"):
-        (folder / part).mkdir(parents=True)
+def convert(source: Path, root: Path, name: str, *options: str, num_cases: int | None = None) -> Path:
+    """The dataset that ``nnunet-plugins convert folder`` makes of the pairs, or of every so many-th of them."""
     images = sorted((source / "images").iterdir())
-    for image in images[:: len(images) // num_cases][:num_cases]:
-        case, ending = image.name.split(".", 1)
-        shutil.copy(image, folder / "imagesTr" / f"{case}_0000.{ending}")
-        shutil.copy(source / "masks" / image.name, folder / "labelsTr" / image.name)
-    dataset_json = {
-        "channel_names": {str(index): channel for index, channel in enumerate(channels)},
-        "labels": labels,
-        "numTraining": num_cases,
-        "file_ending": f".{ending}",
-    }
-    (folder / "dataset.json").write_text(json.dumps(dataset_json))
-    return folder
+    if num_cases is not None:
+        subset = root / "download"
+        for part in ("images", "masks"):
+            (subset / part).mkdir(parents=True)
+        for image in images[:: len(images) // num_cases][:num_cases]:
+            (subset / "images" / image.name).symlink_to(image)
+            (subset / "masks" / image.name).symlink_to(source / "masks" / image.name)
+        source = subset
+    dataset_id, dataset_name = name.removeprefix("Dataset").split("_")
+    patterns = ["--images", "images/*", "--masks", "masks/*"]
+    main(["convert", "folder", str(source), "-d", dataset_id, "--dataset-name", dataset_name, *patterns, *options])
+    return root / "nnUNet_raw" / name
 
 
 def plan_and_preprocess(root: Path, name: str, configuration: str, **smaller) -> None:
@@ -84,8 +85,9 @@ def train_short_fold(trainer, raw: Path, root: Path) -> float:
     """Mean Dice of the fold's validation; a new prediction must score as it did there."""
     trainer.run_training()
     trained = validate(trainer)
-    num_cases = json.loads((raw / "dataset.json").read_text())["numTraining"]
-    assert len(trained["metric_per_case"]) == -(-num_cases // 5)
+    fold = json.loads((raw / "splits_final.json").read_text())[0]
+    cases = [Path(case["reference_file"]).name.split(".", 1)[0] for case in trained["metric_per_case"]]
+    assert sorted(cases) == fold["val"]
 
     first = trained["metric_per_case"][0]
     case = Path(first["reference_file"]).name.split(".", 1)[0]
@@ -95,11 +97,39 @@ def train_short_fold(trainer, raw: Path, root: Path) -> float:
     return trained["foreground_mean"]["Dice"]
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("dsb2018", ()),
+        ("kvasir_seg", ()),
+        ("kidney_stone_ct", ("--near-duplicates",)),
+        ("msd_hippocampus", HIPPOCAMPUS_OPTIONS),
+    ],
+)
+def test_real_folders_are_converted_and_checked_by_nnunet(name, options, shared_data, tmp_path, monkeypatch):
+    cell_datasets.use_nnunet_folders(tmp_path, monkeypatch)
+    source = shared_data(name)
+    raw = convert(source, tmp_path, "Dataset505_Real", *options)
+    with (raw / "conversion_report.csv").open(newline="") as file:
+        reported = {row["case"]: float(row["foreground_fraction"]) for row in csv.DictReader(file)}
+    masks = sorted((source / "masks").iterdir())
+    foreground = {mask.name.split(".")[0]: (sitk.GetArrayFromImage(sitk.ReadImage(mask)) > 0).mean() for mask in masks}
+    assert reported == pytest.approx(foreground, abs=1e-6)
+    folds = json.loads((tmp_path / "nnUNet_preprocessed" / "Dataset505_Real" / "splits_final.json").read_text())
+    assert len(folds) == 5
+    if name == "kidney_stone_ct":  # its groups are found, not read
+        with (source / "groups.csv").open(newline="") as file:
+            groups = {row["stem"]: row["dup_group"] for row in csv.DictReader(file)}
+        for fold in folds:
+            train, val = ({groups[case] for case in fold[part]} for part in ("train", "val"))
+            assert train.isdisjoint(val)
+
+
 @pytest.mark.slow
 def test_dcffsnet_learns_nuclei(shared_data, tmp_path, monkeypatch):
     cell_datasets.use_nnunet_folders(tmp_path, monkeypatch)
-    labels = {"background": 0, "nucleus": 1}
-    raw = write_raw_dataset(shared_data("dsb2018"), tmp_path, NUCLEI, 20, ["R", "G", "B"], labels)
+    source = shared_data("dsb2018")
+    raw = convert(source, tmp_path, NUCLEI, "--groups", str(source / "groups.csv"), num_cases=20)
     plan_and_preprocess(tmp_path, NUCLEI, "2d", patch_size=[128, 128], batch_size=4)
     trainer = make_trainer(NUCLEI, "2d", "DCFFSNetTrainer_2epochs_15iterations", monkeypatch)
     assert train_short_fold(trainer, raw, tmp_path) > 0.5  # an untrained network scores below 0.3
@@ -115,8 +145,7 @@ def test_dlkunet_learns_the_hippocampus(configuration, smaller, shared_data, tmp
     from nnunet_plugins.trainers import find_trainer
 
     cell_datasets.use_nnunet_folders(tmp_path, monkeypatch)
-    labels = {"background": 0, "anterior": 1, "posterior": 2}
-    raw = write_raw_dataset(shared_data("msd_hippocampus"), tmp_path, HIPPOCAMPUS, 10, ["MRI"], labels)
+    raw = convert(shared_data("msd_hippocampus"), tmp_path, HIPPOCAMPUS, *HIPPOCAMPUS_OPTIONS, num_cases=10)
     plan_and_preprocess(tmp_path, HIPPOCAMPUS, configuration, **smaller)
     name = "DLKUNetSTrainer_1epoch_100iterations"
     monkeypatch.setattr(find_trainer(name), "network_kwargs", {"variant": "S", "base_channels": 16})

@@ -28,7 +28,7 @@ DATASET = Dataset(
     dataset_id=523,
     folder_name="CHASEDB1",
     title="CHASE_DB1: retinal vessels",
-    page="https://blogs.kingston.ac.uk/retinal/chasedb1/",
+    page="https://researchinnovation.kingston.ac.uk/en/datasets/chasedb1-retinal-vessel-reference-dataset-4/",
     licence="CC BY 4.0, see the page",
     citation="Fraz et al., An Ensemble Classification-Based Approach Applied to Retinal Blood Vessel Segmentation, "
     "IEEE Transactions on Biomedical Engineering 59(9):2538-2548 (2012)",

@@ -90,6 +90,7 @@ def complete(dataset: Dataset, source: Source, options: argparse.Namespace) -> D
             source,
             options.images,
             options.masks,
+            dataset_id=options.dataset_id,
             folder_name=options.dataset_name,
             channels=options.channels or (),
             label_map=options.label_map or (),

@@ -40,6 +40,7 @@ def describe(
     images: Sequence[str],
     masks: str,
     *,
+    dataset_id: int,
     folder_name: str,
     channels: Sequence[str] = (),
     label_map: Sequence[str] = (),
@@ -51,7 +52,7 @@ def describe(
         source: the folder, of which the first image and mask tell whether they are volumes, coloured, or JPEG.
         images: a pattern, or one for each channel.
         masks: a pattern with the same wildcards.
-        folder_name: ``Name`` in ``DatasetNNN_Name``.
+        dataset_id, folder_name: ``NNN`` and ``Name`` in ``DatasetNNN_Name``.
         channels: their names, which decide about nnU-Net's normalisation ("CT").
         label_map: ``VALUE=NAME`` for each value in the masks; they get the labels 0, 1, 2, ... in this order.
         threshold: of masks with two classes.
@@ -78,6 +79,7 @@ def describe(
     volumes = is_volume(first_image)
     return replace(
         DATASET,
+        dataset_id=dataset_id,
         folder_name=folder_name,
         title=f"{folder_name}, images {' '.join(images)} and masks {masks}",
         find_cases=partial(find_cases, images=tuple(images), masks=masks),

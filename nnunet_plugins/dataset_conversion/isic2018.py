@@ -20,7 +20,7 @@ DATASET = Dataset(
     folder_name="ISIC2018",
     title="ISIC 2018 task 1: skin lesions",
     page="https://challenge.isic-archive.com/data/#2018",
-    licence="CC BY-NC 4.0",
+    licence="CC BY-NC 4.0, see the page",
     citation="Codella et al., Skin Lesion Analysis Toward Melanoma Detection 2018, arXiv:1902.03368; Tschandl et al., "
     "The HAM10000 dataset, Scientific Data 5:180161 (2018)",
     modality="dermoscopy",

@@ -17,7 +17,7 @@ SPREAD = r"\d\S* \(\S+-\S+\)"
 def benchmarks_are_importable(monkeypatch):
     monkeypatch.syspath_prepend(str(FOLDER))
     yield
-    for name in ("step_time", "dcffsnet_ops", "dlkunet_ops", "condseg_ops", "drgo_ops", "dcsnet_ops"):
+    for name in ("step_time", "dcffsnet_ops", "dlkunet_ops", "condseg_ops", "drgo_ops", "dcsnet_ops", "conversion"):
         sys.modules.pop(name, None)
 
 
@@ -177,3 +177,10 @@ def test_compiling_on_the_cpu_is_refused(capsys):
     with pytest.raises(SystemExit):
         step_time.main(["DCFFSNetTrainer", "--compile"])
     assert "--device cuda" in capsys.readouterr().err
+
+
+def test_conversion_is_compared_with_a_bare_loop(capsys):
+    import conversion
+
+    conversion.main(["--images", "60", "--size", "32", "--processes", "1", "--turns", "1"])
+    assert re.search(r"\| 0( \| [\d.]+){4} \|\n\nmedian ratio [\d.]+\n$", capsys.readouterr().out)

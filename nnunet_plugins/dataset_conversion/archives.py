@@ -1,5 +1,6 @@
 """Unpacking of downloads that are trusted with nothing: no member leaves the folder, no links, no bombs."""
 
+import lzma
 import posixpath
 import shutil
 import stat
@@ -46,7 +47,9 @@ def unpack(archive: Path, folder: Path, depth: int = 1) -> None:
                     shutil.copyfileobj(source, file, 1 << 20)
                 if target.stat().st_size != size:
                     raise tarfile.ReadError("unexpected end of data")
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+    except UserError:
+        raise
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, OSError, EOFError, RuntimeError) as error:
         raise UserError(f"{archive} cannot be unpacked ({error}): download it again, or unpack it yourself") from error
     for inner in [folder / name for name, *_ in members]:
         if is_archive(inner) and depth < MAX_DEPTH:

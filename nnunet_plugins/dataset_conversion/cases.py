@@ -21,6 +21,7 @@ from nnunet_plugins.dataset_conversion.pictures import (
     write_image,
     write_volume,
 )
+from nnunet_plugins.dataset_conversion.source import UNPACKED
 from nnunet_plugins.errors import UserError
 
 THUMBNAIL = 32
@@ -111,7 +112,7 @@ def relative(paths: Iterable[Path], root: Path) -> str:
     """Paths for the report; those of archives as they are in there."""
     texts = []
     for path in paths:
-        unpacked = [i for i, part in enumerate(path.parts) if part.startswith(".nnunet_plugins_unpacked_")]
+        unpacked = [i for i, part in enumerate(path.parts) if part.startswith(UNPACKED)]
         texts.append(Path(*path.parts[unpacked[-1] + 1 :]) if unpacked else path.relative_to(root))
     return (
         " ".join(map(Path.as_posix, texts)) if len(texts) < 5 else f"{texts[0].parent.as_posix()}/ ({len(texts)} files)"
@@ -168,7 +169,7 @@ def to_labels(dataset: Dataset, mask: Picture, path: Path) -> NDArray[np.uint8]:
     array = mask.array
     if array.dtype.kind == "f" and (np.rint(array) == array).all() and np.abs(array).max(initial=0) < 2**31:
         array = array.astype(np.int32)
-    if array.dtype.kind == "i" and array.min(initial=0) >= 0 and array.max(initial=0) < 2**16:
+    if array.dtype.kind in "iu" and array.min(initial=0) >= 0 and array.max(initial=0) < 2**16:
         array = array.astype(np.uint16)
     try:
         return dataset.to_labels(array)

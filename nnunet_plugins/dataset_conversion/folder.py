@@ -67,6 +67,8 @@ def describe(
             )
     if label_map and threshold is not None:
         raise UserError("--label-map and --threshold contradict each other: give one of them")
+    if channels and len(channels) % len(images):
+        raise UserError(f"--channels names {len(channels)}, but --images has {len(images)} patterns: name all channels")
     first_image, first_mask = (first_match(source, pattern) for pattern in (images[0], masks))
     to_labels: LabelRule = Binary(REMEDY)
     labels = {"background": 0, "foreground": 1}

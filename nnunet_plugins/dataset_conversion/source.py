@@ -16,6 +16,9 @@ from nnunet_plugins.errors import UserError
 if TYPE_CHECKING:
     from nnunet_plugins.dataset_conversion.dataset import Case, Part
 
+UNPACKED = ".nnunet_plugins_unpacked_"
+"""How the names of folders with unpacked archives begin."""
+
 
 class Source(AbstractContextManager):
     """A downloaded folder or archive.
@@ -42,6 +45,8 @@ class Source(AbstractContextManager):
         self.scratch = scratch
         self.problems: list[str] = []
         """Found while looking for cases: a sentence for each."""
+        self.notices: list[str] = []
+        """What is no error, but should be known."""
         self._unpacked: tempfile.TemporaryDirectory | None = None
 
     def __exit__(self, *_: object) -> None:
@@ -95,7 +100,12 @@ class Source(AbstractContextManager):
     def _archived_files(self) -> list[Path]:
         if not self._archives:
             return []
-        self._unpacked = tempfile.TemporaryDirectory(prefix=".nnunet_plugins_unpacked_", dir=self.scratch)
+        try:
+            self._unpacked = tempfile.TemporaryDirectory(prefix=UNPACKED, dir=self.scratch)
+        except OSError as error:
+            raise UserError(
+                f"{self.scratch} cannot be written ({error.strerror}): unpack the archives yourself"
+            ) from error
         folder = Path(self._unpacked.name)
         for archive in self._archives:
             stem = next(archive.name[: -len(e)] for e in archives.ENDINGS if archive.name.lower().endswith(e))

@@ -1,7 +1,7 @@
 """What the user reads of a conversion."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from nnunet_plugins.dataset_conversion.cases import Outcome
@@ -17,11 +17,11 @@ def print_summary(
     parts = Counter(outcome.row.part for outcome in kept)
     pixels: Counter[int] = sum((Counter(outcome.label_counts) for outcome in kept), Counter())
     share = {value: count / max(1, pixels.total()) for value, count in pixels.items()}
-    groups = {outcome.row.part: {o.row.group for o in kept if o.row.part == outcome.row.part} for outcome in kept}
+    num_groups = len({outcome.row.group for outcome in kept if outcome.row.part == "Tr"})
     print(f"{dataset.title} -> {target}")
     test = f", {parts['Ts']} for testing" if parts["Ts"] else ""
     left_out = f"; {len(outcomes) - len(kept)} left out for their foreground" if len(outcomes) > len(kept) else ""
-    print(f"  cases      {parts['Tr']} for training{test}{left_out}; {len(groups['Tr'])} groups")
+    print(f"  cases      {parts['Tr']} for training{test}{left_out}; {num_groups} groups")
     print(f"  channels   {', '.join(dataset.channels)} ({dataset.file_ending})")
     labels = [f"{value} {name} ({share.get(value, 0):.3%})" for name, value in dataset.labels.items()]
     print(f"  labels     {', '.join(labels)}")
@@ -30,20 +30,22 @@ def print_summary(
     print(f"  licence    {dataset.licence}")
     print(f"  page       {dataset.page}")
     print(f"  cite       {dataset.citation}")
-    for notice in notices(dataset, source, outcomes, groups):
+    for notice in (*source.notices, *notices(outcomes, folds)):
         print(f"  Note: {notice}.")
 
 
-def notices(
-    dataset: Dataset, source: Source, outcomes: Sequence[Outcome], groups: Mapping[str, set[str]]
-) -> Iterator[str]:
+def notices(outcomes: Sequence[Outcome], folds: Sequence[Split]) -> Iterator[str]:
     """What is no error, but should be known."""
-    if dataset.num_cases and len(outcomes) != dataset.num_cases:
-        archives = f"; {len(source.unopened)} archive(s) beside them were not opened" if source.unopened else ""
-        yield f"{len(outcomes)} cases were found, and {dataset.num_cases} are published{archives}"
-    if both := groups.get("Tr", set()) & groups.get("Ts", set()):
-        yield f"{len(both)} groups, such as {min(both)}, are in the training and in the published test set"
-    if empty := [outcome.row.case for outcome in outcomes if outcome.row.note == "no foreground"]:
+    rows = [outcome.row for outcome in outcomes if not outcome.left_out]
+    groups = {row.case: row.group for row in rows}
+    sides = [(fold["train"], fold["val"]) for fold in folds]
+    sides.append(([row.case for row in rows if row.part == "Tr"], [row.case for row in rows if row.part == "Ts"]))
+    both: set[str] = set()
+    for train, other in sides:
+        both |= {groups[case] for case in train} & {groups[case] for case in other}
+    if both:
+        yield f"{len(both)} groups, such as {min(both)}, are on both sides of the published split"
+    if empty := [row.case for row in rows if row.note == "no foreground"]:
         yield f"{len(empty)} cases, such as {empty[0]}, have no foreground"
 
 

@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -117,6 +118,9 @@ def find_cases(dataset: Dataset, source: Source, options: Options) -> list[Case]
     if not cases:
         refuse_problems(source, source.problems)
         raise other_dataset(dataset, source)
+    if dataset.num_cases and len(cases) != dataset.num_cases:
+        unopened = f"; {len(source.unopened)} archives beside them were not opened" if source.unopened else ""
+        source.notices.append(f"{len(cases)} cases were found, and {dataset.num_cases} are published{unopened}")
     if options.paper_split and not dataset.paper_ratio:
         cases = [case for case in cases if case.paper_part]
     if options.groups:
@@ -163,7 +167,8 @@ def in_parallel(work: Callable[[Case], T], cases: Sequence[Case], processes: int
     bar = partial(tqdm, total=len(cases), desc=description, unit="case")
     if processes == 1:
         return list(bar(map(work, cases)))
-    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+    ignore_interrupt = partial(signal.signal, signal.SIGINT, signal.SIG_IGN)  # this process ends the others
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), ignore_interrupt) as pool:
         try:
             return list(bar(pool.map(work, cases, chunksize=max(1, min(16, len(cases) // (8 * processes))))))
         except BrokenProcessPool as error:

@@ -11,6 +11,7 @@ import pytest
 import nnunet_plugins
 from nnunet_plugins._startup import DISCOVERY_FOLDER
 from nnunet_plugins.cli import main
+from nnunet_plugins.dataset_conversion import CONVERTERS
 from nnunet_plugins.trainers import TRAINERS, find_trainer
 
 
@@ -35,6 +36,25 @@ def test_list_ends_with_papers_and_lengths(capsys):
         assert output.count(paper) == 1
     assert "_<N>epochs" in output
     assert "_<M>iterations" in output
+
+
+def test_convert_lists_every_dataset_with_what_its_owners_ask(capsys):
+    main(["convert", "--list"])
+    header, *rows = capsys.readouterr().out.partition("\n\n")[0].splitlines()
+    assert header.split() == ["NAME", "ID", "MODALITY", "CLASSES", "CASES", "LICENCE", "PAGE"]
+    assert [row.split()[0] for row in rows] == list(CONVERTERS)
+    assert len(rows) == 17
+    for dataset, row in zip(CONVERTERS.values(), rows, strict=True):
+        classes = ", ".join(list(dataset.labels)[1:])
+        assert all(f" {text} " in f"{row} " for text in (dataset.modality, classes, dataset.licence, dataset.page))
+        assert str(dataset.num_cases or "any") in row.split()
+    ids = [dataset.dataset_id for dataset in CONVERTERS.values() if dataset.dataset_id]
+    assert len(set(ids)) == 16
+
+
+def test_convert_without_a_download_says_what_it_needs():
+    with pytest.raises(SystemExit, match=r"^Give the name of a dataset and your download, or --list for all names"):
+        main(["convert", "isic2018"])
 
 
 def environment_lines(capsys) -> dict[str, str]:
@@ -72,7 +92,7 @@ def test_an_unknown_command_is_answered_with_the_closest_ones(wrong, right):
 
 
 def test_a_command_unlike_any_other_is_answered_with_all_of_them():
-    with pytest.raises(SystemExit, match=r"list or env or doctor or demo or .*train"):
+    with pytest.raises(SystemExit, match=r"list or env or doctor or demo or convert or .*train"):
         main(["x"])
 
 

@@ -1,9 +1,12 @@
 """Where nnU-Net keeps datasets and folds, and its own check of a dataset."""
 
 import json
+import multiprocessing
 import os
 import re
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from nnunet_plugins.dataset_conversion.splits import Split
@@ -93,15 +96,29 @@ def read_splits(path: Path) -> list[Split] | None:
 
 
 def check_integrity(folder: Path, processes: int) -> None:
-    """nnU-Net's own check.
+    """nnU-Net's own check, in a new process.
+
+    It forks workers that it ends with SIGTERM. Where that signal has a handler, as in ours, Python may lose it in a
+    process that has just been forked, and nnU-Net would wait for ever.
 
     Raises:
         UserError: it has found something.
     """
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        try:
+            pool.submit(run_check, str(folder), processes).result()
+        except BrokenProcessPool as error:
+            raise UserError(
+                "nnU-Net's check was killed, perhaps for want of memory: use fewer processes, with -np"
+            ) from error
+        except (AssertionError, RuntimeError, ValueError, OSError) as error:
+            reason = re.sub(r"\s+", " ", str(error))
+            raise UserError(
+                f"nnU-Net refuses the converted dataset ({reason}): see what it has printed above"
+            ) from error
+
+
+def run_check(folder: str, processes: int) -> None:
     from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
 
-    try:
-        verify_dataset_integrity(str(folder), processes)
-    except (AssertionError, RuntimeError, ValueError, FileNotFoundError) as error:
-        reason = re.sub(r"\s+", " ", str(error))
-        raise UserError(f"nnU-Net refuses the converted dataset ({reason}): see what it has printed above") from error
+    verify_dataset_integrity(folder, processes)

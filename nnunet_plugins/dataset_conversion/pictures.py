@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
-from PIL import Image, ImageFile
+from PIL import ExifTags, Image, ImageFile
 
 from nnunet_plugins.errors import UserError
 
@@ -72,6 +72,11 @@ def read_image(path: Path, to_array: Callable[[Image.Image], NDArray]) -> NDArra
         with Image.open(path) as image:
             if (frames := getattr(image, "n_frames", 1)) > 1:
                 raise UserError(f"{path} has {frames} frames, but one image is expected: save volumes as NIfTI")
+            if (orientation := image.getexif().get(ExifTags.Base.Orientation, 1)) != 1:
+                raise UserError(
+                    f"{path} is to be shown turned (EXIF orientation {orientation}), which nnU-Net ignores: save it upright, "
+                    "or remove this tag if its mask fits as it is"
+                )
             if has_deep_colours(image):  # of which Pillow would keep 8 bits
                 return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))[..., :3]
             return to_array(image)

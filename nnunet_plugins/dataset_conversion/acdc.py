@@ -57,5 +57,6 @@ DATASET = Dataset(
     num_cases=300,
     channels=("cine MRI",),
     file_ending=NIFTI,
+    paper_validation=True,
     paper_split="70, 10 and 20 of the 100 training patients for training, validation and testing",
 )

@@ -66,6 +66,7 @@ DATASET = Dataset(
     labels={"background": 0, "tumor": 1},
     num_cases=3064,
     channels=("T1ce",),
+    paper_validation=True,
     paper_split="drawn 7:1:2 by patient",
     paper_ratio=(7, 1, 2),
     max_foreground_fraction=0.01,  # sec. 4.1

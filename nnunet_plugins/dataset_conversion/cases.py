@@ -16,6 +16,7 @@ from nnunet_plugins.dataset_conversion.dataset import NIFTI, Case, Dataset
 from nnunet_plugins.dataset_conversion.labels import histogram
 from nnunet_plugins.dataset_conversion.pictures import (
     Picture,
+    data_files,
     grid_difference,
     one_channel,
     write_image,
@@ -230,7 +231,9 @@ def write(picture: Picture, stem: Path) -> None:
 
 
 def source_files(case: Case) -> list[Path]:
-    return list(dict.fromkeys((*case.images, *case.label)))
+    """All files that a case comes from, once each."""
+    paths = dict.fromkeys((*case.images, *case.label))
+    return list(dict.fromkeys(file for path in paths for file in (path, *data_files(path))))
 
 
 def digest(paths: Iterable[Path]) -> str:

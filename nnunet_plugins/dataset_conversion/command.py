@@ -102,7 +102,9 @@ def complete(dataset: Dataset, source: Source, options: argparse.Namespace) -> D
     if options.dataset_id is not None:
         changes["dataset_id"] = options.dataset_id
     if options.max_foreground_fraction is not None:
-        changes["max_foreground_fraction"] = options.max_foreground_fraction
+        changes["max_foreground_fraction"] = (
+            options.max_foreground_fraction if options.max_foreground_fraction < 1 else None
+        )
     if options.near_duplicates:
         changes["near_duplicates"] = True
     return replace(dataset, **changes)

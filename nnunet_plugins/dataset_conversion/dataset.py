@@ -63,6 +63,8 @@ class Dataset:
     """From the case's ``label`` and the image's size, ``(H, W)`` or ``(D, H, W)``."""
     paper_split: str = ""
     """What ``--paper-split`` does, in a few words; empty: the papers publish no split."""
+    paper_validation: bool = False
+    """Whether the published split has a validation set besides the test set."""
     paper_ratio: tuple[int, int, int] | None = None
     """Training : validation : test, where only that is published: groups are drawn, always the same ones."""
     max_foreground_fraction: float | None = None

@@ -37,5 +37,6 @@ DATASET = Dataset(
     to_labels=Binary(),
     labels={"background": 0, "lesion": 1},
     num_cases=2750,
+    paper_validation=True,
     paper_split="2000 for training, 150 for validation, 600 for testing",
 )

@@ -30,6 +30,7 @@ DATASET = Dataset(
     num_cases=957,
     channels=("CT window",),  # not "CT": nnU-Net would clip all images to the intensities inside stones
     near_duplicates=True,  # neighbouring slices
+    paper_validation=True,
     paper_split="drawn 7:1:2 by groups of near-duplicates",
     paper_ratio=(7, 1, 2),
 )

@@ -72,10 +72,10 @@ def read_image(path: Path, to_array: Callable[[Image.Image], NDArray]) -> NDArra
         with Image.open(path) as image:
             if (frames := getattr(image, "n_frames", 1)) > 1:
                 raise UserError(f"{path} has {frames} frames, but one image is expected: save volumes as NIfTI")
-            if (orientation := image.getexif().get(ExifTags.Base.Orientation, 1)) != 1:
+            if (orientation := image.getexif().get(ExifTags.Base.Orientation, 1)) > 1:
                 raise UserError(
-                    f"{path} is to be shown turned (EXIF orientation {orientation}), which nnU-Net ignores: save it upright, "
-                    "or remove this tag if its mask fits as it is"
+                    f"{path} is to be shown turned (EXIF orientation {orientation}), which nnU-Net ignores: save it "
+                    "upright, or remove this tag if its mask fits as it is"
                 )
             if has_deep_colours(image):  # of which Pillow would keep 8 bits
                 return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))[..., :3]
@@ -178,6 +178,15 @@ def read_volume(path: Path) -> Picture:
     if array.dtype.kind == "f" and np.isnan(array).any():
         raise UserError(f"{path} has voxels that are not a number (NaN): replace them by what the air around has")
     return Picture(array, Geometry(volume.GetSpacing(), volume.GetOrigin(), volume.GetDirection()))
+
+
+def data_files(path: Path) -> list[Path]:
+    """The file with the voxels to which a MetaImage header points, if they are not in the same file."""
+    if path.suffix.lower() != ".mhd":
+        return []
+    entries = (line.partition("=") for line in path.read_text(errors="replace").splitlines())
+    names = [value.strip() for key, _, value in entries if key.strip() == "ElementDataFile"]
+    return [path.with_name(name) for name in names if path.with_name(name).is_file()]
 
 
 def write_volume(picture: Picture, path: Path) -> None:

@@ -214,14 +214,19 @@ def assign(
         parts = {name: case.paper_part or "train" for name, (case, _) in kept.items()}
         if dataset.paper_ratio:
             parts = splits.draw_parts(groups, dataset.paper_ratio)
-    validation = "test" if options.paper_split and "val" not in parts.values() else "val"
+    validation = "test" if options.paper_split and not dataset.paper_validation else "val"
     for name, (_, outcome) in kept.items():
         outcome.row.group = groups[name]
         outcome.row.part = "Tr" if parts[name] in ("train", validation) else "Ts"
     if not options.paper_split:
         return splits.cross_validation({name: groups[name] for name, part in parts.items() if part == "train"})
-    fold = {"train": "train", "val": validation}
-    return [{key: sorted(name for name in parts if parts[name] == part) for key, part in fold.items()}]
+    train, val = (sorted(name for name in parts if parts[name] == part) for part in ("train", validation))
+    if not train or not val:
+        raise UserError(
+            f"The published split of {dataset.name} needs training and validation cases; there are {len(train)} and "
+            f"{len(val)}: complete the download, or leave out --paper-split"
+        )
+    return [{"train": train, "val": val}]
 
 
 # ---- again -----------------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """ISIC 2016, part 1: skin lesions in dermoscopic images (ConDSeg)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from nnunet_plugins.dataset_conversion.dataset import Case, Dataset, Part
 from nnunet_plugins.dataset_conversion.labels import Binary
@@ -10,17 +10,18 @@ IMAGES = "ISBI2016_ISIC_Part1_{part}_Data/ISIC_#.jpg"
 MASKS = "ISBI2016_ISIC_Part1_{part}_GroundTruth/ISIC_#_Segmentation.png"
 
 
-def find_cases(source: Source) -> Iterator[Case]:
-    parts: dict[str, Part] = {"Training": "train", "Test": "test"}
+PARTS: dict[str, Part] = {"Training": "train", "Test": "test"}
+
+
+def find_parts(source: Source, images: str, masks: str, parts: Mapping[str, Part]) -> Iterator[Case]:
+    """The cases of a challenge that publishes each part in folders of its own, ``{part}`` in the patterns."""
     for folder, part in parts.items():
-        yield from paired(
-            source,
-            IMAGES.format(part=folder),
-            MASKS.format(part=folder),
-            name="ISIC_{}".format,
-            test=part == "test",
-            paper_part=part,
-        )
+        patterns = images.format(part=folder), masks.format(part=folder)
+        yield from paired(source, *patterns, name="ISIC_{}".format, test=part == "test", paper_part=part)
+
+
+def find_cases(source: Source) -> Iterator[Case]:
+    return find_parts(source, IMAGES, MASKS, PARTS)
 
 
 DATASET = Dataset(

@@ -2,25 +2,20 @@
 
 from collections.abc import Iterator
 
+from nnunet_plugins.dataset_conversion import isic2016
 from nnunet_plugins.dataset_conversion.dataset import Case, Dataset, Part
 from nnunet_plugins.dataset_conversion.labels import Binary
-from nnunet_plugins.dataset_conversion.source import Source, paired
+from nnunet_plugins.dataset_conversion.source import Source
 
 IMAGES = "ISIC-2017_{part}_Data/ISIC_#.jpg"
 MASKS = "ISIC-2017_{part}_Part1_GroundTruth/ISIC_#_segmentation.png"
 
 
+PARTS: dict[str, Part] = {"Training": "train", "Validation": "val", "Test_v2": "test"}
+
+
 def find_cases(source: Source) -> Iterator[Case]:
-    parts: dict[str, Part] = {"Training": "train", "Validation": "val", "Test_v2": "test"}
-    for folder, part in parts.items():
-        yield from paired(
-            source,
-            IMAGES.format(part=folder),
-            MASKS.format(part=folder),
-            name="ISIC_{}".format,
-            test=part == "test",
-            paper_part=part,
-        )
+    return isic2016.find_parts(source, IMAGES, MASKS, PARTS)
 
 
 DATASET = Dataset(

@@ -130,7 +130,7 @@ def test_dcffsnet_learns_nuclei(shared_data, tmp_path, monkeypatch):
     cell_datasets.use_nnunet_folders(tmp_path, monkeypatch)
     source = shared_data("dsb2018")
     raw = convert(source, tmp_path, NUCLEI, "--groups", str(source / "groups.csv"), num_cases=10)
-    plan_and_preprocess(tmp_path, NUCLEI, "2d", patch_size=[128, 128], batch_size=4)
+    plan_and_preprocess(tmp_path, NUCLEI, "2d", patch_size=[128, 128], batch_size=2)
     trainer = make_trainer(NUCLEI, "2d", "DCFFSNetTrainer_2epochs_15iterations", monkeypatch)
     assert train_short_fold(trainer, raw, tmp_path) > 0.5  # an untrained network scores below 0.3
 

@@ -29,6 +29,16 @@ def is_archive(path: Path) -> bool:
     return path.name.lower().endswith(ENDINGS)
 
 
+def is_hidden(name: str) -> bool:
+    """Whether a member is no part of the data, such as what macOS adds."""
+    return any(part.startswith("__MACOSX") or (part.startswith(".") and part.strip(".")) for part in name.split("/"))
+
+
+def stem(path: Path) -> str:
+    """The archive's name without its ending: what owners call the folder in it, where it has none."""
+    return next(path.name[: -len(ending)] for ending in ENDINGS if path.name.lower().endswith(ending))
+
+
 def unpack(archive: Path, folder: Path, depth: int = 1) -> None:
     """Unpack a zip or tar file, and the archives in it, into ``folder``.
 
@@ -38,7 +48,8 @@ def unpack(archive: Path, folder: Path, depth: int = 1) -> None:
     """
     try:
         with zipfile.ZipFile(archive) if archive.suffix.lower() == ".zip" else tarfile.open(archive) as opened:
-            members = list(zip_members(opened) if isinstance(opened, zipfile.ZipFile) else tar_members(opened))
+            found = zip_members(opened) if isinstance(opened, zipfile.ZipFile) else tar_members(opened)
+            members = [member for member in found if not is_hidden(member[0])]
             check(archive, members, folder)
             for name, size, _, member in tqdm(members, desc=f"Unpacking {archive.name}", unit="file", leave=False):
                 target = folder / name
@@ -50,10 +61,11 @@ def unpack(archive: Path, folder: Path, depth: int = 1) -> None:
     except UserError:
         raise
     except (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, OSError, EOFError, RuntimeError) as error:
-        raise UserError(f"{archive} cannot be unpacked ({error}): download it again, or unpack it yourself") from error
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(":")
+        raise UserError(f"{archive} cannot be unpacked ({reason}): download it again, or unpack it yourself") from error
     for inner in [folder / name for name, *_ in members]:
         if is_archive(inner) and depth < MAX_DEPTH:
-            unpack(inner, inner.with_name(inner.name + ".unpacked"), depth + 1)
+            unpack(inner, inner.with_name(inner.name + ".unpacked") / stem(inner), depth + 1)
             inner.unlink()
 
 
@@ -72,6 +84,10 @@ def tar_members(archive: tarfile.TarFile) -> Iterator[Member]:
     for member in archive:
         if not member.isdir():
             yield member.name, member.size, member.isreg(), member
+    assert archive.fileobj is not None
+    archive.fileobj.seek(archive.offset)  # tarfile takes a damaged or missing header for the end
+    if archive.fileobj.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
+        raise tarfile.ReadError("unexpected end of data")
 
 
 def open_member(archive: zipfile.ZipFile | tarfile.TarFile, member: zipfile.ZipInfo | tarfile.TarInfo) -> IO[bytes]:

@@ -138,10 +138,8 @@ def fit_channels(picture: Picture, path: Path, dataset: Dataset, num_files: int)
         array = one_channel(array, path)
     elif array.ndim == 2 and expected == 3:
         array = np.repeat(array[..., None], 3, -1)
-    elif (1 if array.ndim == 2 else array.shape[-1]) != expected:
-        raise UserError(
-            f"{path} has {array.shape[-1]} channels, but {expected} are expected: name them with --channels"
-        )
+    elif (channels := 1 if array.ndim == 2 else array.shape[-1]) != expected:
+        raise UserError(f"{path} has {channels} channels, but {expected} are expected: name them with --channels")
     if array.dtype not in (np.uint8, np.uint16):
         if array.size and (array.min() < 0 or array.max() > np.iinfo(np.uint16).max):
             raise UserError(

@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import math
 import os
 import signal
 import sys
@@ -79,6 +80,8 @@ def check(options: argparse.Namespace) -> None:
         raise UserError(f"--dataset-name {options.dataset_name!r} may only have letters, digits, _ and -")
     if options.max_foreground_fraction is not None and not 0 < options.max_foreground_fraction <= 1:
         raise UserError(f"--max-foreground-fraction {options.max_foreground_fraction} must be above 0 and at most 1")
+    if options.threshold is not None and not math.isfinite(options.threshold):
+        raise UserError(f"--threshold {options.threshold} must be a number, e.g. 127")
     if options.np is not None and options.np < 1:
         raise UserError(f"-np {options.np} must be at least 1")
 
@@ -124,6 +127,8 @@ def read_groups(path: Path) -> Mapping[str, str]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             _, *rows = [row for row in csv.reader(file) if row]
+        if not rows:
+            raise ValueError("it has no rows")
         return {row[0].strip(): row[1].strip() for row in rows}
     except (OSError, ValueError, IndexError, csv.Error) as error:
         raise UserError(

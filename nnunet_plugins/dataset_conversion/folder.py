@@ -67,8 +67,6 @@ def describe(
             )
     if label_map and threshold is not None:
         raise UserError("--label-map and --threshold contradict each other: give one of them")
-    if channels and len(channels) % len(images):
-        raise UserError(f"--channels names {len(channels)}, but --images has {len(images)} patterns: name all channels")
     first_image, first_mask = (first_match(source, pattern) for pattern in (images[0], masks))
     to_labels: LabelRule = Binary(REMEDY)
     labels = {"background": 0, "foreground": 1}
@@ -79,6 +77,8 @@ def describe(
     elif first_mask.suffix.lower() in (".jpg", ".jpeg"):
         to_labels = Threshold(remedy=REMEDY)
     volumes = is_volume(first_image)
+    if len(channels) % len(images) or (volumes and channels and len(channels) != len(images)):
+        raise UserError(f"--channels names {len(channels)}, but --images has {len(images)} patterns: name all channels")
     return replace(
         DATASET,
         dataset_id=dataset_id,
@@ -114,11 +114,15 @@ def parse_label_map(entries: Sequence[str]) -> tuple[dict[str, int], LabelMap]:
     names: dict[int, str] = {}
     for entry in entries:
         value, separator, name = entry.partition("=")
-        if not separator or not name or not value.strip().lstrip("-").isdecimal():
+        if not separator or not name or not value.strip().removeprefix("-").isdecimal():
             raise UserError(f"--label-map {entry!r} is not VALUE=NAME, as in 255=polyp")
         if int(value) in names or name in names.values():
             raise UserError(f"--label-map {entry!r} repeats a value or a name: each value must have a label of its own")
         names[int(value)] = name
+    if not 2 <= len(names) <= 256:
+        raise UserError(
+            f"--label-map names {len(names)} values, but 2 to 256 are possible: name background and objects"
+        )
     if "background" not in names.values():
         raise UserError("--label-map names no background: add e.g. 0=background")
     order = sorted(names, key=lambda value: {"background": -1, "ignore": 1}.get(names[value], 0))

@@ -107,6 +107,7 @@ def replace_folder(folder: Path, target: Path) -> None:
         folder.rename(target)
         return
     before = target.with_name(f".{target.name}.before")
+    shutil.rmtree(before, ignore_errors=True)  # left by a process that was killed when it had the new one in place
     target.rename(before)
     folder.rename(target)
     shutil.rmtree(before)

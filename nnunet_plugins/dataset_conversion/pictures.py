@@ -1,13 +1,16 @@
 """Images, volumes and masks: reading what is published, writing what nnU-Net reads, without loss."""
 
-import os
+import gzip
+import math
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import nibabel
 import numpy as np
 import SimpleITK as sitk
+from nibabel.filebasedimages import ImageFileError
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile
 
@@ -72,13 +75,15 @@ def read_image(path: Path, to_array: Callable[[Image.Image], NDArray]) -> NDArra
         with Image.open(path) as image:
             if (frames := getattr(image, "n_frames", 1)) > 1:
                 raise UserError(f"{path} has {frames} frames, but one image is expected: save volumes as NIfTI")
+            deep = has_deep_colours(image)  # before Pillow looks for EXIF, for which it loads the pixels
             if (orientation := image.getexif().get(ExifTags.Base.Orientation, 1)) > 1:
                 raise UserError(
                     f"{path} is to be shown turned (EXIF orientation {orientation}), which nnU-Net ignores: save it "
                     "upright, or remove this tag if its mask fits as it is"
                 )
-            if has_deep_colours(image):  # of which Pillow would keep 8 bits
-                return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))[..., :3]
+            if deep:  # of which Pillow would keep 8 bits
+                array = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))[..., :3]
+                return one_channel(array, path) if to_array is mask_array else array
             return to_array(image)
     except UserError:
         raise
@@ -91,8 +96,9 @@ def read_image(path: Path, to_array: Callable[[Image.Image], NDArray]) -> NDArra
         zlib.error,
         Image.DecompressionBombError,
     ) as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise UserError(f"{path} cannot be read ({reason}): it is damaged or no image; download it again") from error
+        raise UserError(
+            f"{path} cannot be read ({last_line(error)}): it is damaged or no image; download it again"
+        ) from error
 
 
 def has_deep_colours(image: ImageFile.ImageFile) -> bool:
@@ -142,11 +148,9 @@ def one_channel(array: NDArray, name: object) -> NDArray:
 
 
 def has_grey_palette(image: Image.Image) -> bool:
-    """Whether all colours of the palette that the image uses are grey."""
-    numbers = image if image.mode == "P" else image.getchannel(0)
+    """Whether all colours of the palette are grey."""
     palette = np.reshape(image.getpalette("RGB") or [], (-1, 3))
-    used = palette[np.flatnonzero(numbers.histogram()[: len(palette)])]
-    return bool((used == used[:, :1]).all())
+    return bool((palette == palette[:, :1]).all())
 
 
 def image_name(image: Image.Image) -> str:
@@ -164,10 +168,12 @@ def write_image(array: NDArray, path: Path) -> None:
 def read_volume(path: Path) -> Picture:
     refuse_empty(path)
     try:
+        refuse_cut_off(path)
         volume = sitk.ReadImage(str(path))
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise UserError(f"{path} cannot be read ({reason}): it is damaged or incomplete; download it again") from error
+    except (OSError, EOFError, zlib.error, RuntimeError, ImageFileError) as error:
+        raise UserError(
+            f"{path} cannot be read ({last_line(error)}): it is damaged or incomplete; download it again"
+        ) from error
     if volume.GetDimension() != 3 or volume.GetNumberOfComponentsPerPixel() > 1:
         channels = volume.GetNumberOfComponentsPerPixel()
         raise UserError(
@@ -197,8 +203,27 @@ def write_volume(picture: Picture, path: Path) -> None:
     volume.SetDirection(picture.geometry.direction)
     try:
         sitk.WriteImage(volume, str(path))
-    except RuntimeError as error:
-        raise OSError(str(error).strip().splitlines()[-1]) from error
+        refuse_cut_off(path)
+    except (EOFError, zlib.error, RuntimeError, ImageFileError) as error:
+        raise OSError(last_line(error)) from error
+
+
+def refuse_cut_off(path: Path) -> None:
+    """SimpleITK notices neither that the end of a NIfTI file is missing nor that it could not write it.
+
+    Raises:
+        OSError, EOFError, zlib.error, ImageFileError: not all voxels are there.
+    """
+    if not path.name.lower().endswith((".nii", ".nii.gz")):
+        return
+    image: Any = nibabel.load(path)  # reads the header
+    expected = image.dataobj.offset + math.prod(image.dataobj.shape) * image.dataobj.dtype.itemsize
+    length = 0
+    with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
+        while chunk := file.read(1 << 20):  # to the checksum at the end
+            length += len(chunk)
+    if length < expected:
+        raise EOFError(f"it ends after {length} of {expected} bytes")
 
 
 def grid_difference(image: Picture, mask: Picture) -> str:
@@ -222,8 +247,14 @@ def rounded(numbers: tuple[float, ...]) -> str:
 
 def refuse_empty(path: Path) -> None:
     try:
-        size = os.path.getsize(path)
+        with path.open("rb") as file:
+            first = file.read(1)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): check it and its permissions") from error
-    if size == 0:
+    if not first:
         raise UserError(f"{path} is empty (0 bytes): download it again")
+
+
+def last_line(error: Exception) -> str:
+    """The essence of a library's message, which may have none or several lines."""
+    return (str(error).strip() or type(error).__name__).splitlines()[-1]

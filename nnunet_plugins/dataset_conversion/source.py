@@ -107,9 +107,9 @@ class Source(AbstractContextManager):
                 f"{self.scratch} cannot be written ({error.strerror}): unpack the archives yourself"
             ) from error
         folder = Path(self._unpacked.name)
-        for archive in self._archives:
-            stem = next(archive.name[: -len(e)] for e in archives.ENDINGS if archive.name.lower().endswith(e))
-            archives.unpack(archive, folder / archive.parent.relative_to(self.path.parent) / stem)
+        for index, archive in enumerate(self._archives):
+            place = folder / str(index) / archive.parent.relative_to(self.path.parent)
+            archives.unpack(archive, place / archives.stem(archive))
         return walk(folder)
 
 
@@ -145,6 +145,8 @@ def pattern_expression(pattern: str) -> re.Pattern[str]:
                 expression += "|"
             case _:
                 expression += re.escape(character)
+    if depth:
+        raise UserError(f"The pattern {pattern!r} has a brace that is not closed: close it")
     return re.compile(f"(?:^|/){expression}$", re.IGNORECASE)
 
 
@@ -185,7 +187,7 @@ def paired(
         if None in files:
             present = next(path for path in files if path)
             lacking = [pattern for pattern, path in zip([*patterns, masks], files, strict=True) if path is None][-1]
-            what = "mask" if lacking == masks else "image"
+            what = "mask" if lacking == masks else "other channel" if any(files[:-1]) else "image"
             source.problem(f"{present} has no {what}: there is no {filled(lacking, key)}; add it, or remove the file")
             continue
         yield Case(

@@ -11,6 +11,7 @@ Split = dict[str, list[str]]
 Key = TypeVar("Key")
 NUM_FOLDS = 5
 SEED = 12345  # nnU-Net's own
+PARTS = "train", "val", "test"
 
 
 def cross_validation(groups: Mapping[str, str]) -> list[Split]:
@@ -43,19 +44,17 @@ def cross_validation(groups: Mapping[str, str]) -> list[Split]:
 def draw_parts(groups: Mapping[str, str], ratio: tuple[int, int, int]) -> dict[str, str]:
     """Part of each identifier, "train", "val" or "test": groups drawn at random, always the same ones.
 
-    The sizes are as near to the ratio as whole groups allow.
+    The largest groups are placed first, each where most is lacking.
     """
     members: dict[str, list[str]] = {}
     for identifier in sorted(groups):
         members.setdefault(groups[identifier], []).append(identifier)
-    names = list(members)
-    order = np.random.default_rng(SEED).permutation(len(names))
-    bounds = np.rint(np.cumsum(ratio[:0:-1]) / sum(ratio) * len(groups))  # of test, and of test and validation
+    order = np.random.default_rng(SEED).permutation(list(members)).tolist()
+    lacking = {part: len(groups) * share / sum(ratio) for part, share in zip(PARTS, ratio, strict=True)}
     parts: dict[str, str] = {}
-    for index in order:
-        cases = members[names[index]]
-        middle = len(parts) + len(cases) / 2
-        part = ("test", "val", "train")[int(np.searchsorted(bounds, middle))]
+    for cases in sorted((members[name] for name in order), key=len, reverse=True):
+        part = max(PARTS, key=lambda part: lacking[part])
+        lacking[part] -= len(cases)
         parts |= dict.fromkeys(cases, part)
     return parts
 

@@ -247,7 +247,7 @@ def write_monuseg(miniature: Miniature, rng: np.random.Generator) -> None:
 
 
 def add_tissue(miniature: Miniature, rng, name: str, images: Path, annotations: Path, **truth) -> None:
-    """An image with outlines of nuclei, one of them cut by the image's border, and a line that encloses nothing."""
+    """An image with outlines of nuclei, one of them cut by the image's border; a line and a region without points."""
     outlines = []
     for center in ((2.3, 3.1), (14.2, 20.6), (18.4, 8.7)):
         angles = np.sort(rng.uniform(0, 2 * np.pi, 12))
@@ -257,7 +257,8 @@ def add_tissue(miniature: Miniature, rng, name: str, images: Path, annotations: 
     image = photo(rng, mask)
     compression = {"compression": "tiff_lzw"} if name.startswith("TCGA-38") else {}
     image_path = save(image, images / f"{name}.tif", **compression)
-    regions = "".join(aperio_region(i, outline) for i, outline in enumerate([*outlines, outlines[0][:2] + 12], 1))
+    line = np.array([[10.0, 12.0], [10.0, 15.0]])
+    regions = "".join(aperio_region(i, outline) for i, outline in enumerate([*outlines, line, line[:0]], 1))
     annotations.mkdir(exist_ok=True)
     path = annotations / f"{name}.xml"
     path.write_text(
@@ -305,7 +306,7 @@ def write_glas(miniature: Miniature, rng: np.random.Generator) -> None:
 
 def write_kvasir_seg(miniature: Miniature, rng: np.random.Generator) -> None:
     folder = miniature.folder / "Kvasir-SEG"
-    add_polyps(miniature, rng, folder, [(9, 12)] * 7)
+    add_polyps(miniature, rng, folder, [(7 + number, 12) for number in range(7)])
     (folder / "kavsir_bboxes.json").write_text(json.dumps({}))
 
 
@@ -314,27 +315,26 @@ def write_kvasir_sessile(miniature: Miniature, rng: np.random.Generator) -> None
 
 
 def write_kvasir_small(miniature: Miniature, rng: np.random.Generator) -> None:
-    """Ten small polyps, of 9 to 25 of 3072 pixels, and three larger ones."""
-    add_polyps(miniature, rng, miniature.folder / "Kvasir-SEG", [(2, 2), (3, 3), (9, 12)] * 3 + [(3, 3), (2, 3)] * 2)
+    """Ten small polyps, of 9 to 25 of 3072 pixels, three large ones, and one just too large."""
+    add_polyps(
+        miniature, rng, miniature.folder / "Kvasir-SEG", [(2, 2), (3, 3), (9, 12)] * 3 + [(3, 3), (2, 3)] * 2 + [(4, 5)]
+    )
 
 
 def add_polyps(miniature: Miniature, rng, folder: Path, radii: list[tuple[int, int]]) -> None:
-    """Masks as JPEG, blurred, every other one with three channels."""
+    """Masks as JPEG, with edges of all greys, every other one with three channels."""
     for number, radius in enumerate(radii):
         name = f"cju0qkwl35piu0993l0dewei{number}"
         mask = blob(rng, (48, 64), radius)
         image_path = save(photo(rng, mask), folder / "images" / f"{name}.jpg", quality=92)
-        published = mask * np.uint8(255)
+        published = gaussian_filter(255.0 * mask, 0.7).astype(np.uint8)
         if number % 2:
             published = np.repeat(published[..., None], 3, -1)
-        mask_path = save(published, folder / "masks" / f"{name}.jpg", quality=85)
+        mask_path = save(published, folder / "masks" / f"{name}.jpg", quality=40)
         decoded = io.imread(mask_path)
-        assert len(np.unique(decoded)) > 10, "JPEG has left the mask as it was: this miniature would prove nothing"
         label = (decoded if decoded.ndim == 2 else decoded[..., 0]) > 127
-        small = radius < (5, 5)
-        miniature.add(name, io.imread(image_path), label, image_path, mask_path, left_out=not small)
-    if miniature.facts.dataset != FACTS["kvasir_small"].dataset:
-        miniature.samples = {name: s._replace(left_out=False) for name, s in miniature.samples.items()}
+        too_large = miniature.facts == FACTS["kvasir_small"] and label.mean() >= 0.01
+        miniature.add(name, io.imread(image_path), label, image_path, mask_path, left_out=bool(too_large))
 
 
 # ---- volumes ---------------------------------------------------------------------------------------------------------

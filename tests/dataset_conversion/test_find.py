@@ -1,0 +1,316 @@
+"""Proves that patterns find exactly the files that a plain slow matcher finds, and that any name reaches nnU-Net."""
+
+import csv
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from nnunetv2.utilities.utils import (
+    get_filenames_of_train_images_and_targets,
+    get_identifiers_from_splitted_dataset_folder,
+)
+from PIL import Image
+
+from nnunet_plugins.dataset_conversion import folder, writer
+from nnunet_plugins.dataset_conversion.cases import identifier
+from nnunet_plugins.dataset_conversion.source import Source, filled, paired, pattern_expression, walk, without_ending
+from nnunet_plugins.errors import UserError
+
+
+def match(pattern: str, text: str) -> list[list[str]]:
+    """All ways in which the whole text is what the pattern says: what its wildcards stand for, longest first."""
+    if not pattern:
+        return [] if text else [[]]
+    first, rest = pattern[0], pattern[1:]
+    if first in "*#":
+        allowed = 0
+        while allowed < len(text) and (text[allowed] != "/" if first == "*" else text[allowed] in "0123456789"):
+            allowed += 1
+        lengths = range(allowed, -1 if first == "*" else 0, -1)
+        return [[text[:length], *others] for length in lengths for others in match(rest, text[length:])]
+    if first == "?":
+        return match(rest, text[1:]) if text and text[0] != "/" else []
+    if first == "{":
+        options, _, rest = rest.partition("}")
+        return [found for option in options.split(",") for found in match(option + rest, text)]
+    return match(rest, text[1:]) if text and text[0].lower() == first.lower() else []
+
+
+def match_end(pattern: str, path: str) -> list[str] | None:
+    """What the wildcards stand for at the end of a path, from a name's beginning; None: no match."""
+    starts = [0, *(index + 1 for index, character in enumerate(path) if character == "/")]
+    for start in starts:
+        if ways := match(pattern, path[start:]):
+            return ways[0]
+    return None
+
+
+letters = st.text("aB1.-_(é ", min_size=1, max_size=4)
+part = st.one_of(
+    letters,
+    st.sampled_from(["*", "#", "?", "{a,B1}", "{1,1a}", ".png", "/"]),
+    st.sampled_from(["{png,tif}", "*_", "/*"]),
+)
+patterns = st.lists(part, min_size=1, max_size=5).map("".join)
+paths = st.lists(st.text("aB1.-_(é ", min_size=1, max_size=6), min_size=1, max_size=3).map("/".join)
+
+
+@given(patterns, st.lists(paths, min_size=1, max_size=8))
+def test_patterns_find_what_a_plain_matcher_finds(pattern, candidates):
+    expression = pattern_expression(pattern)
+    for path in candidates:
+        found = expression.search(path)
+        expected = match_end(pattern, path)
+        assert (found is None) == (expected is None), (pattern, path)
+        if found and expected is not None:
+            assert list(found.groups()) == expected, (pattern, path)
+
+
+@given(patterns, st.data())
+def test_patterns_find_what_is_made_from_them(pattern, data):
+    """Every wildcard replaced by something that it stands for, in the other case, below some folders."""
+    path = pattern
+    for wildcards, values in (
+        ("{a,B1}", ["a", "B1"]),
+        ("{1,1a}", ["1", "1a"]),
+        ("{png,tif}", ["png", "tif"]),
+        ("*", ["", "x", "x.y", "12"]),
+        ("#", ["0", "12", "007"]),
+        ("?", ["x", "9", "."]),
+    ):
+        while wildcards in path:
+            path = path.replace(wildcards, data.draw(st.sampled_from(values)), 1)
+    for found in (path, path.upper(), f"some/folder/{path}"):
+        if len(found) == len(path) or found.startswith("some"):
+            assert pattern_expression(pattern).search(found), (pattern, found)
+
+
+@pytest.mark.parametrize(
+    "pattern, path, groups",
+    [
+        ("images/*.png", "x/images/a.b.png", ("a.b",)),
+        ("images/*.png", "x/myimages/a.png", None),
+        ("images/*.png", "x/images/deep/a.png", None),
+        ("images/*.png", "x/images/a.png.txt", None),
+        ("Images\\*.PNG", "x/images/a.png", ("a",)),
+        ("./images/*.png", "images/a.png", ("a",)),
+        ("img#.nii.gz", "img0001.nii.gz", ("0001",)),
+        ("img#.nii.gz", "img.nii.gz", None),
+        ("img#.nii.gz", "img1a.nii.gz", None),
+        ("#/#.png", "12/3.png", ("12", "3")),
+        ("a?.png", "ab.png", ()),
+        ("a?.png", "a/.png", None),
+        ("{image,images}/*.{png,tif}", "images/1.tif", ("1",)),
+        ("{image,images}/*.{png,tif}", "images/1.bmp", None),
+        ("a,b*.png", "a,b1.png", ("1",)),
+        ("a}b*.png", "a}b1.png", ("1",)),
+        ("a.c*", "abc1", None),
+        ("a[1]*", "a[1]2", ("2",)),
+    ],
+)
+def test_examples_of_patterns(pattern, path, groups):
+    found = pattern_expression(pattern).search(path)
+    assert (found.groups() if found else None) == groups
+
+
+@pytest.mark.parametrize(
+    "name, stem",
+    [("a.png", "a"), ("a.PNG", "a"), ("a.nii.gz", "a"), ("a.NII", "a"), ("a.b.jpeg", "a.b"), ("a.txt", "a.txt")],
+)
+def test_endings_of_pictures_and_volumes_are_removed_once(name, stem):
+    assert without_ending(name) == stem
+    assert without_ending(stem + ".png.png") == stem + ".png"
+
+
+def test_missing_files_are_named_as_they_should_be():
+    assert filled("images/*.png", "3") == "images/3.png"
+    assert filled("img#.nii", "3") == "img3.nii"
+    assert filled("#/#.png", "3_4") == "#/#.png for 3_4"
+
+
+# ---- folders ---------------------------------------------------------------------------------------------------------
+
+
+def make(root: Path, *names: str) -> Path:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    return root
+
+
+def test_hidden_files_and_those_of_macos_are_no_files(tmp_path):
+    make(tmp_path, "b/1.png", "a/2.png", ".hidden/3.png", "a/.4.png", "a/._2.png", "__MACOSX/a/5.png", "c/Thumbs.db")
+    assert [path.relative_to(tmp_path).as_posix() for path in walk(tmp_path)] == ["a/2.png", "b/1.png", "c/Thumbs.db"]
+
+
+def test_links_are_followed_but_not_in_circles(tmp_path):
+    make(tmp_path, "real/1.png", "download/2.png")
+    (tmp_path / "download/link").symlink_to(tmp_path / "real")
+    (tmp_path / "real/back").symlink_to(tmp_path / "download")
+    (tmp_path / "download/self").symlink_to(tmp_path / "download")
+    with Source(tmp_path / "download") as source:
+        assert list(source.find("*.png")) == ["2", "1"] or list(source.find("*.png")) == ["1", "2"]
+
+
+def test_download_in_a_hidden_folder_is_searched(tmp_path):
+    make(tmp_path, ".cache/images/1.png")
+    with Source(tmp_path / ".cache") as source:
+        assert list(source.find("images/*.png")) == ["1"]
+
+
+def test_relative_source_is_the_same_wherever_one_goes(tmp_path, monkeypatch):
+    make(tmp_path, "images/1.png")
+    monkeypatch.chdir(tmp_path)
+    with Source(Path("images")) as source:
+        monkeypatch.chdir("/")
+        assert list(source.find("images/*.png").values()) == [tmp_path / "images/1.png"]
+
+
+def test_two_files_for_one_name_are_one_problem(tmp_path):
+    make(tmp_path, "a/1.png", "b/1.png")
+    with Source(tmp_path) as source:
+        assert source.find("*.png") == {"1": tmp_path / "a/1.png"}
+        source.find("*.png")
+        assert source.problems == [f"{tmp_path}/a/1.png and {tmp_path}/b/1.png are both '1': keep one of them"]
+
+
+def test_pairs_need_both_and_the_others_are_problems(tmp_path):
+    make(tmp_path, "i/1.png", "i/2.png", "m/2_x.png", "m/3_x.png")
+    with Source(tmp_path) as source:
+        (case,) = paired(source, "i/*.png", "m/*_x.png", name="case{}".format, group="g{}".format, paper_part="val")
+        assert (case.name, case.group, case.paper_part, case.test) == ("case2", "g2", "val", False)
+        assert case.images == (tmp_path / "i/2.png",) and case.label == (tmp_path / "m/2_x.png",)
+        assert source.problems == [
+            f"{tmp_path}/i/1.png has no mask: there is no m/1_x.png; add it, or remove the file",
+            f"{tmp_path}/m/3_x.png has no image: there is no i/3.png; add it, or remove the file",
+        ]
+
+
+# ---- any name, through nnU-Net's own eyes ----------------------------------------------------------------------------
+
+
+AWKWARD = [
+    "plain",
+    "with space",
+    "größe",
+    "画像",
+    "e\u0301",  # e and an accent: decomposed, as macOS writes it
+    "dots.in.name",
+    "v1.0",
+    "quote's",
+    'double"quote',
+    "[brackets]",
+    "(1)",
+    "-dash",
+    "--images",
+    "_0000",
+    "case_0000",
+    "case_0001_0000",
+    "a,b",
+    "{a}",
+    "100%",
+    "$HOME",
+    "UPPER",
+    "upper",
+    "star*star",
+    "~",
+]
+
+
+@pytest.fixture(scope="module")
+def pixels() -> bytes:
+    return png(np.zeros((3, 4), np.uint8))
+
+
+def png(array: np.ndarray) -> bytes:
+    with tempfile.TemporaryDirectory() as place:
+        Image.fromarray(array).save(Path(place, "x.png"))
+        return Path(place, "x.png").read_bytes()
+
+
+def convert(download: Path, raw: Path, ending: str = ".png") -> Path:
+    """With the converter ``folder``; the dataset's folder."""
+    with pytest.MonkeyPatch.context() as monkeypatch, Source(download) as source:
+        monkeypatch.setenv("nnUNet_raw", str(raw))
+        for variable in ("nnUNet_preprocessed", "nnUNet_results"):
+            monkeypatch.delenv(variable, raising=False)
+        dataset = folder.describe(source, [f"images/*{ending}"], f"masks/*{ending}", folder_name="Names", dataset_id=3)
+        writer.convert(dataset, source, writer.Options(), processes=1, check=False)
+    return raw / "Dataset003_Names"
+
+
+def check(dataset: Path, names: list[str]) -> None:
+    """nnU-Net finds every case, each has its mask, and the report says where they come from."""
+    found = get_identifiers_from_splitted_dataset_folder(str(dataset / "imagesTr"), ".png")
+    assert sorted(found) == sorted(map(identifier, names))
+    assert sorted(os.listdir(dataset / "imagesTr")) == sorted(f"{identifier(name)}_0000.png" for name in names)
+    assert sorted(os.listdir(dataset / "labelsTr")) == sorted(f"{identifier(name)}.png" for name in names)
+    with (dataset / "conversion_report.csv").open(newline="", encoding="utf-8") as file:
+        rows = {row["case"]: row["images"] for row in csv.DictReader(file)}
+    assert {case: without_ending(Path(image).name) for case, image in rows.items()} == {
+        identifier(name): name for name in names
+    }
+
+
+def test_awkward_names_reach_nnunet(tmp_path, pixels):
+    for name in AWKWARD:
+        for kind in ("images", "masks"):
+            (tmp_path / "download" / kind).mkdir(parents=True, exist_ok=True)
+            (tmp_path / "download" / kind / f"{name}.png").write_bytes(pixels)
+    dataset = convert(tmp_path / "download", tmp_path / "raw")
+    check(dataset, AWKWARD)
+    for name, files in get_filenames_of_train_images_and_targets(str(dataset)).items():  # starts processes
+        assert files["images"] == [str(dataset / "imagesTr" / f"{name}_0000.png")]
+        assert files["label"] == str(dataset / "labelsTr" / f"{name}.png")
+
+
+file_names = st.text(
+    st.characters(exclude_characters="/\0", exclude_categories=("Cs", "Cc")), min_size=1, max_size=20
+).filter(lambda name: not name.startswith(".") and len(name.encode()) < 200)
+
+
+@given(
+    st.lists(file_names, min_size=2, max_size=5, unique_by=lambda name: identifier(name).lower()),
+    st.sampled_from([".png", ".PNG", ".Png"]),
+)
+def test_any_name_that_a_file_can_have_reaches_nnunet(names, ending):
+    root = Path(tempfile.mkdtemp())
+    try:
+        for name in names:
+            for kind in ("images", "masks"):
+                (root / "download" / kind).mkdir(parents=True, exist_ok=True)
+                (root / "download" / kind / f"{name}{ending}").write_bytes(PIXELS)
+        check(convert(root / "download", root / "raw"), names)
+    finally:
+        shutil.rmtree(root)
+
+
+PIXELS = png(np.zeros((3, 4), np.uint8))
+
+
+@given(file_names)
+def test_identifiers_are_plain_and_stable(name):
+    made = identifier(name)
+    assert made and identifier(made) == made
+    assert all(character.isalnum() or character in "_-" or not character.isascii() for character in made)
+    assert not set(made) & set(" ./\\'\"()[]{}*?$")
+
+
+def test_first_picture_decides_about_channels(tmp_path):
+    for index in range(2):
+        for kind, array in (("images", np.zeros((3, 4, 3), np.uint8)), ("masks", np.zeros((3, 4), np.uint8))):
+            (tmp_path / kind).mkdir(exist_ok=True)
+            (tmp_path / kind / f"{index}.png").write_bytes(png(array))
+    with Source(tmp_path) as source:
+        options = {"folder_name": "N", "dataset_id": 1}
+        assert folder.describe(source, ["images/*"], "masks/*", **options).channels == ("R", "G", "B")
+        assert folder.describe(source, ["images/*"], "masks/*", channels="abc", **options).channels == ("a", "b", "c")
+        assert folder.describe(source, ["masks/*"], "masks/*", **options).channels == ("grey",)
+        assert folder.describe(source, ["images/*"], "masks/*", **options).file_ending == ".png"
+        with pytest.raises(UserError, match="contradict"):
+            folder.describe(source, ["images/*"], "masks/*", label_map=["0=background"], threshold=0.0, **options)

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 from nnunet_plugins.dataset_conversion.dataset import NIFTI, Case, Dataset, Part
 from nnunet_plugins.dataset_conversion.labels import LabelMap
-from nnunet_plugins.dataset_conversion.source import Source, paired
+from nnunet_plugins.dataset_conversion.pairing import paired
+from nnunet_plugins.dataset_conversion.source import Source
 
 IMAGES = "{part}/patient#/patient#_frame#.nii.gz"
 MASKS = "{part}/patient#/patient#_frame#_gt.nii.gz"
@@ -27,12 +28,12 @@ def find_cases(source: Source) -> Iterator[Case]:
 
 
 def patient(key: str) -> str:
-    return key.split("_")[0]
+    return key.split("/")[0]
 
 
 def frame(key: str) -> str:
     """From what the three numbers: folder, patient, frame."""
-    return f"patient{patient(key)}_frame{key.rsplit('_', 1)[-1]}"
+    return f"patient{patient(key)}_frame{key.split('/')[-1]}"
 
 
 def part(key: str) -> Part:

@@ -29,11 +29,6 @@ def is_archive(path: Path) -> bool:
     return path.name.lower().endswith(ENDINGS)
 
 
-def is_hidden(name: str) -> bool:
-    """Whether a member is no part of the data, such as what macOS adds."""
-    return any(part.startswith("__MACOSX") or (part.startswith(".") and part.strip(".")) for part in name.split("/"))
-
-
 def stem(path: Path) -> str:
     """The archive's name without its ending: what owners call the folder in it, where it has none."""
     return next(path.name[: -len(ending)] for ending in ENDINGS if path.name.lower().endswith(ending))
@@ -48,9 +43,9 @@ def unpack(archive: Path, folder: Path, depth: int = 1) -> None:
     """
     try:
         with zipfile.ZipFile(archive) if archive.suffix.lower() == ".zip" else tarfile.open(archive) as opened:
-            found = zip_members(opened) if isinstance(opened, zipfile.ZipFile) else tar_members(opened)
-            members = [member for member in found if not is_hidden(member[0])]
-            check(archive, members, folder)
+            found = list(zip_members(opened) if isinstance(opened, zipfile.ZipFile) else tar_members(opened))
+            check(archive, found, folder)
+            members = [member for member in found if "__MACOSX" not in member[0].split("/")]
             for name, size, _, member in tqdm(members, desc=f"Unpacking {archive.name}", unit="file", leave=False):
                 target = folder / name
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -64,7 +59,7 @@ def unpack(archive: Path, folder: Path, depth: int = 1) -> None:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(":")
         raise UserError(f"{archive} cannot be unpacked ({reason}): download it again, or unpack it yourself") from error
     for inner in [folder / name for name, *_ in members]:
-        if is_archive(inner) and depth < MAX_DEPTH:
+        if is_archive(inner) and not inner.name.startswith(".") and depth < MAX_DEPTH:
             unpack(inner, inner.with_name(inner.name + ".unpacked") / stem(inner), depth + 1)
             inner.unlink()
 

@@ -103,7 +103,7 @@ def convert_case(dataset: Dataset, trust_image_geometry: bool, root: Path, folde
         outcome.left_out = True
         return outcome
     if dataset.near_duplicates:
-        outcome.thumbnail = thumbnail(image.array)
+        outcome.thumbnail = thumbnail(image)
     if folder:
         write_case(folder, row.case, images, Picture(labels, image.geometry))
     return outcome
@@ -189,9 +189,10 @@ def describe(outcome: Outcome, image: Picture, labels: NDArray[np.uint8]) -> Non
         row.note = "no foreground"
 
 
-def thumbnail(array: NDArray) -> NDArray[np.float32]:
+def thumbnail(picture: Picture) -> NDArray[np.float32]:
     """``(32, 32)``, mean 0, length 1, so that the product of two is their correlation."""
-    grey = array.mean(-1) if array.ndim == 3 else array
+    array = picture.array
+    grey = array if array.ndim == 2 else array.mean(-1 if picture.geometry is None else 0)
     image = Image.fromarray(np.asarray(grey, np.float32))
     small = np.asarray(image.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX))
     small = small - small.mean()
@@ -235,10 +236,17 @@ def source_files(case: Case) -> list[Path]:
 
 
 def digest(paths: Iterable[Path]) -> str:
-    """SHA-256 of the files' bytes, one after the other."""
+    """SHA-256 of the files' bytes, one after the other.
+
+    Raises:
+        UserError: a file cannot be read.
+    """
     total = hashlib.sha256()
     for path in paths:
-        with path.open("rb") as file:
-            while chunk := file.read(1 << 20):
-                total.update(chunk)
+        try:
+            with path.open("rb") as file:
+                while chunk := file.read(1 << 20):
+                    total.update(chunk)
+        except OSError as error:
+            raise UserError(f"{path} cannot be read ({error.strerror}): check it and its permissions") from error
     return total.hexdigest()

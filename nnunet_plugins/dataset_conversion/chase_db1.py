@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 from nnunet_plugins.dataset_conversion.dataset import Case, Dataset, Part
 from nnunet_plugins.dataset_conversion.labels import Binary
-from nnunet_plugins.dataset_conversion.source import Source, paired
+from nnunet_plugins.dataset_conversion.pairing import paired
+from nnunet_plugins.dataset_conversion.source import Source
 
 IMAGES = "Image_#{eye}.jpg"
 MASKS = "Image_#{eye}_1stHO.png"  # the first observer's

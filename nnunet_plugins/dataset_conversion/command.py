@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> None:
         UserError: an option or the data will not do; nothing was written.
     """
     check(options)
-    stop_on_sigterm()
+    clean_up_on_signals()
     scratch = None if options.dry_run else nnunet_folders.raw(required=True)
     with Source(options.source, scratch) as source:
         convert(
@@ -124,26 +124,34 @@ def record(options: argparse.Namespace) -> dict[str, Any]:
 
 def read_groups(path: Path) -> Mapping[str, str]:
     """The first two columns of a table with a header: case (name of its image, without ending) and group."""
+    form = "give a CSV file with a header, and a case and its group in each row"
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            _, *rows = [row for row in csv.reader(file) if row]
-        if not rows:
-            raise ValueError("it has no rows")
-        return {row[0].strip(): row[1].strip() for row in rows}
-    except (OSError, ValueError, IndexError, csv.Error) as error:
-        raise UserError(
-            f"{path} is no table of cases and groups ({error}): give a CSV file with a header and two columns"
-        ) from error
+            rows = [row for row in csv.reader(file) if row][1:]
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(f"{path} is no table of cases and groups ({error}): {form}") from error
+    groups: dict[str, str] = {}
+    for row in rows:
+        case, group = row[0].strip(), "".join(row[1:2]).strip()
+        if not group:
+            raise UserError(f"{path} has no group for {case!r}: {form}")
+        if groups.setdefault(case, group) != group:
+            raise UserError(f"{path} has two groups for {case!r}, {groups[case]!r} and {group!r}: keep one")
+    if not groups:
+        raise UserError(f"{path} has no rows: {form}")
+    return groups
 
 
 def default_processes() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def stop_on_sigterm() -> None:
-    """Clean up when a batch system ends the job."""
+def clean_up_on_signals() -> None:
+    """Clean up when a batch system ends the job, or the terminal is closed."""
 
-    def stop(*_: object) -> NoReturn:
-        sys.exit(128 + signal.SIGTERM)
+    def stop(number: int, _: object) -> NoReturn:
+        sys.exit(128 + number)
 
-    signal.signal(signal.SIGTERM, stop)
+    for name in ("SIGTERM", "SIGHUP"):  # Windows has the first only
+        if number := getattr(signal, name, None):
+            signal.signal(number, stop)

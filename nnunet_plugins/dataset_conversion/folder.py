@@ -7,8 +7,9 @@ from pathlib import Path
 
 from nnunet_plugins.dataset_conversion.dataset import NIFTI, PNG, RGB, Case, Dataset
 from nnunet_plugins.dataset_conversion.labels import Binary, LabelMap, LabelRule, Threshold
+from nnunet_plugins.dataset_conversion.pairing import paired
 from nnunet_plugins.dataset_conversion.pictures import is_volume, read_picture
-from nnunet_plugins.dataset_conversion.source import Source, paired
+from nnunet_plugins.dataset_conversion.source import Source
 from nnunet_plugins.errors import UserError
 
 REMEDY = "give --threshold T for masks with grey edges, or --label-map VALUE=NAME ... for several classes"
@@ -95,7 +96,7 @@ def describe(
 def first_match(source: Source, pattern: str) -> Path:
     for path in source.find(pattern).values():
         return path
-    raise UserError(f"No file in {source.path} matches {pattern!r}: the pattern is relative to that folder")
+    raise UserError(f"No file in {source.path} matches {pattern!r}: a pattern must fit the end of a file's path")
 
 
 def default_channels(first_image: Path, num_files: int) -> tuple[str, ...]:

@@ -1,13 +1,13 @@
 """GlaS (Warwick-QU): glands in colon histology (ConDSeg)."""
 
 import csv
-from collections.abc import Iterator, Mapping
-from functools import partial
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import replace
 
 from nnunet_plugins.dataset_conversion.dataset import Case, Dataset
 from nnunet_plugins.dataset_conversion.labels import instances
-from nnunet_plugins.dataset_conversion.source import Source, paired
+from nnunet_plugins.dataset_conversion.pairing import paired
+from nnunet_plugins.dataset_conversion.source import Source
 
 GRADES = "Grade.csv"
 
@@ -15,35 +15,31 @@ GRADES = "Grade.csv"
 def find_cases(source: Source) -> Iterator[Case]:
     patients = read_patients(source)
     for prefix in ("train", "testA", "testB"):
-        yield from paired(
+        for case in paired(
             source,
             f"{prefix}_#.bmp",
             f"{prefix}_#_anno.bmp",
             name=f"{prefix}_{{}}".format,
-            group=partial(patient, patients, prefix),
             test=prefix != "train",
             paper_part="train" if prefix == "train" else "test",
-        )
-
-
-def patient(patients: Mapping[str, str], prefix: str, number: str) -> str:
-    return patients.get(f"{prefix}_{number}", "")
+        ):
+            if case.name not in patients:
+                source.problem(f"{case.images[0]} has no patient: {GRADES} must lie with the images and name them all")
+            yield replace(case, group=patients.get(case.name, ""))
 
 
 def read_patients(source: Source) -> dict[str, str]:
     """The patient of each image, from the table that comes with them."""
-    tables: list[Path] = list(source.find(GRADES).values())
-    if not tables:
-        return {}
-    with tables[0].open(newline="", encoding="utf-8-sig") as file:
-        header, *rows = [[cell.strip() for cell in row] for row in csv.reader(file) if row]
-    columns = {name.lower(): index for index, name in enumerate(header)}
-    if not {"name", "patient id"} <= columns.keys():
-        source.problem(
-            f"{tables[0]} has the columns {header}, but 'name' and 'patient ID' are needed: download it again"
-        )
-        return {}
-    return {row[columns["name"]]: f"patient{row[columns['patient id']]}" for row in rows}
+    for table in source.find(GRADES).values():
+        try:
+            with table.open(newline="", encoding="utf-8-sig") as file:
+                header, *rows = [[cell.strip() for cell in row] for row in csv.reader(file) if row]
+            columns = [name.lower() for name in header]
+            name, patient = columns.index("name"), columns.index("patient id")
+            return {row[name]: f"patient{row[patient]}" for row in rows}
+        except (OSError, ValueError, IndexError, csv.Error) as error:
+            source.problem(f"{table} has no columns 'name' and 'patient ID' in all rows ({error}): download it again")
+    return {}
 
 
 DATASET = Dataset(

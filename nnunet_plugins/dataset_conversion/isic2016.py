@@ -4,7 +4,8 @@ from collections.abc import Iterator, Mapping
 
 from nnunet_plugins.dataset_conversion.dataset import Case, Dataset, Part
 from nnunet_plugins.dataset_conversion.labels import Binary
-from nnunet_plugins.dataset_conversion.source import Source, paired
+from nnunet_plugins.dataset_conversion.pairing import paired
+from nnunet_plugins.dataset_conversion.source import Source
 
 IMAGES = "ISBI2016_ISIC_Part1_{part}_Data/ISIC_#.jpg"
 MASKS = "ISBI2016_ISIC_Part1_{part}_GroundTruth/ISIC_#_Segmentation.png"

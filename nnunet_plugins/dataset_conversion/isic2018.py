@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 from nnunet_plugins.dataset_conversion.dataset import Case, Dataset
 from nnunet_plugins.dataset_conversion.labels import Binary
-from nnunet_plugins.dataset_conversion.source import Source, paired
+from nnunet_plugins.dataset_conversion.pairing import paired
+from nnunet_plugins.dataset_conversion.source import Source
 
 IMAGES = "ISIC2018_Task1-2_Training_Input/ISIC_#.jpg"
 MASKS = "ISIC2018_Task1_Training_GroundTruth/ISIC_#_segmentation.png"

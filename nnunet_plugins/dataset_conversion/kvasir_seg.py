@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 from nnunet_plugins.dataset_conversion.dataset import Case, Dataset
 from nnunet_plugins.dataset_conversion.labels import Threshold
-from nnunet_plugins.dataset_conversion.source import Source, paired
+from nnunet_plugins.dataset_conversion.pairing import paired
+from nnunet_plugins.dataset_conversion.source import Source
 
 IMAGES = "Kvasir-SEG/images/*.jpg"
 MASKS = "Kvasir-SEG/masks/*.jpg"

@@ -5,7 +5,8 @@ from dataclasses import replace
 
 from nnunet_plugins.dataset_conversion import kvasir_seg
 from nnunet_plugins.dataset_conversion.dataset import Case
-from nnunet_plugins.dataset_conversion.source import Source, paired
+from nnunet_plugins.dataset_conversion.pairing import paired
+from nnunet_plugins.dataset_conversion.source import Source
 
 IMAGES = "sessile-main-Kvasir-SEG/images/*.jpg"
 MASKS = "sessile-main-Kvasir-SEG/masks/*.jpg"

@@ -9,8 +9,9 @@ from skimage.draw import polygon
 
 from nnunet_plugins.dataset_conversion.dataset import Case, Dataset
 from nnunet_plugins.dataset_conversion.labels import instances
+from nnunet_plugins.dataset_conversion.pairing import paired
 from nnunet_plugins.dataset_conversion.pictures import Picture, refuse_empty
-from nnunet_plugins.dataset_conversion.source import Source, paired
+from nnunet_plugins.dataset_conversion.source import Source
 from nnunet_plugins.errors import UserError
 
 TRAINING = "Tissue Images/*.tif", "Annotations/*.xml"
@@ -39,7 +40,7 @@ def read_polygons(paths: tuple[Path, ...], shape: tuple[int, ...]) -> Picture:
             if len(vertices) >= 3:  # the published files hold a few points and lines, which enclose nothing
                 rows, columns = zip(*vertices, strict=True)
                 mask[polygon(rows, columns, shape)] = 1
-    except (ElementTree.ParseError, KeyError, ValueError) as error:
+    except (ElementTree.ParseError, LookupError, ValueError, OverflowError) as error:
         raise UserError(f"{path} is no Aperio annotation ({error}): download it again") from error
     if not regions:
         raise UserError(f"{path} has no Region with Vertices, as Aperio annotations have: download it again")

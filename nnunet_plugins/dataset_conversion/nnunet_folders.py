@@ -63,9 +63,11 @@ def refuse_other_splits(name: str, folds: Sequence[Split], overwrite: bool) -> N
 def place_splits(dataset: Path, overwrite: bool) -> None:
     """Put the dataset's folds where nnU-Net looks for them, and say so."""
     folds = dataset / SPLITS
-    if not folds.exists():
-        return
     path = splits_path(dataset.name)
+    if not folds.exists():
+        if path and overwrite:
+            path.unlink(missing_ok=True)  # those of the dataset that was replaced
+        return
     if path is None:
         print(
             f"{PREPROCESSED} is not set. For these folds, once it is: run this command again, or copy {folds} to "
@@ -81,6 +83,12 @@ def place_splits(dataset: Path, overwrite: bool) -> None:
     except OSError as error:
         raise UserError(f"{path} could not be written ({error.strerror}): copy {folds} there") from error
     print(f"Folds for nnU-Net: {path}")
+
+
+def was_planned(name: str) -> bool:
+    """Whether nnU-Net has a fingerprint of the dataset, which it does not renew unasked."""
+    path = splits_path(name)
+    return bool(path and (path.parent / "dataset_fingerprint.json").exists())
 
 
 def splits_path(name: str) -> Path | None:

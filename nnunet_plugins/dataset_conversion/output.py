@@ -12,6 +12,7 @@ from typing import Any
 from nnunet_plugins import __version__
 from nnunet_plugins.dataset_conversion.cases import Row
 from nnunet_plugins.dataset_conversion.dataset import Dataset
+from nnunet_plugins.dataset_conversion.source import UNPACKED
 from nnunet_plugins.errors import UserError
 
 REPORT, DESCRIPTION = "conversion_report.csv", "dataset.json"
@@ -27,7 +28,7 @@ def nothing_half_written(folder: Path, dry_run: bool) -> Iterator[None]:
         folder.mkdir()
     except FileExistsError:
         raise UserError(
-            f"{folder} is there: another conversion is writing it, or one was killed; in this case remove it"
+            f"{folder} is there: another conversion is writing it, or one was killed; then remove it (and {UNPACKED}*)"
         ) from None
     except OSError as error:
         raise UserError(
@@ -78,11 +79,11 @@ def write_dataset_json(
     if dataset.regions:
         description["labels"] = {"background": 0} | {name: list(values) for name, values in dataset.regions.items()}
         description["regions_class_order"] = list(range(1, 1 + len(dataset.regions)))
-    path.write_text(json.dumps(description, indent=4, ensure_ascii=False), encoding="utf-8")
+    path.write_text(json.dumps(description, indent=4), encoding="utf-8")
 
 
 def write_report(path: Path, rows: Iterable[Row]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.DictWriter(file, [f.name for f in fields(Row)])
         writer.writeheader()
         writer.writerows(map(asdict, rows))
@@ -103,11 +104,24 @@ def read_conversion(folder: Path) -> tuple[Mapping[str, Any], dict[str, str]]:
 
 
 def replace_folder(folder: Path, target: Path) -> None:
-    if not target.exists():
+    """Rename ``folder`` to ``target``; what was there before is removed when the new one is in place."""
+    before = backup(target)
+    if target.exists():
+        shutil.rmtree(before, ignore_errors=True)
+        target.rename(before)
+    try:
         folder.rename(target)
-        return
-    before = target.with_name(f".{target.name}.before")
-    shutil.rmtree(before, ignore_errors=True)  # left by a process that was killed when it had the new one in place
-    target.rename(before)
-    folder.rename(target)
-    shutil.rmtree(before)
+    except OSError:
+        recover(target)
+        raise
+    shutil.rmtree(before, ignore_errors=True)
+
+
+def recover(target: Path) -> None:
+    """Put back what a conversion that was killed while it replaced ``target`` had moved away."""
+    if backup(target).exists() and not target.exists():
+        backup(target).rename(target)
+
+
+def backup(target: Path) -> Path:
+    return target.with_name(f".{target.name}.before")

@@ -87,15 +87,7 @@ def read_image(path: Path, to_array: Callable[[Image.Image], NDArray]) -> NDArra
             return to_array(image)
     except UserError:
         raise
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        EOFError,
-        RuntimeError,
-        zlib.error,
-        Image.DecompressionBombError,
-    ) as error:
+    except Exception as error:  # decoders raise anything for a damaged file
         raise UserError(
             f"{path} cannot be read ({last_line(error)}): it is damaged or no image; download it again"
         ) from error
@@ -130,6 +122,8 @@ def mask_array(image: Image.Image) -> NDArray:
     """``(H, W)``: grey values, or the numbers of colours in a palette."""
     if image.mode in ("P", "PA") and not has_grey_palette(image):
         return np.asarray(image if image.mode == "P" else image.getchannel(0))
+    if image.mode in ("LA", "La", "RGBA", "RGBa") and len(set(image.getchannel("A").getextrema())) > 1:
+        raise UserError(f"{image_name(image)} is transparent in parts: save the mask without transparency")
     array = image_array(image)
     if array.ndim == 3:
         array = one_channel(array, image_name(image))
@@ -148,9 +142,11 @@ def one_channel(array: NDArray, name: object) -> NDArray:
 
 
 def has_grey_palette(image: Image.Image) -> bool:
-    """Whether all colours of the palette are grey."""
+    """Whether the palette has only greys, and those that the image uses differ."""
+    numbers = image if image.mode == "P" else image.getchannel(0)
     palette = np.reshape(image.getpalette("RGB") or [], (-1, 3))
-    return bool((palette == palette[:, :1]).all())
+    used = palette[np.flatnonzero(numbers.histogram()[: len(palette)]), 0]
+    return bool((palette == palette[:, :1]).all()) and len(set(used.tolist())) == len(used)
 
 
 def image_name(image: Image.Image) -> str:
@@ -181,8 +177,8 @@ def read_volume(path: Path) -> Picture:
             "expected: save a file for each channel"
         )
     array = sitk.GetArrayFromImage(volume)
-    if array.dtype.kind == "f" and np.isnan(array).any():
-        raise UserError(f"{path} has voxels that are not a number (NaN): replace them by what the air around has")
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise UserError(f"{path} has voxels that are not a number (NaN) or infinite: replace them by the value of air")
     return Picture(array, Geometry(volume.GetSpacing(), volume.GetOrigin(), volume.GetDirection()))
 
 

@@ -3,18 +3,14 @@
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from nnunet_plugins.dataset_conversion import archives
 from nnunet_plugins.dataset_conversion.pictures import IMAGE_ENDINGS, VOLUME_ENDINGS
 from nnunet_plugins.errors import UserError
-
-if TYPE_CHECKING:
-    from nnunet_plugins.dataset_conversion.dataset import Case, Part
 
 UNPACKED = ".nnunet_plugins_unpacked_"
 """How the names of folders with unpacked archives begin."""
@@ -57,7 +53,7 @@ class Source(AbstractContextManager):
         """The files whose path ends as ``pattern`` says, in order, by what its wildcards stand for.
 
         Upper and lower case are the same. ``*`` stands for any part of a name and ``#`` for a number; several are
-        joined with ``_``. ``?`` stands for a character, ``{a,b}`` for either of two texts. Two files for one name are a
+        joined with ``/``. ``?`` stands for a character, ``{a,b}`` for either of two texts. Two files for one name are a
         problem of the source.
         """
         return self._matches(pattern, self._plain_files) or self._matches(pattern, self._archived_files)
@@ -78,7 +74,7 @@ class Source(AbstractContextManager):
         found: dict[str, Path] = {}
         for path in files:
             if match := expression.search(path.as_posix()):
-                key = without_ending("_".join(match.groups()))
+                key = without_ending("/".join(match.groups()))
                 if key in found:
                     self.problem(f"{found[key]} and {path} are both {key!r}: keep one of them")
                 found.setdefault(key, path)
@@ -155,52 +151,3 @@ def without_ending(name: str) -> str:
         if name.lower().endswith(ending):
             return name[: -len(ending)]
     return name
-
-
-def paired(
-    source: Source,
-    images: str | Sequence[str],
-    masks: str,
-    *,
-    name: Callable[[str], str] = lambda name: name,
-    group: Callable[[str], str] = lambda name: "",
-    test: bool = False,
-    paper_part: "Callable[[str], Part] | Part | None" = None,
-) -> "Iterator[Case]":
-    """Cases whose image and mask have the same wildcards; who lacks one of them is a problem of the source.
-
-    Args:
-        source: where to look.
-        images: the images' pattern, or a pattern for each channel.
-        masks: the masks' pattern.
-        name, group: from what the wildcards stand for.
-        test: whether they belong to the owners' test set.
-        paper_part: their part in the published split, or how it follows from what the wildcards stand for.
-    """
-    from nnunet_plugins.dataset_conversion.dataset import Case
-
-    patterns = [images] if isinstance(images, str) else images
-    channels = [source.find(pattern) for pattern in patterns]
-    labels = source.find(masks)
-    for key in sorted({key for found in (*channels, labels) for key in found}):
-        files = [*(found.get(key) for found in channels), labels.get(key)]
-        if None in files:
-            present = next(path for path in files if path)
-            lacking = [pattern for pattern, path in zip([*patterns, masks], files, strict=True) if path is None][-1]
-            what = "mask" if lacking == masks else "other channel" if any(files[:-1]) else "image"
-            source.problem(f"{present} has no {what}: there is no {filled(lacking, key)}; add it, or remove the file")
-            continue
-        yield Case(
-            name(key),
-            images=tuple(path for path in files[:-1] if path),
-            label=tuple(path for path in files[-1:] if path),
-            group=group(key),
-            test=test,
-            paper_part=paper_part(key) if callable(paper_part) else paper_part,
-        )
-
-
-def filled(pattern: str, key: str) -> str:
-    """The pattern as the missing file's name would be."""
-    wildcards = [character for character in pattern if character in "*#"]
-    return pattern.replace(wildcards[0], key) if len(wildcards) == 1 else f"{pattern} for {key}"

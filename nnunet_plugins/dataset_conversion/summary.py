@@ -49,7 +49,9 @@ def notices(outcomes: Sequence[Outcome], folds: Sequence[Split]) -> Iterator[str
         yield f"{len(empty)} cases, such as {empty[0]}, have no foreground"
 
 
-def print_next_steps(dataset: Dataset) -> None:
+def print_next_steps(dataset: Dataset, planned: bool) -> None:
     configuration = "2d" if dataset.file_ending == PNG else "3d_fullres"
     print("Next:")
-    print(f"  nnUNetv2_plan_and_preprocess -d {dataset.dataset_id} -c {configuration}")
+    print(f"  nnUNetv2_plan_and_preprocess -d {dataset.dataset_id} -c {configuration}{' --clean' if planned else ''}")
+    if planned:
+        print("--clean, because nnU-Net would otherwise go on with what it knows of the dataset that was there before.")

@@ -68,6 +68,8 @@ def convert(
     nnunet_folders.refuse_taken_id(dataset.dataset_id, name)
     cases = find_cases(dataset, source, options)
     target = raw / name
+    if not dry_run:
+        output.recover(target)
     if target.exists() and not overwrite and not dry_run:
         refuse_problems(source, source.problems)
         refuse_other_conversion(target, options, cases, processes)
@@ -82,11 +84,12 @@ def convert(
         refuse_problems(source, [*source.problems, *(o.problem for o in outcomes if o.problem)])
         folds = assign(dataset, options, cases, outcomes)
         print_summary(dataset, source, target, outcomes, folds)
+        nnunet_folders.refuse_other_splits(name, folds, overwrite)
         if dry_run:
-            print("Dry run: nothing was written.")
+            there = f" {target} is there already." if target.exists() else ""
+            print(f"Dry run: nothing was written.{there}")
             return
         rows = [outcome.row for outcome in outcomes]
-        nnunet_folders.refuse_other_splits(name, folds, overwrite)
         output.move_to_parts(folder, rows, dataset.file_ending)
         output.write_dataset_json(folder / output.DESCRIPTION, dataset, source.path, options.record, rows)
         output.write_report(folder / output.REPORT, rows)
@@ -97,7 +100,7 @@ def convert(
         output.replace_folder(folder, target)
     print(f"Written: {target}")
     nnunet_folders.place_splits(target, overwrite)
-    print_next_steps(dataset)
+    print_next_steps(dataset, nnunet_folders.was_planned(name))
 
 
 # ---- cases -----------------------------------------------------------------------------------------------------------
@@ -123,6 +126,8 @@ def find_cases(dataset: Dataset, source: Source, options: Options) -> list[Case]
         source.notices.append(f"{len(cases)} cases were found, and {dataset.num_cases} are published{unopened}")
     if options.paper_split and not dataset.paper_ratio:
         cases = [case for case in cases if case.paper_part]
+        if not cases:
+            raise UserError(f"{source.path} has no case of the published {dataset.name} split: leave out --paper-split")
     if options.groups:
         cases = [replace(case, group=user_group(case, options.groups, source)) for case in cases]
     first: dict[str, Case] = {}
@@ -170,7 +175,7 @@ def in_parallel(work: Callable[[Case], T], cases: Sequence[Case], processes: int
     ignore_interrupt = partial(signal.signal, signal.SIGINT, signal.SIG_IGN)  # this process ends the others
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), ignore_interrupt) as pool:
         try:
-            return list(bar(pool.map(work, cases, chunksize=max(1, min(16, len(cases) // (8 * processes))))))
+            return list(bar(pool.map(work, cases, chunksize=max(1, min(16, len(cases) // (64 * processes))))))
         except BrokenProcessPool as error:
             raise UserError(
                 f"A process of {processes} was killed, perhaps for want of memory: use fewer, with -np"
@@ -204,6 +209,8 @@ def assign(
             f"No case of {dataset.name} has a foreground below {dataset.max_foreground_fraction:.4%}: give a higher "
             "--max-foreground-fraction"
         )
+    if all(o.label_counts.keys() <= {0} for _, o in kept.values()):
+        raise UserError(f"No mask of {dataset.name} has any foreground: check --threshold, --label-map or the download")
     if dataset.near_duplicates and not options.groups:
         thumbnails = {name: o.thumbnail for name, (_, o) in kept.items() if o.thumbnail is not None}
         for name, number in splits.alike(thumbnails, NEAR_DUPLICATE).items():
@@ -218,6 +225,8 @@ def assign(
     for name, (_, outcome) in kept.items():
         outcome.row.group = groups[name]
         outcome.row.part = "Tr" if parts[name] in ("train", validation) else "Ts"
+    if "train" not in parts.values():
+        raise UserError(f"{dataset.name} has a test set here, but no training case: complete the download")
     if not options.paper_split:
         return splits.cross_validation({name: groups[name] for name, part in parts.items() if part == "train"})
     train, val = (sorted(name for name in parts if parts[name] == part) for part in ("train", validation))

@@ -190,7 +190,7 @@ def test_two_names_that_become_one_identifier_are_named(download):
 
 def test_masks_of_another_folder_are_refused_by_name(download):
     (download / "masks").rename(download / "annotations")
-    says(refusal(*at(PNGS, download)), download, "'masks/*.png'", "relative to that folder")
+    says(refusal(*at(PNGS, download)), download, "'masks/*.png'", "the end of a file's path")
 
 
 # ---- values of masks -------------------------------------------------------------------------------------------------
@@ -739,7 +739,7 @@ def test_table_of_groups_that_is_missing_is_named(download):
 def test_table_of_groups_that_is_broken_is_named(download, text):
     path = download / "g.csv"
     path.write_text(text)
-    says(refusal(*at(PNGS, download), "--groups", path), path, "a header and two columns")
+    says(refusal(*at(PNGS, download), "--groups", path), path, "a header, and a case and its group in each row")
 
 
 def test_table_of_groups_that_is_no_text_is_named(download):

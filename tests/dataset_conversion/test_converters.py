@@ -406,7 +406,7 @@ def test_paper_split_is_the_listed_one(name, miniature, convert):
     ("name", "numbers", "expected"),
     [
         ("synapse", [f"{n:04}" for n in (*range(1, 11), *range(21, 41))], {"train": 18, "test": 12}),
-        ("acdc", [f"{n:03}_{n:03}_01" for n in range(1, 101)], {"train": 70, "val": 10, "test": 20}),
+        ("acdc", [f"{n:03}/{n:03}/01" for n in range(1, 101)], {"train": 70, "val": 10, "test": 20}),
         ("chase_db1", [f"{n:02}" for n in range(1, 15)], {"train": 10, "test": 4}),
         ("lits17", [str(n) for n in range(131)], {"train": 101, "test": 30}),
     ],

@@ -18,7 +18,8 @@ from PIL import Image
 
 from nnunet_plugins.dataset_conversion import folder, writer
 from nnunet_plugins.dataset_conversion.cases import identifier
-from nnunet_plugins.dataset_conversion.source import Source, filled, paired, pattern_expression, walk, without_ending
+from nnunet_plugins.dataset_conversion.pairing import filled, paired
+from nnunet_plugins.dataset_conversion.source import Source, pattern_expression, walk, without_ending
 from nnunet_plugins.errors import UserError
 
 
@@ -257,11 +258,11 @@ def check(dataset: Path, names: list[str]) -> None:
     }
 
 
-def test_awkward_names_reach_nnunet(tmp_path, pixels):
+def test_awkward_names_reach_nnunet(tmp_path):
     for name in AWKWARD:
         for kind in ("images", "masks"):
             (tmp_path / "download" / kind).mkdir(parents=True, exist_ok=True)
-            (tmp_path / "download" / kind / f"{name}.png").write_bytes(pixels)
+            (tmp_path / "download" / kind / f"{name}.png").write_bytes(PIXELS)
     dataset = convert(tmp_path / "download", tmp_path / "raw")
     check(dataset, AWKWARD)
     for name, files in get_filenames_of_train_images_and_targets(str(dataset)).items():  # starts processes
@@ -290,7 +291,7 @@ def test_any_name_that_a_file_can_have_reaches_nnunet(names, ending):
         shutil.rmtree(root)
 
 
-PIXELS = png(np.zeros((3, 4), np.uint8))
+PIXELS = png(np.full((3, 4), 255, np.uint8))
 
 
 @given(file_names)
@@ -314,3 +315,12 @@ def test_first_picture_decides_about_channels(tmp_path):
         assert folder.describe(source, ["images/*"], "masks/*", **options).file_ending == ".png"
         with pytest.raises(UserError, match="contradict"):
             folder.describe(source, ["images/*"], "masks/*", label_map=["0=background"], threshold=0.0, **options)
+
+
+def test_wildcards_pair_one_by_one_not_as_the_name_that_they_make(tmp_path):
+    for path in ("i/p1/x_1.png", "m/p1_x/1.png"):
+        (tmp_path / path).parent.mkdir(parents=True)
+        (tmp_path / path).write_bytes(PIXELS)
+    with Source(tmp_path) as source:
+        assert not list(paired(source, "i/*/*.png", "m/*/*.png"))
+        assert len(source.problems) == 2

@@ -116,10 +116,20 @@ def test_alpha_is_dropped_and_changes_no_colour(size, seed, ending):
 @given(sizes, seeds)
 def test_alpha_of_grey_is_dropped_and_changes_no_value(size, seed):
     array = noise(seed, (*size, 2))
+    array[..., 1] = array[0, 0, 1]
     with place() as folder:
         Image.fromarray(array, "LA").save(folder / "x.png")
         assert np.array_equal(read_mask((folder / "x.png",), size).array, array[..., 0])
         assert np.array_equal(read_by_nnunet(folder / "x.png", channels=1), array[None, ..., 0])
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+def test_mask_whose_shape_is_its_transparency_is_refused(tmp_path, mode):
+    array = np.full((4, 5, len(mode)), 255, np.uint8)
+    array[1:3, 1:3, -1] = 0
+    Image.fromarray(array, mode).save(tmp_path / "x.png")
+    with pytest.raises(UserError, match=r"x\.png is transparent in parts"):
+        read_mask((tmp_path / "x.png",), (4, 5))
 
 
 @given(sizes, seeds, st.sampled_from([".png", ".tif", ".bmp"]))
@@ -479,3 +489,14 @@ def test_volumes_compressed_otherwise_are_refused(tmp_path):
     (tmp_path / "x.nii.gz").write_bytes(bz2.compress(b"x" * 1000))
     with pytest.raises(UserError, match="cannot be read"):
         read_picture(tmp_path / "x.nii.gz")
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+@pytest.mark.parametrize("missing", [1, 100, 352])
+def test_volume_that_lacks_its_last_bytes_is_refused(tmp_path, ending, missing):
+    path = tmp_path / f"x{ending}"
+    write_volume(Picture(noise(0, (8, 9, 10)), Geometry((1, 1, 1), (0, 0, 0), tuple(np.eye(3).ravel()))), path)
+    read_picture(path)
+    path.write_bytes(path.read_bytes()[:-missing])
+    with pytest.raises(UserError, match="cannot be read"):
+        read_picture(path)

@@ -6,7 +6,8 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -45,9 +46,8 @@ def run(options: argparse.Namespace) -> None:
         UserError: an option or the data will not do; nothing was written.
     """
     check(options)
-    clean_up_on_signals()
     scratch = None if options.dry_run else nnunet_folders.raw(required=True)
-    with Source(options.source, scratch) as source:
+    with exit_on_signals(), Source(options.source, scratch) as source:
         convert(
             complete(CONVERTERS[options.name], source, options),
             source,
@@ -146,12 +146,17 @@ def default_processes() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def clean_up_on_signals() -> None:
-    """Clean up when a batch system ends the job, or the terminal is closed."""
+@contextmanager
+def exit_on_signals() -> Iterator[None]:
+    """Leave by an exception, which cleans up, when a batch system ends the job or the terminal is closed."""
 
-    def stop(number: int, _: object) -> NoReturn:
+    def leave(number: int, _: object) -> NoReturn:
         sys.exit(128 + number)
 
-    for name in ("SIGTERM", "SIGHUP"):  # Windows has the first only
-        if number := getattr(signal, name, None):
-            signal.signal(number, stop)
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]  # Windows: the first
+    before = [signal.signal(number, leave) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)

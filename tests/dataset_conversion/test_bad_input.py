@@ -38,9 +38,9 @@ def root(tmp_path, monkeypatch) -> Iterator[Path]:
     """nnU-Net's folders and the download. nnU-Net's own check, which starts processes, is not the point here."""
     cell_datasets.use_nnunet_folders(tmp_path, monkeypatch)
     monkeypatch.setattr(command, "convert", partial(writer.convert, check=False))
-    before = signal.getsignal(signal.SIGTERM)
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)]
     yield tmp_path
-    signal.signal(signal.SIGTERM, before)
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)] == before
 
 
 @pytest.fixture
@@ -745,6 +745,44 @@ def test_table_of_groups_that_is_broken_is_named(download, text):
 def test_table_of_groups_that_is_no_text_is_named(download):
     path = download / "images/0.png"
     says(refusal(*at(PNGS, download), "--groups", path), path, "no table of cases and groups")
+
+
+def test_case_with_two_groups_is_named(download):
+    path = download / "g.csv"
+    path.write_text("case,group\n0,a\n1,a\n2,b\n1,b\n")
+    says(refusal(*at(PNGS, download), "--groups", path), path, "two groups for '1'", "'a' and 'b'", "keep one")
+
+
+def test_glands_without_the_table_of_patients_are_refused(root):
+    for part in ("train_1", "train_1_anno"):
+        save(root / f"download/{part}.bmp", mask())
+    text = refusal("glas", root / "download")
+    says(text, root / "download/train_1.bmp", "has no patient", "Grade.csv must lie with the images")
+
+
+@pytest.mark.parametrize("text", ["", "name, grade\ntrain_1, 1\n", "name, patient ID\ntrain_1\n"])
+def test_broken_table_of_patients_is_named(root, text):
+    for part in ("train_1", "train_1_anno"):
+        save(root / f"download/{part}.bmp", mask())
+    (root / "download/Grade.csv").write_text(text)
+    says(
+        refused("glas", root / "download"), root / "download/Grade.csv", "'name' and 'patient ID'", "download it again"
+    )
+
+
+def test_test_set_alone_is_refused(root):
+    for part in ("testA_1", "testA_1_anno"):
+        save(root / f"download/{part}.bmp", mask())
+    (root / "download/Grade.csv").write_text("name, patient ID\ntestA_1, 1\n")
+    says(refusal("glas", root / "download"), "test set", "no training case", "complete the download")
+
+
+def test_published_split_without_any_of_its_cases_is_refused(root):
+    for part in ("", "_gt"):
+        path = root / f"download/testing/patient101/patient101_frame01{part}.nii.gz"
+        save_volume(path, mask_volume())
+    text = refusal("acdc", root / "download", "--paper-split")
+    says(text, root / "download", "no case of the published acdc split", "leave out --paper-split")
 
 
 def test_case_without_group_is_named(download):

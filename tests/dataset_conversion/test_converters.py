@@ -8,7 +8,6 @@ import csv
 import hashlib
 import json
 import shutil
-import signal
 import tarfile
 import zipfile
 from collections import Counter
@@ -86,14 +85,10 @@ class Conversion(NamedTuple):
 
 def nnunet_convert(name: str, source: Path, *options: object, processes: int = 1, check: bool = False) -> None:
     """Run the command; without nnU-Net's integrity check, for which it starts an interpreter, unless ``check``."""
-    handler = signal.getsignal(signal.SIGTERM)
     with pytest.MonkeyPatch.context() as monkeypatch:
         if not check:
             monkeypatch.setattr(command, "convert", partial(writer.convert, check=False))
-        try:
-            main(["convert", name, str(source), "-np", str(processes), *map(str, options)])
-        finally:
-            signal.signal(signal.SIGTERM, handler)  # the command's own would stay for all tests
+        main(["convert", name, str(source), "-np", str(processes), *map(str, options)])
 
 
 @pytest.fixture(scope="module")

@@ -223,11 +223,6 @@ AWKWARD = [
 ]
 
 
-@pytest.fixture(scope="module")
-def pixels() -> bytes:
-    return png(np.zeros((3, 4), np.uint8))
-
-
 def png(array: np.ndarray) -> bytes:
     with tempfile.TemporaryDirectory() as place:
         Image.fromarray(array).save(Path(place, "x.png"))

@@ -74,8 +74,7 @@ def conversion(download: Path, target: Path, processes: int) -> None:
 
 
 def integrity_check(converted: Path, processes: int) -> None:
-    with contextlib.redirect_stdout(io.StringIO()):
-        nnunet_folders.check_integrity(converted / "Dataset999_Benchmark", processes)
+    nnunet_folders.check_integrity(converted / "Dataset999_Benchmark", processes)
 
 
 def seconds(work: Callable[[], None]) -> float:

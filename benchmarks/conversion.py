@@ -4,7 +4,7 @@ python benchmarks/conversion.py --images 1000 --size 352 --processes 2
 
 The bare loop decodes every JPEG image and PNG mask and encodes both as PNG, with Pillow and as many processes; nothing
 is checked. The conversion does all that it always does: hashes, checks of every value, folds, report. nnU-Net's own
-integrity check, which reads everything twice again, is timed apart. They take turns.
+integrity check, which reads the images once more and the masks twice, is timed apart. They take turns.
 """
 
 import argparse

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from skimage.io import imread
 
 from nnunet_plugins import _startup
+from nnunet_plugins.cores import usable_cores
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.synthetic import write_dataset
 from nnunet_plugins.trainers import TRAINERS
@@ -203,11 +204,6 @@ class Shell:
 
 def echo(command: str) -> None:
     print(f"$ {command}", flush=True)
-
-
-def usable_cores() -> int:
-    """Cores that this process may use: fewer than the machine's in a container or a batch job."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def activation() -> list[str]:

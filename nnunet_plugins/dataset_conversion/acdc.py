@@ -32,7 +32,7 @@ def patient(key: str) -> str:
 
 
 def frame(key: str) -> str:
-    """From what the three numbers: folder, patient, frame."""
+    """The name of a frame, from the pattern's three numbers: folder, patient, frame."""
     return f"patient{patient(key)}_frame{key.split('/')[-1]}"
 
 

@@ -60,6 +60,10 @@ class Outcome:
     problem: str = ""
     left_out: bool = False
 
+    @property
+    def has_foreground(self) -> bool:
+        return not self.label_counts.keys() <= {0}
+
 
 def identifier(name: str) -> str:
     """A published name as a part of file names: letters, digits, ``_`` and ``-``, of any script."""
@@ -185,7 +189,7 @@ def describe(outcome: Outcome, image: Picture, labels: NDArray[np.uint8]) -> Non
     outcome.label_counts = dict(zip(values.tolist(), counts.tolist(), strict=True))
     row.label_counts = " ".join(f"{value}:{count}" for value, count in outcome.label_counts.items())
     row.foreground_fraction = f"{1 - outcome.label_counts.get(0, 0) / max(labels.size, 1):.8g}"
-    if set(outcome.label_counts) <= {0}:
+    if not outcome.has_foreground:
         row.note = "no foreground"
 
 

@@ -3,7 +3,6 @@
 import argparse
 import csv
 import math
-import os
 import signal
 import sys
 from collections.abc import Iterator, Mapping
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from nnunet_plugins import __version__
+from nnunet_plugins.cores import usable_cores
 from nnunet_plugins.dataset_conversion import CONVERTERS, folder, nnunet_folders
 from nnunet_plugins.dataset_conversion.cases import digest
 from nnunet_plugins.dataset_conversion.dataset import Dataset
@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> None:
                 groups=read_groups(options.groups) if options.groups else {},
                 record=record(options),
             ),
-            processes=options.np or default_processes(),
+            processes=options.np or usable_cores(),
             overwrite=options.overwrite,
             dry_run=options.dry_run,
         )
@@ -140,10 +140,6 @@ def read_groups(path: Path) -> Mapping[str, str]:
     if not groups:
         raise UserError(f"{path} has no rows: {form}")
     return groups
-
-
-def default_processes() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager

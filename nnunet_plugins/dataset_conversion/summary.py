@@ -36,7 +36,8 @@ def print_summary(
 
 def notices(outcomes: Sequence[Outcome], folds: Sequence[Split]) -> Iterator[str]:
     """What is no error, but should be known."""
-    rows = [outcome.row for outcome in outcomes if not outcome.left_out]
+    kept = [outcome for outcome in outcomes if not outcome.left_out]
+    rows = [outcome.row for outcome in kept]
     groups = {row.case: row.group for row in rows}
     sides = [(fold["train"], fold["val"]) for fold in folds]
     sides.append(([row.case for row in rows if row.part == "Tr"], [row.case for row in rows if row.part == "Ts"]))
@@ -45,7 +46,7 @@ def notices(outcomes: Sequence[Outcome], folds: Sequence[Split]) -> Iterator[str
         both |= {groups[case] for case in train} & {groups[case] for case in other}
     if both:
         yield f"{len(both)} groups, such as {min(both)}, are on both sides of the published split"
-    if empty := [row.case for row in rows if row.note == "no foreground"]:
+    if empty := [outcome.row.case for outcome in kept if not outcome.has_foreground]:
         yield f"{len(empty)} cases, such as {empty[0]}, have no foreground"
 
 

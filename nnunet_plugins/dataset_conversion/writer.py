@@ -209,7 +209,7 @@ def assign(
             f"No case of {dataset.name} has a foreground below {dataset.max_foreground_fraction:.4%}: give a higher "
             "--max-foreground-fraction"
         )
-    if all(o.label_counts.keys() <= {0} for _, o in kept.values()):
+    if not any(o.has_foreground for _, o in kept.values()):
         raise UserError(f"No mask of {dataset.name} has any foreground: check --threshold, --label-map or the download")
     if dataset.near_duplicates and not options.groups:
         thumbnails = {name: o.thumbnail for name, (_, o) in kept.items() if o.thumbnail is not None}

@@ -50,6 +50,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     demo.add_argument("--trainer", default="DCFFSNetTrainer", metavar="NAME", help="default: %(default)s")
     demo.add_argument("--epochs", type=int, metavar="N", help="default: a few, enough for a useful result")
     add_convert(commands)
+    add_benchmark(commands)
     return parser.parse_args(arguments)
 
 
@@ -96,6 +97,28 @@ def add_convert(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         help="e.g. 0=background 128=polyp 255=tool; default: two classes",
     )
     folder.add_argument("--threshold", type=float, metavar="T", help="foreground is what is brighter than T")
+
+
+def add_benchmark(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    benchmark = commands.add_parser(
+        "benchmark",
+        help="train and compare many trainers on many datasets",
+        description="Train and compare the trainers of a suite file. See docs/benchmarking.md and benchmarks/suites.",
+    )
+    actions = benchmark.add_subparsers(dest="action", required=True, metavar="ACTION")
+    run = actions.add_parser("run", help="plan, preprocess, train, validate and report all that is not done yet")
+    run.add_argument("--executor", choices=("local", "slurm"), default="local", help="default: %(default)s")
+    run.add_argument("--gpus", metavar="0,1", help="devices for local trainings, one each; default: all that are visible")
+    run.add_argument("--dry-run", action="store_true", help="say what is left to do and write nothing")
+    status = actions.add_parser("status", help="what is done, running and failed")
+    report = actions.add_parser("report", help="write tables, figures and a page of what is done")
+    report.add_argument("--output", type=Path, metavar="DIR", help="default: report, in the suite's folder")
+    verify = actions.add_parser("verify", help="make a report's tables again from its cases and compare the bytes")
+    cost = actions.add_parser("cost", help="parameters, FLOPs, times and memory of all trainers, without training")
+    cost.add_argument("--steps", type=int, default=10, metavar="N", help="turns of each trainer; default: %(default)s")
+    for action in (run, status, report, cost):
+        action.add_argument("suite", type=Path, metavar="SUITE", help="the suite file")
+    verify.add_argument("report", type=Path, metavar="REPORT", help="the folder of a report")
 
 
 def list_trainers(_: argparse.Namespace) -> None:
@@ -164,12 +187,19 @@ def convert(options: argparse.Namespace) -> None:
         run(options)
 
 
+def benchmark(options: argparse.Namespace) -> None:
+    from nnunet_plugins.benchmark.command import run
+
+    run(options)
+
+
 COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "list": list_trainers,
     "env": print_environment,
     "doctor": doctor,
     "demo": demo,
     "convert": convert,
+    "benchmark": benchmark,
 }
 
 

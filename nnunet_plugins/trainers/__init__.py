@@ -1,21 +1,19 @@
 """The table of trainers, and how a name becomes a class.
 
 Importing this module is cheap; a trainer's own module is imported when its name is first asked for. Names are
-``<name in the table>[_<N>epochs][_<M>iterations]``, e.g. ``DCFFSNetTrainer_woDS_100epochs``: nnU-Net's way of naming
-trainings of other lengths, for any length. Classes that the table or a length creates live in *this* module, so that
-they can be pickled and are the same object however they are found.
+``<name>[_<N>epochs][_<M>iterations]``, e.g. ``DCFFSNetTrainer_woDS_100epochs``: nnU-Net's way of naming trainings of
+other lengths, for any length, and for the trainers of nnU-Net and of others too, so that they can be compared. Classes
+that the table or a length creates live in *this* module, so that they can be pickled and are the same object however
+they are found.
 """
 
 import importlib
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.trainers.compatibility import nnunet_problem
-
-if TYPE_CHECKING:
-    from nnunet_plugins.trainers.base import PluginTrainer
 
 
 class Variant(NamedTuple):
@@ -147,34 +145,44 @@ _NAME = re.compile(
 )
 
 
-def find_trainer(name: str) -> "type[PluginTrainer]":
-    """The trainer class of a name.
+def find_trainer(name: str) -> type[Any]:
+    """The trainer class of a name: a :class:`~.base.PluginTrainer`, or another's trainer in another length.
 
     Raises:
         AttributeError: no trainer here has this name (nnU-Net then goes on looking elsewhere).
         UserError: the nnU-Net of this environment is none that our trainers can run in.
     """
     match = _NAME.fullmatch(name)
-    if match is None or match["base"] not in TRAINERS:
+    if match is None or (match["base"] not in TRAINERS and not asks_for_length(name)):
         raise AttributeError(f"module {__name__!r} has no trainer {name!r}")
     if name in globals():
         return globals()[name]
     if problem := nnunet_problem():
         raise UserError(f"nnunet-plugins cannot use this nnU-Net: {problem}")
+    epochs = int(match["epochs"].removesuffix("s").removesuffix("epoch")) if match["epochs"] else None
+    iterations = int(match["iterations"]) if match["iterations"] else None
+    lengths = importlib.import_module(f"{__name__}.lengths")
+    if match["base"] not in TRAINERS:
+        return globals().setdefault(name, lengths.trainer_of_length(name, match["base"], epochs, iterations))
     variant = TRAINERS[match["base"]]
     base = getattr(importlib.import_module(f"{__name__}.{variant.module}"), variant.base)
     overrides: dict[str, Any] = dict(variant.overrides)
-    if match["epochs"]:
-        overrides["num_epochs"] = int(match["epochs"].removesuffix("s").removesuffix("epoch"))
-    if match["iterations"]:
-        iterations = int(match["iterations"])
+    if epochs:
+        overrides["num_epochs"] = epochs
+    if iterations:
         overrides["num_iterations_per_epoch"] = iterations
-        overrides["num_val_iterations_per_epoch"] = -(-iterations // 5)  # nnU-Net's own proportion, 250 to 50
+        overrides["num_val_iterations_per_epoch"] = lengths.validation_iterations(iterations)
     if overrides:
         base = type(name, (base,), {"__doc__": f"{name}: {variant.varies}.", **overrides})
     globals()[name] = base
     return base
 
 
-def __getattr__(name: str) -> "type[PluginTrainer]":
+def asks_for_length(name: str) -> bool:
+    """Whether the name is another one with a length, which that one has not."""
+    match = _NAME.fullmatch(name)
+    return bool(match and (match["epochs"] or match["iterations"]) and not asks_for_length(match["base"]))
+
+
+def __getattr__(name: str) -> type[Any]:
     return find_trainer(name)

@@ -1,0 +1,205 @@
+"""Hands a suite's jobs to Snakemake, on this machine or on Slurm, and cleans up after whatever ended it before.
+
+Snakemake decides what is left to do, from the receipts alone. It runs in a thread, so that signals are ours: whether
+the driver is interrupted, terminated or killed, the next one goes the same way.
+"""
+
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Literal
+
+from tqdm import tqdm
+
+from nnunet_plugins.benchmark.locks import GPUS, lock
+from nnunet_plugins.benchmark.runs import discard_stale_receipts, runs, work_folder
+from nnunet_plugins.benchmark.suite import Suite, read_suite
+from nnunet_plugins.cores import usable_cores
+from nnunet_plugins.errors import UserError
+
+Executor = Literal["local", "slurm"]
+SNAKEFILE = Path(__file__).with_name("Snakefile")
+SUITE = "suite.toml"
+MAX_SLURM_JOBS = 1000
+
+
+def run_suite(suite_file: Path, executor: Executor, gpus: Sequence[str]) -> bool:
+    """Do all that is left of the suite; whether everything succeeded.
+
+    Raises:
+        UserError: another driver works on the suite, or the executor cannot be used.
+    """
+    suite = read_suite(suite_file)
+    folder = work_folder(suite)
+    with ExitStack() as stack:
+        if not stack.enter_context(lock(folder / ".driver.lock", wait=False)):
+            raise UserError(f"Another 'benchmark run' works on {folder}: wait for it, or stop it")
+        if executor == "slurm":
+            require_slurm()
+            cancel_slurm_jobs(folder)
+        else:
+            os.environ[GPUS] = ",".join(gpus)
+        discard_stale_receipts(suite)
+        copy = folder / SUITE  # what the jobs read: editing the file must not change a suite that runs
+        if copy.resolve() != suite_file.resolve():
+            shutil.copyfile(suite_file, copy.with_suffix(".partial"))
+            copy.with_suffix(".partial").replace(copy)
+        return supervise(suite, copy, executor, gpus)
+
+
+def supervise(suite: Suite, suite_file: Path, executor: Executor, gpus: Sequence[str]) -> bool:
+    """Run Snakemake in a thread, with a progress bar; end its jobs on SIGINT and SIGTERM, and this process with them."""
+    folder = work_folder(suite)
+    all_runs = runs(suite)
+    received: list[int] = []
+    handlers = {number: signal.signal(number, lambda n, _: received.append(n)) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with ThreadPoolExecutor(1) as pool, tqdm(total=len(all_runs), desc="Trainings", unit="fold", smoothing=0, mininterval=5) as bar:
+            workflow = pool.submit(snakemake, suite, suite_file, folder, executor, gpus)
+            while not received and not wait([workflow], timeout=0.5).done:
+                bar.update(sum(run.validated.exists() for run in all_runs) - bar.n)
+            if received:
+                bar.close()
+                print("Stopping. The same command goes on from the last checkpoints.", flush=True)
+                end_jobs(executor, folder)
+                os._exit(128 + received[0])  # Snakemake would wait for its jobs, and start their next attempts
+            bar.update(sum(run.validated.exists() for run in all_runs) - bar.n)
+        return workflow.result()
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def snakemake(suite: Suite, suite_file: Path, folder: Path, executor: str, gpus: Sequence[str]) -> bool:
+    """Run Snakemake's workflow; whether all jobs succeeded. ``executor`` may also be its "dryrun"."""
+    from snakemake.api import SnakemakeApi
+    from snakemake.exceptions import WorkflowError
+    from snakemake.scheduling.greedy import SchedulerSettings
+    from snakemake.settings.enums import Quietness, RerunTrigger
+    from snakemake.settings.types import (
+        ConfigSettings,
+        DAGSettings,
+        ExecutionSettings,
+        OutputSettings,
+        RemoteExecutionSettings,
+        ResourceSettings,
+        SchedulingSettings,
+    )
+
+    resources = suite.resources
+    dry = executor == "dryrun"
+    output = OutputSettings(
+        dryrun=dry, quiet={Quietness.HOST, Quietness.REASON, Quietness.RULES}, log_level_override=None if dry else logging.WARNING
+    )
+    slurm = executor == "slurm"
+    cuda = resources.device == "cuda"
+    with SnakemakeApi(output) as api:
+        workflow = api.workflow(
+            resource_settings=ResourceSettings(
+                cores=None if slurm else max(usable_cores(), 1),
+                nodes=MAX_SLURM_JOBS if slurm else None,
+                resources={} if slurm else {"gpu": len(gpus) if cuda else 0},
+            ),
+            config_settings=ConfigSettings(config={"suite": str(suite_file)}),
+            snakefile=SNAKEFILE,
+            workdir=folder,
+        )
+        dag = workflow.dag(
+            DAGSettings(
+                targets={"all"},
+                force_incomplete=True,
+                rerun_triggers={RerunTrigger.MTIME, RerunTrigger.INPUT},
+            )
+        )
+        try:
+            dag.execute_workflow(
+                executor=executor,
+                executor_settings=slurm_settings() if slurm else None,
+                execution_settings=ExecutionSettings(
+                    keep_going=True, lock=False, retries=resources.retries, latency_wait=60 if slurm else 5
+                ),
+                scheduling_settings=SchedulingSettings(scheduler="greedy"),
+                scheduler_settings=SchedulerSettings(),
+                remote_execution_settings=RemoteExecutionSettings(
+                    seconds_between_status_checks=10, job_deploy_sources=False
+                ),
+            )
+        except WorkflowError as error:
+            if str(error):
+                api.print_exception(error)
+            return False
+    return True
+
+
+def dry_run(suite_file: Path) -> None:
+    """Print how many jobs of which kind are left, and write nothing."""
+    suite = read_suite(suite_file)
+    with tempfile.TemporaryDirectory() as folder:
+        snakemake(suite, suite_file.resolve(), Path(folder), "dryrun", ("0",))
+
+
+def end_jobs(executor: Executor, folder: Path) -> None:
+    """Kill all that this driver has started, workers of workers included."""
+    if executor == "slurm":
+        cancel_slurm_jobs(folder)
+        return
+    import psutil
+
+    processes = psutil.Process().children(recursive=True)
+    for process in processes:
+        process.terminate()
+    for process in psutil.wait_procs(processes, timeout=10)[1]:
+        process.kill()
+
+
+# ---- Slurm -----------------------------------------------------------------------------------------------------------
+
+
+def require_slurm() -> None:
+    """
+    Raises:
+        UserError: there is no Slurm here, or it does not answer.
+    """
+    for command in ("sbatch", "squeue", "scontrol"):
+        if shutil.which(command) is None:
+            raise UserError(f"There is no {command} here: run this on a login node, or leave out --executor slurm")
+    asked = subprocess.run(["squeue", "-h", "-o", "%i"], capture_output=True, text=True)
+    if asked.returncode:
+        raise UserError(f"Slurm does not answer ({' '.join(asked.stderr.split())}): ask its administrators")
+
+
+def cancel_slurm_jobs(folder: Path) -> None:
+    """Cancel what an earlier driver of this folder has left in the queue, and wait until it is gone."""
+    while jobs := slurm_jobs(folder):
+        subprocess.run(["scancel", *jobs], check=False)
+        time.sleep(1)
+
+
+def slurm_jobs(folder: Path) -> list[str]:
+    lines = subprocess.run(
+        ["squeue", "-h", "--me", "-t", "PD,R,CG,CF,S", "-o", "%i %Z"], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    return [line.split(maxsplit=1)[0] for line in lines if line.split(maxsplit=1)[1:] == [str(folder)]]
+
+
+def slurm_settings() -> Any:
+    """The plugin, imported here alone: that takes seconds where Slurm is configured but down."""
+    from snakemake_executor_plugin_slurm import ExecutorSettings
+
+    asked = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True, check=True).stdout
+    accounting = "AccountingStorageType   = accounting_storage/none" not in asked
+    return ExecutorSettings(
+        status_command="sacct" if accounting else "squeue",  # without accounting, sacct waits for ever
+        no_account=not accounting,
+        init_seconds_before_status_checks=10,
+        keep_successful_logs=False,
+    )

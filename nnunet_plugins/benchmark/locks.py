@@ -1,0 +1,63 @@
+"""Locks that end with the process that holds them, however it ends.
+
+They are POSIX record locks: forked workers, which may outlive a training that was killed, do not share them.
+"""
+
+import fcntl
+import getpass
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+GPUS = "NNUNET_PLUGINS_GPUS"  # devices that local trainings share, e.g. "0,1"
+
+
+@contextmanager
+def lock(path: Path, wait: bool = True) -> Iterator[bool]:
+    """Hold the lock file, and yield whether it is held: without ``wait``, another process may have it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            if not wait:
+                yield False
+                return
+            print(f"Another process works on {path.parent}: waiting for it.", flush=True)
+            fcntl.lockf(file, fcntl.LOCK_EX)
+        yield True
+
+
+def is_locked(path: Path) -> bool:
+    if not path.exists():
+        return False
+    with lock(path, wait=False) as held:
+        return not held
+
+
+@contextmanager
+def one_gpu() -> Iterator[None]:
+    """Give this process one of the devices in :data:`GPUS`, that no other training of this machine has."""
+    devices = [device for device in os.environ.get(GPUS, "").split(",") if device]
+    if not devices:
+        yield
+        return
+    with locked_device(devices) as device:
+        os.environ["CUDA_VISIBLE_DEVICES"] = device
+        print(f"On GPU {device}", flush=True)
+        yield
+
+
+@contextmanager
+def locked_device(devices: Sequence[str]) -> Iterator[str]:
+    folder = Path(tempfile.gettempdir(), f"nnunet-plugins-{getpass.getuser()}")
+    while True:
+        for device in devices:
+            with lock(folder / f"gpu-{device}.lock", wait=False) as held:
+                if held:
+                    yield device
+                    return
+        time.sleep(1)

@@ -1,0 +1,393 @@
+"""The work of one job: ``python -m nnunet_plugins.benchmark.steps STEP SUITE RECEIPT``.
+
+A step writes its receipt last, and only then counts as done. Whatever killed the step before, the next attempt goes on
+from what nnU-Net has kept.
+"""
+
+import math
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from nnunet_plugins import _startup
+from nnunet_plugins.benchmark.locks import lock, one_gpu
+from nnunet_plugins.benchmark.runs import (
+    RAW,
+    RESULTS,
+    TEST,
+    VALIDATION,
+    Run,
+    digest,
+    log_file,
+    nnunet_folder,
+    read_json,
+    runs,
+    write_json,
+)
+from nnunet_plugins.benchmark.suite import Suite, read_suite
+from nnunet_plugins.errors import UserError
+
+CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")
+SEED_VARIABLE = "NNUNET_PLUGINS_SEED"
+SPLITS = "splits_final.json"
+CURVES = ("train_losses", "val_losses", "mean_fg_dice", "ema_fg_dice", "lrs")
+PROCESS_VARIABLES = ("nnUNet_n_proc_DA", "nnUNet_def_n_proc")
+
+
+def main(arguments: Sequence[str]) -> None:
+    step, suite_path, receipt = arguments[0], Path(arguments[1]), Path(arguments[2])
+    suite = read_suite(suite_path)
+    run = next(run for run in runs(suite) if receipt in (run.planned, run.preprocessed_receipt, run.trained, run.validated))
+    for variable in PROCESS_VARIABLES:
+        os.environ.setdefault(variable, str(suite.resources.cpus))
+    _startup.extend()
+    with logged(log_file(suite, step, receipt), f"{step} {run}"):
+        STEPS[step](suite, run)
+
+
+@contextmanager
+def logged(path: Path, title: str) -> Iterator[None]:
+    """Append all that this process and its children print to the file; say on the terminal only what went wrong."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    terminal = os.dup(2)
+    with path.open("a", encoding="utf-8") as log:
+        sys.stdout.flush()
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    print(f"\n==== {time.strftime('%Y-%m-%d %H:%M:%S')} {title} (process {os.getpid()})", flush=True)
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        traceback.print_exc()
+        with os.fdopen(terminal, "w", encoding="utf-8") as file:
+            print(f"{title} failed: {' '.join(str(error).split())[:500] or type(error).__name__}. See {path}", file=file)
+        raise SystemExit(1) from None
+    os.close(terminal)
+
+
+# ---- plan and preprocess ---------------------------------------------------------------------------------------------
+
+
+def plan(suite: Suite, run: Run) -> None:
+    """Plans, and folds, which all trainings then share; those that are there already stay."""
+    allow_planning()
+    from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprints, plan_experiments
+
+    plans_file = run.preprocessed / f"{run.data.plans}.json"
+    with lock(run.preprocessed / ".bench.lock"):
+        if not plans_file.exists():
+            if run.data.plans != "nnUNetPlans":
+                raise UserError(
+                    f"{plans_file} is not there: plan it with nnUNetv2_plan_experiment -d {run.data.id} -pl PLANNER, or "
+                    "leave the suite's key plans out"
+                )
+            extract_fingerprints([run.data.id], num_processes=suite.resources.cpus, clean=False)
+            plan_experiments([run.data.id])
+        known = read_json(plans_file)["configurations"]
+        for configuration in run.data.configurations:
+            if configuration not in known:
+                raise UserError(f"{plans_file} has no configuration {configuration}: choose from {', '.join(known)}")
+        write_missing_splits(run)
+        check_folds(suite, run)
+        write_json(run.planned, {"sha256": digest(plans_file)})
+
+
+def write_missing_splits(run: Run) -> None:
+    """The folds that nnU-Net would draw, if there are none: trainings that start together must not all write them."""
+    from nnunetv2.utilities.crossval_split import generate_crossval_split
+    from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
+
+    path = run.preprocessed / SPLITS
+    if path.exists():
+        return
+    cases = sorted(get_filenames_of_train_images_and_targets(str(nnunet_folder(RAW) / run.dataset)))
+    if len(cases) < 5:
+        raise UserError(f"{run.dataset} has {len(cases)} training cases, too few for nnU-Net's five folds: write {path}")
+    write_json(path, generate_crossval_split(cases, seed=12345, n_splits=5))
+
+
+def check_folds(suite: Suite, run: Run) -> None:
+    splits = read_json(run.preprocessed / SPLITS)
+    if max(suite.folds) >= len(splits):
+        raise UserError(
+            f"{run.preprocessed / SPLITS} has {len(splits)} folds, numbered from 0, and the suite asks for fold "
+            f"{max(suite.folds)}: leave it out of the suite's folds"
+        )
+
+
+def preprocess(suite: Suite, run: Run) -> None:
+    """nnU-Net's preprocessing, unless all cases are there."""
+    allow_planning()
+    from nnunetv2.experiment_planning.plan_and_preprocess_api import preprocess_dataset
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    plans = PlansManager(str(run.preprocessed / f"{run.data.plans}.json"))
+    folder = run.preprocessed / plans.get_configuration(run.configuration).data_identifier
+    with lock(run.preprocessed / ".bench.lock"):
+        if missing_cases(run, folder):
+            preprocess_dataset(run.data.id, run.data.plans, [run.configuration], [suite.resources.cpus])
+        if missing := missing_cases(run, folder):
+            raise UserError(
+                f"{run.preprocessed / SPLITS} names {len(missing)} cases, such as {min(missing)}, that {run.dataset} "
+                "does not have: correct or remove it"
+            )
+        write_json(run.preprocessed_receipt, {"folder": str(folder)})
+
+
+def missing_cases(run: Run, folder: Path) -> set[str]:
+    """Cases of the folds without preprocessed images or without a reference; properties are what nnU-Net writes last."""
+    splits = read_json(run.preprocessed / SPLITS)
+    preprocessed = {path.stem for path in folder.glob("*.pkl")}
+    ending = read_json(run.preprocessed / "dataset.json")["file_ending"]
+    references = {path.name.removesuffix(ending) for path in (run.preprocessed / "gt_segmentations").glob(f"*{ending}")}
+    return {case for split in splits for part in split.values() for case in part} - (preprocessed & references)
+
+
+def allow_planning() -> None:
+    """Trainings may load data in their own process; nnU-Net cannot plan so."""
+    if os.environ["nnUNet_n_proc_DA"] == "0":
+        os.environ["nnUNet_n_proc_DA"] = "1"
+
+
+# ---- train -----------------------------------------------------------------------------------------------------------
+
+
+def train(suite: Suite, run: Run) -> None:
+    """What ``nnUNetv2_train ... --c`` does, with a checkpoint more often, and the test set after it.
+
+    A fold that is finished only gets its receipt.
+    """
+    os.environ[RESULTS] = str(run.results)
+    if seed := os.environ.get(SEED_VARIABLE, "").strip():
+        os.environ[SEED_VARIABLE] = str(int(seed) + run.repeat - 1)  # repetitions must differ
+    with lock(run.folder / ".bench.lock"):
+        end_orphans()
+        refuse_other_plans(run)
+        measured: dict[str, float] = {}
+        if unfinished(run):
+            with one_gpu():
+                measured = train_and_predict(suite, run)
+        if missing := unfinished(run):
+            raise UserError(f"{missing} is not there after the training of {run}: see the log")
+        write_json(run.trained, training_receipt(run, measured))
+
+
+def end_orphans() -> None:
+    """Kill the forked workers of an earlier attempt that was killed; nothing else can run the same command now."""
+    import psutil
+
+    own = psutil.Process()
+    for process in psutil.process_iter(["cmdline"]):
+        if process.pid != own.pid and process.info["cmdline"] == own.cmdline():
+            with suppress(psutil.Error):
+                process.kill()
+
+
+def train_and_predict(suite: Suite, run: Run) -> dict[str, float]:
+    """Train or go on training, predict the validation cases and, if asked, the test set; seconds and bytes that it took."""
+    import torch
+    from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoint
+
+    device = torch.device(suite.resources.device)
+    torch.set_num_threads(suite.resources.cpus if device.type == "cpu" else 1)
+    set_aside_unreadable_checkpoints(run.folder)
+    trained = (run.folder / CHECKPOINTS[0]).exists()
+    trainer: Any = get_trainer_from_args(
+        run.dataset, run.configuration, run.fold, run.trainer_name, run.data.plans, not trained, device
+    )
+    trainer.save_every = max(1, min(trainer.save_every, trainer.num_epochs // 20))
+    maybe_load_checkpoint(trainer, continue_training=not trained, validation_only=trained)
+    measured = {}
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True
+    if not trained:
+        trainer.run_training()
+        if device.type == "cuda":
+            measured["peak_bytes_allocated"] = torch.cuda.max_memory_allocated()
+            measured["peak_bytes_reserved"] = torch.cuda.max_memory_reserved()
+    start = time.perf_counter()
+    trainer.perform_actual_validation()
+    measured["validation_seconds"] = time.perf_counter() - start
+    measured["compiled"] = bool(trainer._do_i_compile())
+    if run.data.test:
+        predict_test_set(suite, run, device)
+    return measured
+
+
+def predict_test_set(suite: Suite, run: Run, device: Any) -> None:
+    """``nnUNetv2_predict`` on ``imagesTs``, with this fold's model."""
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+    predictor = nnUNetPredictor(device=device, allow_tqdm=False)
+    predictor.initialize_from_trained_model_folder(str(run.model), (run.fold,), CHECKPOINTS[0])
+    images = nnunet_folder(RAW) / run.dataset / "imagesTs"
+    processes = max(1, suite.resources.cpus // 2)
+    predictor.predict_from_files(
+        str(images),
+        str(run.folder / TEST),
+        num_processes_preprocessing=processes,
+        num_processes_segmentation_export=processes,
+    )
+
+
+def refuse_other_plans(run: Run) -> None:
+    """
+    Raises:
+        UserError: the model was trained with plans that are no longer the dataset's.
+    """
+    trained_with = run.model / "plans.json"
+    if trained_with.exists():
+        ours, theirs = (read_json(path) for path in (run.preprocessed / f"{run.data.plans}.json", trained_with))
+        for plans in (ours, theirs):
+            plans.pop("continue_training", None)  # nnU-Net's own note, not part of the plans
+        if ours != theirs:
+            raise UserError(f"{run.model} was trained with other plans than the dataset has now: move that folder away")
+
+
+def set_aside_unreadable_checkpoints(folder: Path) -> None:
+    """Rename checkpoints that a killed training has left half written, so that nnU-Net takes the next best one."""
+    import torch
+
+    for name in CHECKPOINTS:
+        path = folder / name
+        if path.exists():
+            try:
+                torch.load(path, map_location="cpu", weights_only=False, mmap=True)
+            except Exception as error:  # torch has many: what cannot be read is of no use, for whatever reason
+                print(f"{path} cannot be read ({error}): going on from another checkpoint.", flush=True)
+                path.replace(path.with_name(name + ".unreadable"))
+
+
+def unfinished(run: Run) -> Path | None:
+    """The first file that a finished fold has and this one has not."""
+    expected = [run.folder / CHECKPOINTS[0], run.folder / VALIDATION / "summary.json"]
+    expected += [path for part in parts(run) for path in predictions(run, part).values()]
+    return next((path for path in expected if not path.exists()), None)
+
+
+def parts(run: Run) -> list[str]:
+    return [VALIDATION, TEST] if run.data.test else [VALIDATION]
+
+
+def predictions(run: Run, part: str) -> dict[str, Path]:
+    """The file of each case that the fold predicts."""
+    return {case: run.folder / part / f"{case}{ending(run)}" for case in references(run, part)}
+
+
+def references(run: Run, part: str) -> dict[str, Path]:
+    """The file with the true segmentation of each case that the fold predicts.
+
+    Raises:
+        UserError: there are none.
+    """
+    if part == VALIDATION:
+        folder = run.preprocessed / "gt_segmentations"
+        return {case: folder / f"{case}{ending(run)}" for case in read_json(run.preprocessed / SPLITS)[run.fold]["val"]}
+    folder = nnunet_folder(RAW) / run.dataset / "labelsTs"
+    found = {path.name.removesuffix(ending(run)): path for path in sorted(folder.glob(f"*{ending(run)}"))}
+    if not found:
+        raise UserError(f"{folder} has no segmentations: leave out 'test' for dataset {run.data.id}")
+    return found
+
+
+def ending(run: Run) -> str:
+    return read_json(run.preprocessed / "dataset.json")["file_ending"]
+
+
+def training_receipt(run: Run, measured: Mapping[str, float]) -> dict[str, Any]:
+    """What the report needs of a training: hashes, curves, costs, machine."""
+    import nnunetv2  # noqa: F401 (its checkpoints may hold its classes)
+    import torch
+
+    checkpoint = run.folder / CHECKPOINTS[0]
+    log = torch.load(checkpoint, map_location="cpu", weights_only=False, mmap=True)["logging"]
+    seconds = [end - start for start, end in zip(log["epoch_start_timestamps"], log["epoch_end_timestamps"], strict=False)]
+    debug_file = run.folder / "debug.json"
+    debug = read_json(debug_file) if debug_file.exists() else {}
+    files = [checkpoint, *(path for part in parts(run) for path in predictions(run, part).values())]
+    return {
+        "parts": parts(run),
+        "epoch_seconds": seconds,
+        "curves": {name: [float(value) if math.isfinite(value) else None for value in log[name]] for name in CURVES},
+        "measured": dict(measured),
+        "machine": {name: debug.get(name) for name in ("hostname", "device", "gpu_name", "torch_version", "cudnn_version")},
+        "sha256": {str(path.relative_to(run.folder)): digest(path) for path in files},
+    }
+
+
+# ---- validate --------------------------------------------------------------------------------------------------------
+
+
+def validate(suite: Suite, run: Run) -> None:
+    """All metrics of all cases.
+
+    Raises:
+        UserError: our Dice is not nnU-Net's: predictions or references have changed since.
+    """
+    rows = [row for part in parts(run) for row in case_rows(run, part)]
+    check_against_summary(run, rows)
+    write_json(run.validated, {"tolerance": run.data.tolerance, "cases": rows})
+
+
+def case_rows(run: Run, part: str) -> Iterator[dict[str, Any]]:
+    """A row for each case and label of the part."""
+    from nnunetv2.evaluation.evaluate_predictions import region_or_label_to_mask
+    from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
+    from nnunetv2.utilities.label_handling.label_handling import LabelManager
+    from tqdm import tqdm
+
+    from nnunet_plugins.benchmark.metrics import score
+
+    dataset = read_json(run.preprocessed / "dataset.json")
+    manager = LabelManager(dataset["labels"], dataset.get("regions_class_order"))
+    values = manager.foreground_regions if manager.has_regions else manager.foreground_labels
+    names = {as_tuple(value): name for name, value in dataset["labels"].items()}
+    files, predicted = references(run, part), predictions(run, part)
+    reader = determine_reader_writer_from_dataset_json(dataset, str(next(iter(files.values()))))()
+    for case, file in tqdm(files.items(), desc=f"Metrics, {part}"):
+        reference, properties = reader.read_seg(str(file))
+        prediction, _ = reader.read_seg(str(predicted[case]))
+        ignored = reference[0] == manager.ignore_label if manager.has_ignore_label else None
+        for value in values:
+            masks = (region_or_label_to_mask(array[0], value) for array in (reference, prediction))
+            scores = score(*masks, properties["spacing"], run.data.tolerance, ignored)
+            label = names[as_tuple(value)]
+            yield {"part": part, "case": case, "label": label, "key": str(value)} | scores._asdict()
+
+
+def as_tuple(value: Any) -> tuple[int, ...]:
+    """A label or a region of ``dataset.json`` or of nnU-Net's."""
+    return tuple(value) if isinstance(value, Sequence) else (value,)
+
+
+def check_against_summary(run: Run, rows: Sequence[Mapping[str, Any]]) -> None:
+    path = run.folder / VALIDATION / "summary.json"
+    summary = {
+        Path(case["prediction_file"]).name.removesuffix(ending(run)): case["metrics"]
+        for case in read_json(path)["metric_per_case"]
+    }
+    for row in rows:
+        if row["part"] == VALIDATION:
+            theirs = summary.get(row["case"], {}).get(row["key"], {}).get("Dice")
+            ours = float("nan") if row["Dice"] is None else row["Dice"]
+            if theirs is None or not (theirs == ours or (theirs != theirs and ours != ours)):
+                raise UserError(
+                    f"{path} gives {row['case']} ({row['label']}) a Dice of {theirs}, and its prediction has {ours}: the "
+                    f"predictions or references have changed; remove {path.parent} and run the benchmark again"
+                )
+
+
+STEPS: dict[str, Callable[[Suite, Run], None]] = {
+    "plan": plan,
+    "preprocess": preprocess,
+    "train": train,
+    "validate": validate,
+}
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

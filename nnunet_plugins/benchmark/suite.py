@@ -1,0 +1,225 @@
+"""The suite file: what is compared with what, on which data, for how long, on which machines."""
+
+import re
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from nnunet_plugins.errors import UserError
+
+NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
+LENGTH = re.compile(r"_(1epoch|\d+epochs|\d+iterations)$")
+
+
+class BadSuite(UserError):
+    """A suite that will not do: the file, the key, what it holds, what was expected, what to do."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """One ``[[datasets]]`` of the file."""
+
+    id: int
+    """nnU-Net's number of the dataset."""
+    configurations: tuple[str, ...] = ("2d",)
+    plans: str = "nnUNetPlans"
+    tolerance: float = 1.0
+    """Of NSD, in mm; in pixels where images have no spacing."""
+    cluster_regex: str = ""
+    """Its first group (or all it matches) is the patient in a case's name; empty: every case is a patient."""
+    test: bool = False
+    """Whether ``imagesTs`` are predicted too and compared with ``labelsTs``."""
+    trainers: tuple[str, ...] = ()
+    """Some of the suite's, where not all can do this dataset."""
+
+    def cluster(self, case: str) -> str:
+        """The statistical unit that a case belongs to."""
+        if not self.cluster_regex:
+            return case
+        match = re.search(self.cluster_regex, case)
+        if match is None:
+            raise BadSuite(
+                f"datasets: id {self.id}: cluster_regex {self.cluster_regex!r} does not match the case {case!r}: "
+                "correct the expression, or leave the key out"
+            )
+        return match[1] if match.re.groups else match[0]
+
+
+@dataclass(frozen=True)
+class Resources:
+    """``[resources]``: what one training gets."""
+
+    device: str = "cuda"
+    cpus: int = 8
+    memory_gb: int = 32
+    hours: float = 24.0
+    """Before Slurm ends the job; the next attempt goes on from the last checkpoint."""
+    retries: int = 2
+    slurm_partition: str = ""
+    slurm_account: str = ""
+    slurm_extra: str = ""
+    """Further options of sbatch, e.g. ``"--constraint=a100"``."""
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A validated suite file."""
+
+    name: str
+    trainers: tuple[str, ...]
+    reference: str
+    """The trainer that all others are compared with."""
+    epochs: int
+    datasets: tuple[Data, ...]
+    iterations: int | None = None
+    """Steps of an epoch; None: nnU-Net's 250."""
+    folds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    repeats: int = 1
+    resources: Resources = field(default_factory=Resources)
+
+    def trainer_name(self, trainer: str) -> str:
+        """The name under which nnU-Net trains it for the suite's length."""
+        length = f"_{self.epochs}epoch{'' if self.epochs == 1 else 's'}"
+        return f"{trainer}{length}" + (f"_{self.iterations}iterations" if self.iterations else "")
+
+    def trainers_of(self, data: Data) -> tuple[str, ...]:
+        return tuple(trainer for trainer in self.trainers if trainer in (data.trainers or self.trainers))
+
+    def data(self, dataset_id: int) -> Data:
+        return next(data for data in self.datasets if data.id == dataset_id)
+
+
+def read_suite(path: Path) -> Suite:
+    """
+    Raises:
+        BadSuite: the file cannot be read, or a key is missing, unknown or has a value that will not do.
+    """
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise BadSuite(f"{path} cannot be read ({reason}): give the path of a suite file") from error
+    except tomllib.TOMLDecodeError as error:
+        raise BadSuite(f"{path} is not TOML ({error}): see benchmarks/suites for examples") from error
+    try:
+        return parse(content)
+    except BadSuite as error:
+        raise BadSuite(f"{path}: {error}") from error
+
+
+def parse(content: Mapping[str, Any]) -> Suite:
+    tables = content.get("datasets")
+    if not isinstance(tables, list) or not tables or not all(isinstance(table, dict) for table in tables):
+        raise BadSuite("datasets: expected at least one [[datasets]] with an id, e.g. id = 501")
+    if not isinstance(content.get("resources", {}), dict):
+        raise BadSuite("resources: expected a table, [resources], with keys such as cpus")
+    datasets = tuple(build(Data, table, f"datasets[{index}].") for index, table in enumerate(tables))
+    resources = build(Resources, content.get("resources", {}), "resources.")
+    suite = build(Suite, dict(content) | {"datasets": datasets, "resources": resources}, "")
+    for key, value, expectation in problems(suite):
+        raise BadSuite(f"{key} = {value!r}: {expectation}")
+    return suite
+
+
+def build(record: type, table: Mapping[str, Any], prefix: str) -> Any:
+    """A record from a table, every value of the type that the record declares."""
+    known = {f.name: f for f in fields(record)}
+    for key in table:
+        if key not in known:
+            similar = get_close_matches(key, known, cutoff=0.6)
+            hint = f"did you mean {' or '.join(similar)}?" if similar else f"the keys here are {', '.join(known)}"
+            raise BadSuite(f"{prefix}{key}: there is no such key; {hint}")
+    values = {}
+    for name, f in known.items():
+        if name in table:
+            values[name] = converted(table[name], f.type, f"{prefix}{name}")
+        elif f.default is MISSING and f.default_factory is MISSING:
+            raise BadSuite(f"{prefix}{name} is missing: add it, as the examples in benchmarks/suites do")
+    return record(**values)
+
+
+def converted(value: Any, kind: Any, key: str) -> Any:
+    """``value`` if it is of the type, a list as a tuple."""
+    if kind is float and type(value) is int:
+        return float(value)
+    if kind in (int, int | None, float, bool, str):
+        expected = int if kind == int | None else kind
+        if type(value) is not expected:
+            words = {int: "a whole number", float: "a number", bool: "true or false", str: "text in quotes"}
+            raise BadSuite(f"{key} = {value!r}: expected {words[expected]}")
+        return value
+    for items, words in ((str, "texts in quotes"), (int, "whole numbers")):
+        if kind == tuple[items, ...]:  # type: ignore[valid-type]
+            if not isinstance(value, list) or any(type(item) is not items for item in value):
+                raise BadSuite(f"{key} = {value!r}: expected a list of {words}")
+            return tuple(value)
+    return value
+
+
+def problems(suite: Suite) -> Iterator[tuple[str, Any, str]]:
+    """Key, value and remedy of what has the right type but will not do."""
+    if not NAME.fullmatch(suite.name):
+        yield "name", suite.name, "it becomes a folder: use letters, digits, '_', '-' and '.'"
+    if not suite.trainers:
+        yield "trainers", [], "name at least one trainer, e.g. 'nnUNetTrainer'"
+    yield from not_unique("trainers", suite.trainers)
+    for trainer in suite.trainers:
+        if not trainer.isidentifier():
+            yield "trainers", trainer, "this is no name of a trainer; 'nnunet-plugins list' prints ours"
+        if LENGTH.search(trainer):
+            yield "trainers", trainer, "leave the length out of the name: epochs and iterations set it for all"
+    if suite.reference not in suite.trainers:
+        yield "reference", suite.reference, f"it must be one of trainers: {', '.join(suite.trainers)}"
+    for key in ("epochs", "iterations", "repeats"):
+        value = getattr(suite, key)
+        if value is not None and not 1 <= value <= 999_999_999:
+            yield key, value, "expected a whole number from 1"
+    if not suite.folds or min(suite.folds) < 0:
+        yield "folds", list(suite.folds), "expected fold numbers from 0, e.g. [0, 1, 2, 3, 4]"
+    yield from not_unique("folds", suite.folds)
+    yield from not_unique("datasets", [data.id for data in suite.datasets])
+    for index, data in enumerate(suite.datasets):
+        for key, value, expectation in problems_of_data(suite, data):
+            yield f"datasets[{index}].{key}", value, expectation
+    resources = suite.resources
+    if resources.device not in ("cuda", "cpu", "mps"):
+        yield "resources.device", resources.device, "expected 'cuda', 'cpu' or 'mps'"
+    for key in ("cpus", "memory_gb", "hours"):
+        if not getattr(resources, key) > 0:
+            yield f"resources.{key}", getattr(resources, key), "expected a number above 0"
+    if resources.retries < 0:
+        yield "resources.retries", resources.retries, "expected 0 or more"
+
+
+def problems_of_data(suite: Suite, data: Data) -> Iterator[tuple[str, Any, str]]:
+    if not 1 <= data.id <= 999:
+        yield "id", data.id, "nnU-Net's datasets have numbers from 1 to 999"
+    if not data.configurations:
+        yield "configurations", [], "name at least one, e.g. ['2d']"
+    yield from not_unique("configurations", data.configurations)
+    for key, names in (("plans", [data.plans]), ("configurations", data.configurations)):
+        for name in names:
+            if not NAME.fullmatch(name):
+                yield key, name, "expected a name as for nnUNetv2_train"
+    if "3d_cascade_fullres" in data.configurations:
+        yield "configurations", "3d_cascade_fullres", "the cascade needs all folds of 3d_lowres first: not supported"
+    if not 0 <= data.tolerance < float("inf"):
+        yield "tolerance", data.tolerance, "expected a distance in mm (pixels where images have no spacing)"
+    try:
+        re.compile(data.cluster_regex)
+    except re.error as error:
+        yield "cluster_regex", data.cluster_regex, f"this is no regular expression ({error}): correct it"
+    for trainer in data.trainers:
+        if trainer not in suite.trainers:
+            yield "trainers", trainer, "it must be one of the suite's trainers too"
+    if data.trainers and suite.reference not in data.trainers:
+        yield "trainers", list(data.trainers), f"the reference, {suite.reference}, must be among them"
+
+
+def not_unique(key: str, values: Sequence[Any]) -> Iterator[tuple[str, Any, str]]:
+    for value in values:
+        if values.count(value) > 1:
+            yield key, value, "it is named twice: remove one"

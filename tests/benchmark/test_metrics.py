@@ -1,0 +1,335 @@
+"""Proves: metrics are right by hand, distances are MONAI's, overlap is nnU-Net's to the last digit; nothing is NaN."""
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance, compute_surface_dice
+from nnunetv2.evaluation.evaluate_predictions import compute_metrics
+from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
+
+from nnunet_plugins.benchmark.metrics import HIGHER_IS_BETTER, Scores, score, surface, surface_distances
+
+LENGTHS = [0.25, 0.5, 0.75, 1.0, 1.25, 2.5, 3.0, 5.0]
+"""Spacings and tolerances whose multiples and squares float32 holds exactly: ties with the tolerance are the same."""
+
+MISSED = {"Dice": 0.0, "IoU": 0.0, "precision": 0.0, "recall": 0.0, "NSD": 0.0, "volume_error": 1.0}
+
+
+def mask_of(*rows):
+    return np.array([[character == "#" for character in row] for row in rows])
+
+
+def values_of(scores):
+    return {metric: getattr(scores, metric) for metric in HIGHER_IS_BETTER}
+
+
+def is_like(scores, expected):
+    """Equal but for the order in which ASSD's distances were added."""
+    same = scores._replace(ASSD=None) == expected._replace(ASSD=None)
+    return same and math.isclose(scores.ASSD, expected.ASSD, rel_tol=1e-12)
+
+
+@dataclass
+class Pair:
+    reference: np.ndarray
+    prediction: np.ndarray
+    spacing: tuple[float, ...]
+    tolerance: float
+
+    def score(self):
+        return score(self.reference, self.prediction, self.spacing, self.tolerance)
+
+
+@st.composite
+def blobs(draw, shape):
+    """Boxes, each turning what it covers into its opposite: holes, lines, single voxels, contact with the border."""
+    mask = np.zeros(shape, bool)
+    for _ in range(draw(st.integers(1, 4))):
+        bounds = [sorted(draw(st.tuples(st.integers(0, n - 1), st.integers(0, n - 1)))) for n in shape]
+        mask[tuple(slice(first, last + 1) for first, last in bounds)] ^= True
+    assume(mask.any())
+    mask.setflags(write=False)
+    return mask
+
+
+@st.composite
+def pairs(draw, dimensions=(2, 3)):
+    ndim = draw(st.sampled_from(dimensions))
+    shape = draw(st.tuples(*[st.integers(2, 14 if ndim < 3 else 8)] * ndim))
+    spacing = draw(st.tuples(*[st.sampled_from(LENGTHS)] * ndim))
+    return Pair(draw(blobs(shape)), draw(blobs(shape)), spacing, draw(st.sampled_from([0.0, *LENGTHS])))
+
+
+# ---- by hand ---------------------------------------------------------------------------------------------------------
+
+
+def test_lines_by_hand():
+    reference, prediction = mask_of("........", ".####...", "........"), mask_of("........", "...#####", "........")
+    # 2 mm a column. From the prediction: 0 0 2 4 6, 95 % between 4 and 6; from the reference: 0 0 2 4.
+    scores = score(reference, prediction, (1.0, 2.0), tolerance=2.0)
+    assert scores.outcome == "segmented"
+    assert values_of(scores) == pytest.approx(
+        {
+            "Dice": 4 / 9,
+            "IoU": 2 / 7,
+            "precision": 2 / 5,
+            "recall": 2 / 4,
+            "HD95": 5.6,
+            "ASSD": 18 / 9,
+            "NSD": 6 / 9,
+            "volume_error": 1 / 4,
+        }
+    )
+    assert score(reference, prediction, (1.0, 2.0), tolerance=1.999).NSD == 4 / 9
+    assert score(prediction, reference, (1.0, 2.0), tolerance=2.0).volume_error == 1 / 5
+    to_reference, to_prediction = surface_distances(reference, prediction, (1.0, 2.0))
+    assert to_reference.tolist() == [0, 0, 2, 4, 6] and to_prediction.tolist() == [4, 2, 0, 0]
+
+
+def test_distances_go_to_the_surface_and_not_to_the_nearest_voxel_of_the_mask():
+    square = np.pad(np.ones((5, 5), bool), 2)
+    hole = square.copy()
+    hole[4, 4] = False
+    # The hole has a surface of 4 voxels, 1 away from the square's, which has 16 and nothing inside.
+    scores = score(square, hole, (1.0, 1.0), tolerance=0.5)
+    assert (scores.HD95, scores.ASSD, scores.NSD) == (1.0, 4 / 36, 32 / 36)
+
+
+def test_surface_has_neighbours_outside_by_faces_or_lies_on_the_border():
+    assert np.array_equal(surface(np.ones((4, 5), bool)), mask_of("#####", "#...#", "#...#", "#####"))
+    mask = mask_of(".......", ".##.##.", ".#####.", ".#####.", ".#####.", ".......")
+    assert np.array_equal(surface(mask), mask_of(".......", ".##.##.", ".#.#.#.", ".#...#.", ".#####.", "......."))
+
+
+def test_perfect_prediction():
+    mask = mask_of("....", ".##.", ".##.")
+    best = {"Dice": 1, "IoU": 1, "precision": 1, "recall": 1, "HD95": 0, "ASSD": 0, "NSD": 1, "volume_error": 0}
+    assert values_of(score(mask, mask, (1.0, 1.0), tolerance=0.0)) == best
+
+
+def test_every_metric_says_in_which_direction_it_is_better():
+    assert ["outcome", *HIGHER_IS_BETTER] == list(Scores._fields)
+    mask = mask_of("######", "..####")
+    quality = [score(mask, prediction, (1.0, 1.0), 0.0) for prediction in (mask, mask[:, ::-1], mask & False)]
+    for metric, higher_is_better in HIGHER_IS_BETTER.items():
+        for better, worse in pairwise(getattr(scores, metric) for scores in quality):
+            assert better >= worse if higher_is_better else better <= worse, metric
+        assert getattr(quality[0], metric) != getattr(quality[-1], metric), metric
+
+
+# ---- empty masks -----------------------------------------------------------------------------------------------------
+
+
+def test_label_in_neither_mask_has_no_values():
+    empty = np.zeros((3, 4), bool)
+    scores = score(empty, empty, (1.0, 1.0), 1.0)
+    assert scores.outcome == "both empty" and set(values_of(scores).values()) == {None}
+
+
+@pytest.mark.parametrize(
+    ("shape", "spacing", "diagonal"),
+    [
+        ((3, 4), (1.0, 1.0), 5.0),
+        ((4, 3, 6), (0.5, 1.0, 1.0), 7.0),
+        ((1, 3, 4), (999.0, 1.0, 1.0), 5.0),
+        ((3, 1, 4), (2.0, 999.0, 2.0), 10.0),
+        ((5,), (2.0,), 10.0),
+    ],
+)
+def test_empty_mask_is_as_wrong_as_can_be_and_as_far_as_the_image_is_long(shape, spacing, diagonal):
+    mask = np.zeros(shape, bool)
+    mask.flat[0] = True
+    expected = MISSED | {"HD95": diagonal, "ASSD": diagonal}
+    missed, hallucinated = score(mask, mask & False, spacing, 9e9), score(mask & False, mask, spacing, 9e9)
+    assert (missed.outcome, hallucinated.outcome) == ("missed", "hallucinated")
+    assert values_of(missed) == values_of(hallucinated) == pytest.approx(expected)
+
+
+@given(pairs((1, 2, 3)))
+def test_no_prediction_is_farther_away_than_none(pair):
+    nothing = np.zeros_like(pair.prediction)
+    missed = score(pair.reference, nothing, pair.spacing, pair.tolerance)
+    assert pair.score().HD95 < missed.HD95 and pair.score().ASSD < missed.ASSD
+
+
+@settings(max_examples=100)
+@given(st.data())
+def test_no_value_is_ever_nan_or_infinite(data):
+    shape = data.draw(st.lists(st.integers(1, 5), min_size=1, max_size=4).map(tuple))
+    reference, prediction, ignored = (data.draw(arrays(bool, shape)) for _ in range(3))
+    spacing = data.draw(st.tuples(*[st.floats(1e-4, 1e4)] * len(shape)))
+    scores = score(reference, prediction, spacing, data.draw(st.floats(0, 1e6)), ignored)
+    reference, prediction = reference & ~ignored, prediction & ~ignored
+    present = (bool(reference.any()), bool(prediction.any()))
+    outcomes = {(True, True): "segmented", (True, False): "missed", (False, True): "hallucinated"}
+    assert scores.outcome == outcomes.get(present, "both empty")
+    for metric, value in values_of(scores).items():
+        if any(present):
+            assert type(value) is float and math.isfinite(value) and value >= 0, metric
+            assert metric in ("HD95", "ASSD", "volume_error") or value <= 1, metric
+        else:
+            assert value is None
+
+
+@pytest.mark.parametrize("length", [math.nan, math.inf, 0.0, -1.0])
+def test_spacing_that_is_no_length_is_refused(length):
+    mask = mask_of("#..", "...")
+    for prediction in (mask[:, ::-1], mask & False):
+        with pytest.raises(ValueError, match="spacing"):
+            score(mask, prediction, (1.0, length), 1.0)
+
+
+# ---- against MONAI ---------------------------------------------------------------------------------------------------
+
+
+def by_monai(pair):
+    prediction, reference = (torch.tensor(mask)[None, None].float() for mask in (pair.prediction, pair.reference))
+    settings = {"include_background": True, "spacing": pair.spacing}
+    return {
+        "HD95": compute_hausdorff_distance(prediction, reference, percentile=95, directed=False, **settings).item(),
+        "ASSD": compute_average_surface_distance(prediction, reference, symmetric=True, **settings).item(),
+        "NSD": compute_surface_dice(prediction, reference, [pair.tolerance], **settings).item(),
+    }
+
+
+@settings(max_examples=120)
+@given(pairs())
+def test_distances_are_those_of_monai(pair):
+    scores, expected = pair.score(), by_monai(pair)
+    # MONAI rounds to float32, by 2^-24 of the value: each distance; the n sums of the mean; the rank among n distances,
+    # whose error times the largest gap, at most the diagonal, moves the percentile. Twice that for the last operations.
+    count = sum(map(len, surface_distances(pair.reference, pair.prediction, pair.spacing)))
+    rounding = 2 * (count + 1) * 2**-24
+    diagonal = math.hypot(*np.multiply(pair.reference.shape, pair.spacing))
+    limits = {"HD95": rounding * diagonal, "ASSD": rounding * scores.ASSD, "NSD": 2**-24}  # NSD: one division
+    for metric, limit in limits.items():
+        assert abs(getattr(scores, metric) - expected[metric]) <= limit, metric
+
+
+@pytest.mark.parametrize(("spacing", "voxels", "tolerance"), [(0.1, 3, 0.3), (np.float32(0.2).item(), 5, 1.0)])
+def test_distance_that_is_the_tolerance_but_for_rounding_is_within_it(spacing, voxels, tolerance):
+    """NIfTI headers hold spacings in float32: 0.2 mm is read as 0.200000003 mm."""
+    reference, prediction = np.zeros((2, 3, 9), bool)
+    reference[1, 1], prediction[1, 1 + voxels] = True, True
+    pair = Pair(reference, prediction, (spacing, spacing), tolerance)
+    assert by_monai(pair)["NSD"] == 1
+    assert pair.score().NSD == 1
+
+
+# ---- against nnU-Net -------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=60)
+@given(data=st.data())
+def test_overlap_is_that_of_nnunet_to_the_last_digit(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("overlap")
+    shape = data.draw(st.tuples(st.just(1), st.integers(1, 12), st.integers(1, 12)))
+    files = {name: str(folder / f"{name}.png") for name in ("reference", "prediction")}
+    labels = {name: data.draw(arrays(np.uint8, shape, elements=st.integers(0, 3))) for name in files}
+    for name, file in files.items():
+        NaturalImage2DIO().write_seg(labels[name], file, {"spacing": (999, 1, 1)})
+    for ignore_label in (None, 3):
+        rows = compute_metrics(*files.values(), NaturalImage2DIO(), [1, 2, (1, 2)], ignore_label)["metrics"]
+        ignored = None if ignore_label is None else labels["reference"] == ignore_label
+        for label, row in rows.items():
+            reference, prediction = (np.isin(segmentation, label) for segmentation in labels.values())
+            scores = score(reference, prediction, (999, 1, 1), 1.0, ignored)
+            if row["n_ref"] + row["n_pred"] == 0:
+                assert scores.outcome == "both empty" and math.isnan(row["Dice"])
+                continue
+            assert (scores.Dice, scores.IoU) == (row["Dice"], row["IoU"])
+            assert scores.precision == (row["TP"] / row["n_pred"] if row["n_pred"] else 0)
+            assert scores.recall == (row["TP"] / row["n_ref"] if row["n_ref"] else 0)
+
+
+def test_ignored_voxels_belong_to_neither_mask():
+    reference, prediction, ignored = mask_of("####.."), mask_of("..####"), mask_of("#.#..#")
+    expected = score(mask_of(".#.#.."), mask_of("...##."), (1.0, 1.0), 1.0)
+    assert score(reference, prediction, (1.0, 1.0), 1.0, ignored) == expected
+    assert score(reference, prediction, (1.0, 1.0), 1.0, ignored | True).outcome == "both empty"
+
+
+# ---- laws ------------------------------------------------------------------------------------------------------------
+
+
+@given(pairs((1, 2, 3)))
+def test_swapping_the_masks_swaps_precision_and_recall_alone(pair):
+    scores, swapped = pair.score(), Pair(pair.prediction, pair.reference, pair.spacing, pair.tolerance).score()
+    expected = scores._replace(precision=scores.recall, recall=scores.precision, volume_error=swapped.volume_error)
+    assert is_like(swapped, expected)
+
+
+@given(pairs((1, 2, 3)), st.data())
+def test_empty_space_around_the_masks_changes_nothing(pair, data):
+    """Nor for masks on the image's border: what lies there is surface, and has its neighbours outside afterwards."""
+    margins = data.draw(st.tuples(*[st.tuples(st.integers(0, 6), st.integers(0, 6))] * len(pair.spacing)))
+    larger = [np.pad(mask, margins) for mask in (pair.reference, pair.prediction)]
+    assert is_like(Pair(*larger, pair.spacing, pair.tolerance).score(), pair.score())
+
+
+@given(pairs((2, 3)), st.integers(1, 3))
+def test_axes_can_be_named_and_run_through_in_any_order(pair, turns):
+    turned = [np.rot90(mask, turns, axes=(0, -1)) for mask in (pair.reference, pair.prediction)]
+    spacing = pair.spacing if turns == 2 else pair.spacing[::-1]
+    assert is_like(Pair(*turned, spacing, pair.tolerance).score(), pair.score())
+
+
+@given(pairs((1, 2, 3)))
+def test_unit_of_the_spacing_scales_distances_alone(pair):
+    scores = pair.score()
+    scaled = score(pair.reference, pair.prediction, np.multiply(pair.spacing, 4), pair.tolerance * 4)
+    assert scaled == scores._replace(HD95=4 * scores.HD95, ASSD=4 * scores.ASSD)
+
+
+@given(pairs((1, 2, 3)), st.data())
+def test_axes_of_length_1_change_nothing(pair, data):
+    """nnU-Net reads 2D images as (1, H, W) with a spacing of 999."""
+    axis = data.draw(st.integers(0, len(pair.spacing)))
+    masks = [np.expand_dims(mask, axis) for mask in (pair.reference, pair.prediction)]
+    spacing = [*pair.spacing[:axis], 999, *pair.spacing[axis:]]
+    assert score(*masks, spacing, pair.tolerance) == pair.score()
+    nothing = np.zeros_like(pair.reference)
+    assert score(masks[0], np.expand_dims(nothing, axis), spacing, 1.0) == score(
+        pair.reference, nothing, pair.spacing, 1.0
+    )
+
+
+def test_disc_in_a_volume_has_surface_on_both_sides_but_in_a_slice_only_around():
+    large, small = np.zeros((2, 7, 7), bool)
+    large[:], small[1:-1, 1:-1] = True, True
+    assert score(large[None], small[None], (999, 1, 1), 0.5).NSD == 0
+    volumes = [np.pad(mask[None], ((1, 1), (0, 0), (0, 0))) for mask in (large, small)]
+    assert score(*volumes, (999, 1, 1), 0.5).NSD == (25 + 25) / (49 + 25)
+
+
+def test_image_of_a_single_voxel():
+    voxel = np.ones((1, 1), bool)
+    assert score(voxel, voxel, (1.0, 1.0), 0.0) == Scores("segmented", 1, 1, 1, 1, 0, 0, 1, 0)
+    assert score(voxel, voxel & False, (3.0, 4.0), 0.0).Dice == 0
+
+
+# ---- what does not fit -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("prediction", "spacing"),
+    [((4, 3), (1, 1)), ((3, 5), (1, 1)), ((1, 4), (1, 1)), ((1, 3, 4), (1, 1)), ((3, 4), (1,)), ((3, 4), (1, 1, 1))],
+)
+def test_masks_of_different_geometry_are_refused(prediction, spacing):
+    with pytest.raises(ValueError, match=r"do not fit: predict in the reference's own geometry") as refusal:
+        score(np.ones((3, 4), bool), np.ones(prediction, bool), spacing, 1.0)
+    assert "(3, 4)" in str(refusal.value) and str(prediction) in str(refusal.value)
+    assert f"{len(spacing)} spacings" in str(refusal.value)
+
+
+@pytest.mark.parametrize("shape", [(1, 4), (4,), (4, 3), (1, 3, 4)])
+def test_ignored_voxels_of_another_geometry_are_refused(shape):
+    with pytest.raises(ValueError, match=r"do not fit"):
+        score(np.ones((3, 4), bool), np.ones((3, 4), bool), (1, 1), 1.0, np.zeros(shape, bool))

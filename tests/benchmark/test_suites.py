@@ -1,0 +1,156 @@
+"""Proves that the suites we ship are valid and name what exists, and that published results are well-formed."""
+
+import re
+import tomllib
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+from nnunet_plugins.benchmark.metrics import HIGHER_IS_BETTER
+from nnunet_plugins.benchmark.suite import Suite, read_suite
+from nnunet_plugins.dataset_conversion import CONVERTERS
+from nnunet_plugins.dataset_conversion.dataset import PNG
+from nnunet_plugins.trainers import TRAINERS, find_trainer
+
+SUITES = sorted((Path(__file__).parents[2] / "benchmarks" / "suites").glob("*.toml"))
+PAPERS = ["DCFFSNet", "ConDSeg", "DLKUNet", "MedFusion-TransNet", "DCSNet"]
+DATASETS = {dataset.dataset_id: dataset for dataset in CONVERTERS.values() if dataset.dataset_id is not None}
+KNOWN_TRAINERS = {*TRAINERS, "nnUNetTrainer"}
+TWO_CASES_OF_A_PATIENT_AND_ANOTHERS = {
+    515: ("TCGA-18-5592-01Z-00-DX1", "TCGA-18-5592-01Z-00-DX2", "TCGA-38-6178-01Z-00-DX1"),
+    521: ("patient001_frame01", "patient001_frame12", "patient011_frame01"),
+    523: ("Image_01L", "Image_01R", "Image_11L"),
+}
+"""As the converters name cases."""
+
+PUBLISHED = tomllib.loads((files("nnunet_plugins.benchmark") / "published.toml").read_text(encoding="utf-8"))["results"]
+DESCRIPTION = ("paper", "table", "dataset", "method", "trainer", "label", "note")
+NEEDED = DESCRIPTION[:4]
+
+
+@pytest.fixture(params=SUITES, ids=lambda path: path.stem)
+def path(request) -> Path:
+    return request.param
+
+
+@pytest.fixture
+def suite(path) -> Suite:
+    return read_suite(path)
+
+
+# ---- suites ----------------------------------------------------------------------------------------------------------
+
+
+def test_every_paper_has_a_suite_for_its_comparison_and_one_for_its_ablation():
+    stems = {path.stem for path in SUITES}
+    for paper in PAPERS:
+        name = paper.lower().replace("-", "_")
+        assert {name, f"{name}_ablation"} <= stems
+
+
+def test_suite_is_valid_and_has_the_name_of_its_file(path, suite):
+    assert suite.name == path.stem
+
+
+def test_suite_names_trainers_and_datasets_that_exist(suite):
+    assert set(suite.trainers) <= KNOWN_TRAINERS
+    assert {data.id for data in suite.datasets} <= DATASETS.keys()
+
+
+def test_comparisons_refer_to_nnunet_and_ablations_to_the_papers_method(path, suite):
+    if path.stem.endswith("_ablation"):
+        assert not TRAINERS[suite.reference].overrides
+    else:
+        assert suite.reference == "nnUNetTrainer"
+
+
+def test_what_is_2d_only_has_no_3d_configuration(suite):
+    for data in suite.datasets:
+        if DATASETS[data.id].file_ending == PNG:
+            assert data.configurations == ("2d",)
+        for trainer in set(suite.trainers_of(data)) - {"nnUNetTrainer"}:
+            if 3 not in find_trainer(trainer).supported_dimensions:
+                assert data.configurations == ("2d",)
+
+
+def test_every_trainer_of_a_suite_has_a_dataset(suite):
+    assert {trainer for data in suite.datasets for trainer in suite.trainers_of(data)} == set(suite.trainers)
+
+
+def test_every_trainer_that_a_table_or_figure_asks_for_is_in_a_suite():
+    asked_for = {name for name, variant in TRAINERS.items() if re.search(r"Table|Figure", variant.varies)}
+    assert asked_for <= {trainer for path in SUITES for trainer in read_suite(path).trainers}
+
+
+def test_comments_tell_the_conversion_that_fits_the_folds(path, suite):
+    """``--paper-split`` writes fold 0 alone; the published test set is apart where there is a validation set too."""
+    text = path.read_text(encoding="utf-8")
+    for data in suite.datasets:
+        dataset = DATASETS[data.id]
+        drawn = suite.folds == (0,) and bool(dataset.paper_split)
+        command = f"nnunet-plugins convert {dataset.name} SOURCE" + " --paper-split" * drawn
+        assert re.search(rf"\[\[datasets\]\] # {command}(:.*)?\nid = {data.id}\b", text)
+        assert data.test == (drawn and dataset.paper_validation)
+
+
+def test_cluster_is_the_patient_where_names_of_cases_tell(suite):
+    for data in suite.datasets:
+        assert bool(data.cluster_regex) == (data.id in TWO_CASES_OF_A_PATIENT_AND_ANOTHERS)
+        if data.cluster_regex:
+            one, same, other = map(data.cluster, TWO_CASES_OF_A_PATIENT_AND_ANOTHERS[data.id])
+            assert one == same != other
+
+
+# ---- published results -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+def test_paper_has_its_main_method_among_its_results(paper):
+    rows = [row for row in PUBLISHED if row["paper"] == paper]
+    assert any(row.get("trainer") == f"{paper.replace('-', '')}Trainer" for row in rows)
+
+
+def test_published_rows_name_papers_datasets_labels_and_trainers_that_exist():
+    for row in PUBLISHED:
+        assert all(isinstance(row[key], str) and row[key] for key in NEEDED), row
+        assert row["paper"] in PAPERS, row
+        assert re.fullmatch(r"Table \d", row["table"]), row
+        assert row["dataset"] in CONVERTERS, row
+        assert row.get("trainer", "nnUNetTrainer") in KNOWN_TRAINERS, row
+        assert row.get("label", "background") in CONVERTERS[row["dataset"]].labels, row
+        assert row.get("label") != "background", row
+
+
+def test_published_rows_have_metrics_of_ours_in_their_range():
+    for row in PUBLISHED:
+        metrics = {key: value for key, value in row.items() if key not in DESCRIPTION}
+        assert metrics and metrics.keys() <= HIGHER_IS_BETTER.keys(), row
+        for metric, value in metrics.items():
+            assert isinstance(value, float), row
+            if HIGHER_IS_BETTER[metric]:
+                assert 0.2 < value < 1, row  # not in percent, and no digit lost
+            else:
+                assert 0 < value < 100, row
+        if "IoU" in metrics:
+            assert metrics["IoU"] < metrics["Dice"], row
+
+
+def test_published_distances_say_what_differs_from_ours():
+    assert all("HD95" in row["note"] for row in PUBLISHED if "HD95" in row)
+
+
+def test_no_published_result_is_there_twice():
+    keys = [tuple(row.get(key) for key in (*NEEDED, "label")) for row in PUBLISHED]
+    assert len(set(keys)) == len(keys)
+
+
+def test_published_trainers_are_in_a_suite_with_that_dataset():
+    trained = {
+        (DATASETS[data.id].name, trainer)
+        for suite in map(read_suite, SUITES)
+        for data in suite.datasets
+        for trainer in suite.trainers_of(data)
+    }
+    for row in PUBLISHED:
+        assert "trainer" not in row or (row["dataset"], row["trainer"]) in trained, row

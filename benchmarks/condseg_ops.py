@@ -19,13 +19,14 @@ from typing import NamedTuple
 from unittest import mock
 
 import torch
-from step_time import Setting, add_setting, random_batch, read_setting, seconds, spread, storage_bytes
+from step_time import Setting, add_setting, random_batch, read_setting, seconds, spread
 from torch import Tensor
 from torch.nn import functional as F
 from tqdm import trange
 
 from nnunet_plugins.architectures import ConDSeg, condseg
 from nnunet_plugins.architectures.layers.windows import aggregate_windows
+from nnunet_plugins.benchmark.cost import storage_bytes
 from nnunet_plugins.losses import ConDSegLoss
 from nnunet_plugins.losses.common import LabelFormat
 

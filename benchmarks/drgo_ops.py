@@ -34,10 +34,11 @@ from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnUNetDatasetBlosc2
 from scipy.ndimage import distance_transform_edt
 from skimage.segmentation import find_boundaries
-from step_time import Contestant, Setting, add_setting, contestants, random_batch, read_setting, seconds, spread
+from step_time import Setting, add_setting, contestants, random_batch, read_setting, seconds, spread
 from torch import Tensor, nn
 from tqdm import trange
 
+from nnunet_plugins.benchmark.cost import Contestant
 from nnunet_plugins.losses import DRGOLoss
 from nnunet_plugins.losses.common import LabelFormat
 from nnunet_plugins.losses.drgo import REACH, squared_distances

@@ -12,24 +12,21 @@ import contextlib
 import io
 import json
 import os
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from operator import itemgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from unittest import mock
 
 import torch
-from batchgeneratorsv2.transforms.utils.deep_supervision_downsampling import DownsampleSegForDSTransform
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import Tensor
-from torch.nn import functional as F
-from torch.utils._pytree import tree_map_only
 from tqdm import trange
 
+from nnunet_plugins.benchmark import cost
+from nnunet_plugins.benchmark.cost import Contestant, quartiles
 from nnunet_plugins.trainers import find_trainer
 
 DATASET = "Dataset999_StepTime"
@@ -58,110 +55,22 @@ class Timing(NamedTuple):
     """Bytes that one training step needs."""
 
 
-class Contestant:
-    """A true trainer with one batch of random data for it."""
+def contestant(trainer_class: type[nnUNetTrainer], plans: dict, dataset_json: dict, setting: Setting) -> Contestant:
+    configuration = "2d" if len(setting.patch) == 2 else "3d_fullres"
+    own_plans = json.loads(json.dumps(plans)) | {"continue_training": False}  # the constructor changes its argument
+    trainer = trainer_class(own_plans, configuration, 0, dataset_json, torch.device(setting.device))
+    patch = trainer.configuration_manager.patch_size
+    return Contestant(trainer, *random_batch(patch, setting.batch, setting.channels, setting.classes))
 
-    def __init__(self, trainer_class: type[nnUNetTrainer], plans: dict, dataset_json: dict, setting: Setting):
-        self.device = torch.device(setting.device)
-        configuration = "2d" if len(setting.patch) == 2 else "3d_fullres"
-        own_plans = json.loads(json.dumps(plans)) | {"continue_training": False}  # the constructor changes its argument
-        self.trainer: Any = trainer_class(own_plans, configuration, 0, dataset_json, self.device)
-        self.trainer.initialize()
-        self.trainer.on_train_epoch_start()
-        self.patch = tuple(self.trainer.configuration_manager.patch_size)
-        image, mask = random_batch(self.patch, setting)
-        regions = torch.full((len(image), 1), -1)  # which DRGO's loader adds; those of no case
-        self.batch = {"data": image.to(self.device), "target": self.target(mask), "regions": regions}
 
-    def target(self, mask: Tensor) -> Tensor | list[Tensor]:
-        """What nnU-Net's loader makes of the masks: a list with deep supervision, a tensor without."""
-        scales = self.trainer._get_deep_supervision_scales()
-        if scales is None:
-            return mask.to(self.device)
-        targets = [DownsampleSegForDSTransform(scales)(segmentation=m)["segmentation"] for m in mask]
-        return [torch.stack(target).to(self.device) for target in zip(*targets, strict=True)]
-
-    def train(self) -> None:
-        self.trainer.train_step(self.batch)
-
-    @contextlib.contextmanager
-    def inference_mode(self) -> Iterator[None]:
-        """As nnU-Net predicts: eval, no deep supervision."""
-        self.trainer.network.eval()
-        self.trainer.set_deep_supervision_enabled(False)
-        with torch.inference_mode(), self.autocast():
-            yield
-        self.trainer.set_deep_supervision_enabled(self.trainer.enable_deep_supervision)
-        self.trainer.network.train()
-
-    def predict(self) -> None:
-        self.trainer.network(self.batch["data"])
-
-    def loss_alone(self) -> Callable[[], None]:
-        """Forward and backward of the loss, down to the network's outputs."""
-        network_input = getattr(self.trainer, "network_input", itemgetter("data"))  # stock nnU-Net: the images
-        with torch.no_grad(), self.autocast():
-            outputs = self.trainer.network(network_input(self.batch).to(self.device))
-
-        def run() -> None:
-            leaves = tree_map_only(Tensor, lambda x: x.detach().requires_grad_(), outputs)
-            with self.autocast():
-                loss = self.trainer.loss(leaves, self.batch["target"])
-            loss.backward()
-
-        return run
-
-    def autocast(self) -> contextlib.AbstractContextManager:
-        return torch.autocast("cuda") if self.device.type == "cuda" else contextlib.nullcontext()
-
-    def training_memory(self) -> int:
-        """Bytes that a training step needs, parameters, gradients and the optimiser's state among them.
-
-        On CUDA the allocator's peak; on the CPU, which keeps no count, what autograd saves for the backward pass.
-        """
-        parameters = list(self.trainer.network.parameters())
-        states = [v for state in self.trainer.optimizer.state.values() for v in state.values() if isinstance(v, Tensor)]
-        own = [*parameters, *(p.grad for p in parameters if p.grad is not None), *states]
-        if self.device.type == "cuda":
-            others = torch.cuda.memory_allocated() - storage_bytes(own)  # another trainer's
-            torch.cuda.reset_peak_memory_stats()
-            self.train()
-            return torch.cuda.max_memory_allocated() - others
-        saved: list[Tensor] = []
-
-        def pack(x: Tensor) -> Tensor:
-            saved.append(x.detach())
-            return x
-
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-            self.train()
-        return storage_bytes([*own, *saved])
+def random_batch(patch: Sequence[int], setting: Setting) -> tuple[Tensor, Tensor]:
+    return cost.random_batch(patch, setting.batch, setting.channels, setting.classes)
 
 
 def seconds(run: Callable[[], object], setting: Setting) -> float:
     """Wall-clock time, or this process's CPU time."""
     clock = time.process_time if setting.cpu_time else time.perf_counter
-    synchronize = torch.cuda.synchronize if setting.device == "cuda" else lambda: None
-    synchronize()
-    start = clock()
-    run()
-    synchronize()
-    return clock() - start
-
-
-def storage_bytes(tensors: Sequence[Tensor]) -> int:
-    """Bytes of the tensors' memory, each piece counted once."""
-    return sum({x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in tensors}.values())
-
-
-def random_batch(patch: Sequence[int], setting: Setting) -> tuple[Tensor, Tensor]:
-    """Images ``(B, C, *patch)`` and masks ``(B, 1, *patch)`` of smooth blobs, all classes equally frequent."""
-    generator = torch.Generator().manual_seed(0)
-    coarse = torch.randn((setting.batch, 1, *(max(2, size // 12) for size in patch)), generator=generator)
-    blobs = F.interpolate(coarse, size=tuple(patch), mode="bilinear" if len(patch) == 2 else "trilinear")
-    borders = blobs.flatten()[::97].quantile(torch.linspace(0, 1, setting.classes + 1)[1:-1])
-    noise = torch.randn((setting.batch, setting.channels, *patch), generator=generator)
-    return blobs + 0.5 * noise, torch.bucketize(blobs, borders).to(torch.int16)
+    return cost.seconds(run, torch.device(setting.device), clock)
 
 
 def plan(setting: Setting) -> tuple[dict, dict]:
@@ -211,7 +120,7 @@ def contestants(names: Sequence[str], setting: Setting) -> Iterator[dict[str, Co
         with mock.patch.dict(os.environ, variables), contextlib.redirect_stdout(io.StringIO()):
             plans, dataset_json = plan(setting)
             torch.set_num_threads(setting.threads)  # the planner changes it
-            made = {name: Contestant(cls, plans, dataset_json, setting) for name, cls in classes.items()}
+            made = {name: contestant(cls, plans, dataset_json, setting) for name, cls in classes.items()}
         with mock.patch.dict(os.environ, variables):
             yield made
 
@@ -240,7 +149,7 @@ def measure(names: Sequence[str], setting: Setting, steps: int, warmup: int = 2)
 
 def spread(values: Sequence[float], unit: str = "") -> str:
     """Median and quartiles."""
-    low, middle, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [*values] * 3
+    low, middle, high = quartiles(values)
     return f"{number(middle)}{unit} ({number(low)}-{number(high)})"
 
 

@@ -108,11 +108,16 @@ def add_benchmark(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     actions = benchmark.add_subparsers(dest="action", required=True, metavar="ACTION")
     run = actions.add_parser("run", help="plan, preprocess, train, validate and report all that is not done yet")
     run.add_argument("--executor", choices=("local", "slurm"), default="local", help="default: %(default)s")
-    run.add_argument("--gpus", metavar="0,1", help="devices for local trainings, one each; default: all that are visible")
+    run.add_argument(
+        "--gpus", metavar="0,1", help="devices for local trainings, one each; default: all that are visible"
+    )
     run.add_argument("--dry-run", action="store_true", help="say what is left to do and write nothing")
     status = actions.add_parser("status", help="what is done, running and failed")
     report = actions.add_parser("report", help="write tables, figures and a page of what is done")
     report.add_argument("--output", type=Path, metavar="DIR", help="default: report, in the suite's folder")
+    report.add_argument(
+        "--no-cases", action="store_true", help="no pictures of cases, e.g. of data that you may not share"
+    )
     verify = actions.add_parser("verify", help="make a report's tables again from its cases and compare the bytes")
     cost = actions.add_parser("cost", help="parameters, FLOPs, times and memory of all trainers, without training")
     cost.add_argument("--steps", type=int, default=10, metavar="N", help="turns of each trainer; default: %(default)s")

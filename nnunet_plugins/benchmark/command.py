@@ -1,35 +1,141 @@
 """What ``nnunet-plugins benchmark`` does with its options."""
 
 import argparse
+import contextlib
 import importlib.util
+import io
 import os
+import re
+from collections.abc import Callable
 from pathlib import Path
 
-from nnunet_plugins.benchmark.engine import Executor, dry_run, run_suite
-from nnunet_plugins.benchmark.runs import nnunet_folder, read_json, runs, work_folder
+from nnunet_plugins.benchmark.locks import is_locked
+from nnunet_plugins.benchmark.runs import (
+    RAW,
+    Run,
+    discard_stale_receipts,
+    log_file,
+    nnunet_folder,
+    runs,
+    work_folder,
+    write_json,
+)
 from nnunet_plugins.benchmark.suite import BadSuite, Suite, read_suite
 from nnunet_plugins.errors import UserError
+
+NEEDED = ("snakemake", "psutil", "pandas", "jinja2")
 
 
 def run(options: argparse.Namespace) -> None:
     """
     Raises:
-        UserError: an option, the suite or the data will not do.
+        UserError: an option, the suite or the data will not do, or a training has failed.
     """
+    for package in NEEDED:
+        if importlib.util.find_spec(package) is None:
+            raise UserError(f"The benchmark needs {package}: in a clone, pip install '.[benchmark]'")
     ACTIONS[options.action](options)
 
 
 def run_benchmark(options: argparse.Namespace) -> None:
+    from nnunet_plugins.benchmark.engine import dry_run, run_suite
+
     suite = read_suite(options.suite)
     check(suite, options.suite)
     if options.dry_run:
         dry_run(options.suite)
         return
     gpus = () if options.executor == "slurm" else local_gpus(suite, options.gpus)
-    succeeded = run_suite(options.suite, options.executor, gpus)
-    write_report(suite, work_folder(suite) / "report")
+    succeeded = run_suite(options.suite.resolve(), options.executor, gpus)
+    if any(run.validated.exists() for run in runs(suite)):
+        report_to(suite, work_folder(suite) / "report")
     if not succeeded:
-        raise UserError(f"Some trainings have failed: see the logs named above, in {work_folder(suite) / 'logs'}; then run this again")
+        logs = work_folder(suite) / "logs"
+        raise UserError(f"Not everything succeeded: see the messages above and the logs in {logs}; then run this again")
+
+
+def report(options: argparse.Namespace) -> None:
+    suite = read_suite(options.suite)
+    discard_stale_receipts(suite)
+    report_to(suite, options.output or work_folder(suite) / "report", with_cases=not options.no_cases)
+
+
+def report_to(suite: Suite, folder: Path, with_cases: bool = True) -> None:
+    from nnunet_plugins.benchmark.page import write_report
+
+    page = write_report(suite, Path(os.path.abspath(folder)), with_cases)
+    print((page.parent / "results.md").read_text(encoding="utf-8"))
+    print(f"Report: {page}")
+
+
+def verify(options: argparse.Namespace) -> None:
+    from nnunet_plugins.benchmark import tables
+
+    if differing := tables.verify(options.report):
+        raise UserError(
+            f"{options.report}: {', '.join(differing)} differ from what its data give: the tables or the data were "
+            "changed, or another version of nnunet-plugins made them (see record.json)"
+        )
+    print(f"{options.report}: the tables are those that its data give, to the byte.")
+
+
+def cost(options: argparse.Namespace) -> None:
+    from nnunet_plugins.benchmark import results, tables
+    from nnunet_plugins.benchmark.cost import suite_costs
+
+    suite = read_suite(options.suite)
+    check(suite, options.suite)
+    if options.steps < 1:
+        raise UserError(f"--steps {options.steps} must be at least 1")
+    target = results.cost_file(suite)
+    write_json(target, suite_costs(suite, options.steps))
+    print(tables.as_markdown(tables.cost(results.read_costs(suite))))
+    print(f"\nAlso in {target}, and in the next report.")
+
+
+# ---- status ----------------------------------------------------------------------------------------------------------
+
+
+def status(options: argparse.Namespace) -> None:
+    """A line for each training: done, running, failed or waiting."""
+    suite = read_suite(options.suite)
+    all_runs = runs(suite)
+    states = [state(suite, run) for run in all_runs]
+    width = max(len(str(run)) for run in all_runs)
+    for run, text in zip(all_runs, states, strict=True):
+        print(f"{run!s:{width}}  {text}")
+    done = sum(text == "done" for text in states)
+    print(f"\n{done} of {len(all_runs)} trainings done. Logs: {work_folder(suite) / 'logs'}")
+
+
+def state(suite: Suite, run: Run) -> str:
+    if run.validated.exists():
+        return "done"
+    if is_locked(run.folder / ".bench.lock"):
+        return f"running, epoch {last_epoch(run)} of {suite.epochs}"
+    if run.trained.exists():
+        return "trained, metrics missing"
+    log = log_file(suite, "train", run.trained)
+    if log.exists() and "Traceback (most recent call last)" in last_attempt(log):
+        return f"failed, see {log}"
+    return f"stopped after epoch {last_epoch(run)} of {suite.epochs}" if log.exists() else "waiting"
+
+
+def last_attempt(log: Path) -> str:
+    return log.read_text(encoding="utf-8", errors="replace").rsplit("\n==== ", 1)[-1]
+
+
+def last_epoch(run: Run) -> int:
+    """The last one that nnU-Net's logs of the fold show as finished, from 1; 0: none."""
+    logs = sorted(run.folder.glob("training_log_*.txt"), key=lambda path: path.stat().st_mtime)
+    epochs = 0
+    for log in logs:
+        for match in re.finditer(r"Epoch (\d+) *\n|Epoch time:", log.read_text(encoding="utf-8", errors="replace")):
+            epochs = int(match[1]) if match[1] else epochs + 1
+    return epochs
+
+
+# ---- checks ----------------------------------------------------------------------------------------------------------
 
 
 def check(suite: Suite, path: Path) -> None:
@@ -38,27 +144,26 @@ def check(suite: Suite, path: Path) -> None:
     Raises:
         UserError: something that the suite needs is missing.
     """
-    for package in ("snakemake", "psutil"):
-        if importlib.util.find_spec(package) is None:
-            raise UserError(f"The benchmark needs {package}: pip install 'nnunet-plugins[benchmark]', in a clone '.[benchmark]'")
     all_runs = runs(suite)
     for run in all_runs:
-        has_raw = (nnunet_folder("nnUNet_raw") / run.dataset / "dataset.json").is_file()
+        has_raw = (nnunet_folder(RAW) / run.dataset / "dataset.json").is_file()
         if not has_raw and not run.preprocessed_receipt.exists():
-            raise UserError(f"{run.dataset} has no dataset.json in {nnunet_folder('nnUNet_raw')}: convert it first")
+            raise UserError(f"{run.dataset} has no dataset.json in {nnunet_folder(RAW)}: convert it first")
     from nnunet_plugins.trainers.compatibility import nnunet_problem
 
     if problem := nnunet_problem():
         raise UserError(f"nnunet-plugins cannot use this nnU-Net: {problem}")
+
     from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
-    import contextlib, io
 
     for trainer in suite.trainers:
         with contextlib.redirect_stdout(io.StringIO()):
             try:
                 found = recursive_find_trainer_class_by_name(suite.trainer_name(trainer))
             except RuntimeError:
-                raise BadSuite(f"{path}: trainers = {trainer!r}: nnU-Net finds no such trainer; 'nnunet-plugins list' prints ours") from None
+                raise BadSuite(
+                    f"{path}: trainers = {trainer!r}: nnU-Net finds no such trainer; 'nnunet-plugins list' prints ours"
+                ) from None
         dimensions = getattr(found, "supported_dimensions", (2, 3))
         for run in all_runs:
             if run.trainer == trainer and (2 if run.configuration == "2d" else 3) not in dimensions:
@@ -72,7 +177,9 @@ def local_gpus(suite: Suite, given: str | None) -> tuple[str, ...]:
     """The devices that trainings share."""
     if suite.resources.device != "cuda":
         if given is not None:
-            raise UserError(f"--gpus {given}: the suite trains on resources.device = {suite.resources.device!r}: leave out one")
+            raise UserError(
+                f"--gpus {given}: the suite trains on resources.device = {suite.resources.device!r}: leave out one"
+            )
         return ()
     import torch
 
@@ -85,3 +192,12 @@ def local_gpus(suite: Suite, given: str | None) -> tuple[str, ...]:
         return gpus
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     return tuple(visible.split(",")) if visible else tuple(map(str, range(torch.cuda.device_count())))
+
+
+ACTIONS: dict[str, Callable[[argparse.Namespace], None]] = {
+    "run": run_benchmark,
+    "status": status,
+    "report": report,
+    "verify": verify,
+    "cost": cost,
+}

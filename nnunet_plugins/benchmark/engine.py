@@ -9,7 +9,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -61,9 +60,14 @@ def supervise(suite: Suite, suite_file: Path, executor: Executor, gpus: Sequence
     folder = work_folder(suite)
     all_runs = runs(suite)
     received: list[int] = []
-    handlers = {number: signal.signal(number, lambda n, _: received.append(n)) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {
+        number: signal.signal(number, lambda n, _: received.append(n)) for number in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
-        with ThreadPoolExecutor(1) as pool, tqdm(total=len(all_runs), desc="Trainings", unit="fold", smoothing=0, mininterval=5) as bar:
+        with (
+            ThreadPoolExecutor(1) as pool,
+            tqdm(total=len(all_runs), desc="Trainings", unit="fold", smoothing=0, mininterval=5) as bar,
+        ):
             workflow = pool.submit(snakemake, suite, suite_file, folder, executor, gpus)
             while not received and not wait([workflow], timeout=0.5).done:
                 bar.update(sum(run.validated.exists() for run in all_runs) - bar.n)
@@ -98,7 +102,9 @@ def snakemake(suite: Suite, suite_file: Path, folder: Path, executor: str, gpus:
     resources = suite.resources
     dry = executor == "dryrun"
     output = OutputSettings(
-        dryrun=dry, quiet={Quietness.HOST, Quietness.REASON, Quietness.RULES}, log_level_override=None if dry else logging.WARNING
+        dryrun=dry,
+        quiet={Quietness.HOST, Quietness.REASON, Quietness.RULES},
+        log_level_override=None if dry else logging.WARNING,
     )
     slurm = executor == "slurm"
     cuda = resources.device == "cuda"

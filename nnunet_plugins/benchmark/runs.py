@@ -95,7 +95,9 @@ def nnunet_folder(variable: str) -> Path:
     value = os.environ.get(variable)
     if not value:
         folder = variable.removeprefix("nnUNet_")
-        raise UserError(f'{variable} is not set: say where nnU-Net keeps its files, e.g. export {variable}="$PWD/{folder}"')
+        raise UserError(
+            f'{variable} is not set: say where nnU-Net keeps its files, e.g. export {variable}="$PWD/{folder}"'
+        )
     return Path(os.path.abspath(value))
 
 
@@ -109,7 +111,9 @@ def dataset_name(dataset_id: int) -> str:
             "'nnunet-plugins convert', or correct the suite's id"
         )
     if len(names) > 1:
-        raise UserError(f"The number {dataset_id} belongs to several datasets ({', '.join(sorted(names))}): rename all but one")
+        raise UserError(
+            f"The number {dataset_id} belongs to several datasets ({', '.join(sorted(names))}): rename all but one"
+        )
     return names.pop()
 
 
@@ -159,10 +163,9 @@ def discard_stale_receipts(suite: Suite) -> None:
             run.validated.unlink(missing_ok=True)
             continue
         receipt = read_json(run.trained)
-        if any(not path.exists() or digest(path) != sha for path, sha in hashed(run, receipt)):
-            run.trained.unlink()
-            run.validated.unlink(missing_ok=True)
-        elif run.data.test and TEST not in receipt["parts"]:
+        if any(not path.exists() or digest(path) != sha for path, sha in hashed(run, receipt)) or (
+            run.data.test and TEST not in receipt["parts"]
+        ):
             run.trained.unlink()
             run.validated.unlink(missing_ok=True)
         elif run.validated.exists() and read_json(run.validated)["tolerance"] != run.data.tolerance:

@@ -42,7 +42,9 @@ PROCESS_VARIABLES = ("nnUNet_n_proc_DA", "nnUNet_def_n_proc")
 def main(arguments: Sequence[str]) -> None:
     step, suite_path, receipt = arguments[0], Path(arguments[1]), Path(arguments[2])
     suite = read_suite(suite_path)
-    run = next(run for run in runs(suite) if receipt in (run.planned, run.preprocessed_receipt, run.trained, run.validated))
+    run = next(
+        run for run in runs(suite) if receipt in (run.planned, run.preprocessed_receipt, run.trained, run.validated)
+    )
     for variable in PROCESS_VARIABLES:
         os.environ.setdefault(variable, str(suite.resources.cpus))
     _startup.extend()
@@ -65,7 +67,9 @@ def logged(path: Path, title: str) -> Iterator[None]:
     except (Exception, SystemExit) as error:
         traceback.print_exc()
         with os.fdopen(terminal, "w", encoding="utf-8") as file:
-            print(f"{title} failed: {' '.join(str(error).split())[:500] or type(error).__name__}. See {path}", file=file)
+            print(
+                f"{title} failed: {' '.join(str(error).split())[:500] or type(error).__name__}. See {path}", file=file
+            )
         raise SystemExit(1) from None
     os.close(terminal)
 
@@ -107,7 +111,9 @@ def write_missing_splits(run: Run) -> None:
         return
     cases = sorted(get_filenames_of_train_images_and_targets(str(nnunet_folder(RAW) / run.dataset)))
     if len(cases) < 5:
-        raise UserError(f"{run.dataset} has {len(cases)} training cases, too few for nnU-Net's five folds: write {path}")
+        raise UserError(
+            f"{run.dataset} has {len(cases)} training cases, too few for nnU-Net's five folds: write {path}"
+        )
     write_json(path, generate_crossval_split(cases, seed=12345, n_splits=5))
 
 
@@ -306,7 +312,9 @@ def training_receipt(run: Run, measured: Mapping[str, float]) -> dict[str, Any]:
 
     checkpoint = run.folder / CHECKPOINTS[0]
     log = torch.load(checkpoint, map_location="cpu", weights_only=False, mmap=True)["logging"]
-    seconds = [end - start for start, end in zip(log["epoch_start_timestamps"], log["epoch_end_timestamps"], strict=False)]
+    seconds = [
+        end - start for start, end in zip(log["epoch_start_timestamps"], log["epoch_end_timestamps"], strict=False)
+    ]
     debug_file = run.folder / "debug.json"
     debug = read_json(debug_file) if debug_file.exists() else {}
     files = [checkpoint, *(path for part in parts(run) for path in predictions(run, part).values())]
@@ -315,7 +323,9 @@ def training_receipt(run: Run, measured: Mapping[str, float]) -> dict[str, Any]:
         "epoch_seconds": seconds,
         "curves": {name: [float(value) if math.isfinite(value) else None for value in log[name]] for name in CURVES},
         "measured": dict(measured),
-        "machine": {name: debug.get(name) for name in ("hostname", "device", "gpu_name", "torch_version", "cudnn_version")},
+        "machine": {
+            name: debug.get(name) for name in ("hostname", "device", "gpu_name", "torch_version", "cudnn_version")
+        },
         "sha256": {str(path.relative_to(run.folder)): digest(path) for path in files},
     }
 

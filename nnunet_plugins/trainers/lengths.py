@@ -19,7 +19,9 @@ def trainer_of_length(name: str, base_name: str, num_epochs: int | None, num_ite
         try:
             base = recursive_find_trainer_class_by_name(base_name)
         except RuntimeError as error:
-            raise AttributeError(f"module {__package__!r} has no trainer {name!r}: there is no {base_name!r}") from error
+            raise AttributeError(
+                f"module {__package__!r} has no trainer {name!r}: there is no {base_name!r}"
+            ) from error
 
     class Trainer(base):  # type: ignore[misc, valid-type]
         def __init__(

@@ -1,6 +1,7 @@
 """Proves: metrics are right by hand, distances are MONAI's, overlap is nnU-Net's to the last digit; nothing is NaN."""
 
 import math
+import tracemalloc
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -163,7 +164,10 @@ def test_no_prediction_is_farther_away_than_none(pair):
 @given(st.data())
 def test_no_value_is_ever_nan_or_infinite(data):
     shape = data.draw(st.lists(st.integers(1, 5), min_size=1, max_size=4).map(tuple))
-    reference, prediction, ignored = (data.draw(arrays(bool, shape)) for _ in range(3))
+    masks = [data.draw(arrays(bool, shape)) for _ in range(3)]
+    for mask in masks:
+        mask.setflags(write=False)
+    reference, prediction, ignored = masks
     spacing = data.draw(st.tuples(*[st.floats(1e-4, 1e4)] * len(shape)))
     scores = score(reference, prediction, spacing, data.draw(st.floats(0, 1e6)), ignored)
     reference, prediction = reference & ~ignored, prediction & ~ignored
@@ -299,6 +303,16 @@ def test_axes_of_length_1_change_nothing(pair, data):
     assert score(masks[0], np.expand_dims(nothing, axis), spacing, 1.0) == score(
         pair.reference, nothing, pair.spacing, 1.0
     )
+
+
+def test_memory_is_that_of_the_masks_box():
+    reference, prediction = np.zeros((2, 128, 128, 128), bool)
+    reference[60:64, 5:9, 90:99], prediction[61:65, 5:9, 90:99] = True, True
+    tracemalloc.start()
+    score(reference, prediction, (1.0, 1.0, 1.0), 1.0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 * reference.nbytes  # distances of the whole image would take 8 bytes a voxel, and more on the way
 
 
 def test_disc_in_a_volume_has_surface_on_both_sides_but_in_a_slice_only_around():

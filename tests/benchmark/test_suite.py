@@ -110,7 +110,7 @@ def test_complete_suite_is_read_completely(tmp_path):
 
 def test_what_is_left_out_has_sensible_values(suite_file):
     suite = read_suite(suite_file())
-    assert suite == MINIMAL
+    assert suite == MINIMAL and hash(suite) == hash(MINIMAL)  # a key: nobody can change it
     assert (suite.iterations, suite.folds, suite.repeats) == (None, (0, 1, 2, 3, 4), 1)
     assert suite.datasets == (Data(501, ("2d",), "nnUNetPlans", 1.0, "", False, ()),)
     assert suite.resources == Resources("cuda", 8, 32, 24.0, 2, "", "", "")

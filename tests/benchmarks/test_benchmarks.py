@@ -44,19 +44,21 @@ def test_step_time_measures_a_trainer_without_deep_supervision():
 def test_step_time_plans_three_dimensions_too():
     import step_time
 
+    from nnunet_plugins.benchmark import cost
+
     setting = step_time.Setting(patch=(16, 32, 32), channels=1, threads=1)
     with step_time.contestants([], setting) as made:
         stock = made["nnUNetTrainer"]
         stock.train()
         assert stock.patch == setting.patch
-        assert stock.training_memory() > step_time.storage_bytes(list(stock.trainer.network.parameters()))
+        assert stock.training_memory() > cost.storage_bytes(list(stock.trainer.network.parameters()))
 
 
 def test_storages_are_counted_once():
-    import step_time
+    from nnunet_plugins.benchmark import cost
 
     x = torch.zeros(10)
-    assert step_time.storage_bytes([x, x[2:], x.view(2, 5), torch.zeros(1)]) == 44
+    assert cost.storage_bytes([x, x[2:], x.view(2, 5), torch.zeros(1)]) == 44
 
 
 @pytest.mark.parametrize("classes", [3, 5])

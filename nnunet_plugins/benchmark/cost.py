@@ -1,0 +1,218 @@
+"""What a trainer costs on a dataset's plan, without training: parameters, FLOPs, times and memory of true trainers.
+
+Steps are nnU-Net's own ``train_step`` on random images with blob-like masks, of the plan's patch and batch size.
+"""
+
+import contextlib
+import io
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from operator import itemgetter
+from typing import Any
+from unittest import mock
+
+import torch
+from batchgeneratorsv2.transforms.utils.deep_supervision_downsampling import DownsampleSegForDSTransform
+from torch import Tensor, nn
+from torch._dynamo import OptimizedModule
+from torch.nn import functional as F
+from torch.utils._pytree import tree_map_only
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
+
+from nnunet_plugins.benchmark.runs import RESULTS, Run, runs
+from nnunet_plugins.benchmark.suite import Suite
+from nnunet_plugins.errors import UserError
+
+WARM_UP = 2
+
+
+class Contestant:
+    """A true trainer with one batch of random data for it."""
+
+    def __init__(self, trainer: Any, image: Tensor, mask: Tensor):
+        """
+        Args:
+            trainer: an nnU-Net trainer, not initialised yet.
+            image: ``(B, C, *patch)``
+            mask: label map ``(B, 1, *patch)``
+        """
+        self.trainer = trainer
+        self.device: torch.device = trainer.device
+        self.patch = tuple(image.shape[2:])
+        trainer.initialize()
+        trainer.on_train_epoch_start()
+        regions = torch.full((len(image), 1), -1)  # which DRGO's loader adds; those of no case
+        self.batch = {"data": image.to(self.device), "target": self.target(mask), "regions": regions}
+
+    def target(self, mask: Tensor) -> Tensor | list[Tensor]:
+        """What nnU-Net's loader makes of the masks: a list with deep supervision, a tensor without."""
+        manager = self.trainer.label_manager
+        if manager.has_regions:
+            ignored = [(manager.ignore_label,)] if manager.has_ignore_label else []
+            regions = [torch.isin(mask, torch.tensor(region)) for region in (*manager.foreground_regions, *ignored)]
+            mask = torch.cat(regions, dim=1).to(mask.dtype)
+        scales = self.trainer._get_deep_supervision_scales()
+        if scales is None:
+            return mask.to(self.device)
+        targets = [DownsampleSegForDSTransform(scales)(segmentation=m)["segmentation"] for m in mask]
+        return [torch.stack(target).to(self.device) for target in zip(*targets, strict=True)]
+
+    def train(self) -> None:
+        self.trainer.train_step(self.batch)
+
+    @contextlib.contextmanager
+    def inference_mode(self) -> Iterator[None]:
+        """As nnU-Net predicts: eval, no deep supervision."""
+        self.trainer.network.eval()
+        self.trainer.set_deep_supervision_enabled(False)
+        with torch.inference_mode(), self.autocast():
+            yield
+        self.trainer.set_deep_supervision_enabled(self.trainer.enable_deep_supervision)
+        self.trainer.network.train()
+
+    def predict(self, num_patches: int | None = None) -> None:
+        self.trainer.network(self.batch["data"][:num_patches])
+
+    def loss_alone(self) -> Callable[[], None]:
+        """Forward and backward of the loss, down to the network's outputs."""
+        network_input = getattr(self.trainer, "network_input", itemgetter("data"))  # stock nnU-Net: the images
+        with torch.no_grad(), self.autocast():
+            outputs = self.trainer.network(network_input(self.batch).to(self.device))
+
+        def run() -> None:
+            leaves = tree_map_only(Tensor, lambda x: x.detach().requires_grad_(), outputs)
+            with self.autocast():
+                loss = self.trainer.loss(leaves, self.batch["target"])
+            loss.backward()
+
+        return run
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        return torch.autocast("cuda") if self.device.type == "cuda" else contextlib.nullcontext()
+
+    def training_memory(self) -> int:
+        """Bytes that a training step needs, parameters, gradients and the optimiser's state among them.
+
+        On CUDA the allocator's peak; on the CPU, which keeps no count, what autograd saves for the backward pass.
+        """
+        parameters = list(self.trainer.network.parameters())
+        states = [v for state in self.trainer.optimizer.state.values() for v in state.values() if isinstance(v, Tensor)]
+        own = [*parameters, *(p.grad for p in parameters if p.grad is not None), *states]
+        if self.device.type == "cuda":
+            others = torch.cuda.memory_allocated() - storage_bytes(own)  # another trainer's
+            torch.cuda.reset_peak_memory_stats()
+            self.train()
+            return torch.cuda.max_memory_allocated() - others
+        saved: list[Tensor] = []
+
+        def pack(x: Tensor) -> Tensor:
+            saved.append(x.detach())
+            return x
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+            self.train()
+        return storage_bytes([*own, *saved])
+
+    def flops(self) -> int:
+        """Of one patch as nnU-Net predicts it, without mirroring: 2 x MACs of convolutions and matrix products."""
+        network: Any = self.trainer.network
+        bare: nn.Module = network._orig_mod if isinstance(network, OptimizedModule) else network
+        with FlopCounterMode(display=False) as counter, self.inference_mode():
+            bare(self.batch["data"][:1])
+        return counter.get_total_flops()
+
+    def parameters(self) -> int:
+        """Each counted once, however many modules share it."""
+        return sum(parameter.numel() for parameter in self.trainer.network.parameters())
+
+
+def seconds(run: Callable[[], object], device: torch.device, clock: Callable[[], float] = time.perf_counter) -> float:
+    synchronize = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    synchronize()
+    start = clock()
+    run()
+    synchronize()
+    return clock() - start
+
+
+def storage_bytes(tensors: Sequence[Tensor]) -> int:
+    """Bytes of the tensors' memory, each piece counted once."""
+    return sum({x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in tensors}.values())
+
+
+def random_batch(patch: Sequence[int], batch: int, channels: int, classes: int) -> tuple[Tensor, Tensor]:
+    """Images ``(B, C, *patch)`` and masks ``(B, 1, *patch)`` of smooth blobs, all classes equally frequent."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.randn((batch, 1, *(max(2, size // 12) for size in patch)), generator=generator)
+    blobs = F.interpolate(coarse, size=tuple(patch), mode="bilinear" if len(patch) == 2 else "trilinear")
+    borders = blobs.flatten()[::97].quantile(torch.linspace(0, 1, classes + 1)[1:-1])
+    noise = torch.randn((batch, channels, *patch), generator=generator)
+    return blobs + 0.5 * noise, torch.bucketize(blobs, borders).to(torch.int16)
+
+
+def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+    """First quartile, median, third quartile."""
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [*values] * 3
+    return low, middle, high
+
+
+# ---- of a suite ------------------------------------------------------------------------------------------------------
+
+
+def suite_costs(suite: Suite, steps: int) -> list[dict[str, Any]]:
+    """One row for each dataset, configuration and trainer, measured one after the other.
+
+    Raises:
+        UserError: a dataset is not preprocessed, or the device is not there.
+    """
+    device = torch.device(suite.resources.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError("There is no GPU here: set device = 'cpu' in the suite's [resources]")
+    torch.backends.cudnn.benchmark = True  # as nnUNetv2_train sets it
+    if device.type == "cpu":
+        torch.set_num_threads(suite.resources.cpus)
+    chosen = [run for run in runs(suite) if run.repeat == 1 and run.fold == suite.folds[0]]
+    for run in chosen:
+        if not run.preprocessed_receipt.exists() and not any(run.preprocessed.glob("*/*.pkl")):
+            raise UserError(
+                f"{run.dataset} is not preprocessed: nnUNetv2_plan_and_preprocess -d {run.data.id} -c {run.configuration}"
+            )
+    with tempfile.TemporaryDirectory() as results, mock.patch.dict(os.environ, {RESULTS: results}):
+        return [run_cost(run, device, steps) for run in tqdm(chosen, desc="Trainers")]
+
+
+def run_cost(run: Run, device: torch.device, steps: int) -> dict[str, Any]:
+    from nnunetv2.run.run_training import get_trainer_from_args
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        trainer = get_trainer_from_args(
+            run.dataset, run.configuration, run.fold, run.trainer_name, run.data.plans, device=device
+        )
+        plan = trainer.configuration_manager
+        channels, classes = len(trainer.dataset_json["channel_names"]), len(trainer.label_manager.all_labels)
+        contestant = Contestant(trainer, *random_batch(plan.patch_size, plan.batch_size, channels, classes))
+        for _ in range(WARM_UP):
+            contestant.train()
+        memory = contestant.training_memory()
+        training = [seconds(contestant.train, device) for _ in range(steps)]
+        with contestant.inference_mode():
+            contestant.predict(1)
+            latency = [seconds(lambda: contestant.predict(1), device) for _ in range(steps)]
+        flops = contestant.flops()
+    row: dict[str, Any] = {"dataset": run.dataset, "configuration": run.configuration, "trainer": run.trainer}
+    row |= {"patch": " x ".join(map(str, plan.patch_size)), "batch": plan.batch_size}
+    row |= {"parameters": contestant.parameters(), "flops": flops, "memory_mb": memory / 2**20}
+    for name, values in (("step_ms", training), ("latency_ms", latency)):
+        low, middle, high = quartiles([1e3 * value for value in values])
+        row |= {name: middle, f"{name}_low": low, f"{name}_high": high}
+    cuda = device.type == "cuda"
+    return row | {
+        "device": torch.cuda.get_device_name() if cuda else device.type,
+        "compiled": bool(trainer._do_i_compile()),
+        "torch_version": torch.__version__,
+        "cudnn_version": torch.backends.cudnn.version() if cuda else None,
+    }

@@ -1,0 +1,134 @@
+"""What the trainings of a suite have left, as tables: one row a case and label, one a training, one an epoch."""
+
+import datetime
+import os
+import platform
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from nnunet_plugins.benchmark.metrics import HIGHER_IS_BETTER
+from nnunet_plugins.benchmark.runs import RAW, VALIDATION, Run, nnunet_folder, read_json, runs, work_folder
+from nnunet_plugins.benchmark.suite import Suite
+from nnunet_plugins.cores import usable_cores
+from nnunet_plugins.errors import UserError
+
+METRICS = tuple(HIGHER_IS_BETTER)
+CELL = ["dataset", "configuration", "part", "trainer"]
+"""What a row of the result tables is about."""
+CASE_COLUMNS = [*CELL, "repeat", "fold", "case", "cluster", "label", "outcome", *METRICS]
+COST_COLUMNS = [
+    *CELL[:2], "trainer", "repeat", "fold", "epochs", "seconds_per_epoch", "training_hours", "seconds_per_case",
+    "peak_gb_allocated", "peak_gb_reserved", "compiled", "device", "gpu_name", "hostname", "torch_version", "cudnn_version",
+]  # fmt: skip
+
+
+class Results(NamedTuple):
+    """All that a report is made of."""
+
+    cases: pd.DataFrame
+    trainings: pd.DataFrame
+    curves: pd.DataFrame
+    costs: pd.DataFrame
+    """Of ``benchmark cost``; empty if it was not run."""
+    record: dict[str, Any]
+    """The suite, the datasets, the machine and the software."""
+
+
+def collect(suite: Suite) -> Results:
+    """
+    Raises:
+        UserError: nothing is done yet.
+    """
+    cases: list[dict[str, Any]] = []
+    trainings: list[dict[str, Any]] = []
+    curves: list[pd.DataFrame] = []
+    for run in runs(suite):
+        if not (run.trained.exists() and run.validated.exists()):
+            continue
+        about = {"dataset": run.dataset, "configuration": run.configuration, "trainer": run.trainer}
+        about |= {"repeat": run.repeat, "fold": run.fold}
+        receipt = read_json(run.trained)
+        rows = read_json(run.validated)["cases"]
+        cases += [about | row | {"cluster": run.data.cluster(row["case"])} for row in rows]
+        trainings.append(about | training_row(run, receipt, rows))
+        curve = pd.DataFrame(receipt["curves"]).assign(**about)
+        curves.append(curve.assign(epoch=range(1, len(curve) + 1)))
+    if not cases:
+        raise UserError(f"No training of {suite.name} is done yet: see 'nnunet-plugins benchmark status'")
+    order = [*CELL, "repeat", "fold", "case", "label"]
+    return Results(
+        cases=pd.DataFrame(cases).reindex(columns=CASE_COLUMNS).sort_values(order, ignore_index=True),
+        trainings=pd.DataFrame(trainings).reindex(columns=COST_COLUMNS),
+        curves=pd.concat(curves, ignore_index=True),
+        costs=read_costs(suite),
+        record=record(suite),
+    )
+
+
+def training_row(run: Run, receipt: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any]:
+    seconds, measured = pd.Series(receipt["epoch_seconds"], dtype=float), receipt["measured"]
+    num_cases = len({row["case"] for row in rows if row["part"] == VALIDATION})
+    validation = measured.get("validation_seconds")
+    return receipt["machine"] | {
+        "epochs": len(seconds),
+        "seconds_per_epoch": seconds.median(),
+        "training_hours": seconds.sum() / 3600,
+        "seconds_per_case": None if validation is None else validation / num_cases,
+        "peak_gb_allocated": gigabytes(measured.get("peak_bytes_allocated")),
+        "peak_gb_reserved": gigabytes(measured.get("peak_bytes_reserved")),
+        "compiled": measured.get("compiled"),
+    }
+
+
+def gigabytes(size: float | None) -> float | None:
+    return None if size is None else size / 2**30
+
+
+def cost_file(suite: Suite) -> Path:
+    return work_folder(suite) / "cost.json"
+
+
+def read_costs(suite: Suite) -> pd.DataFrame:
+    return pd.DataFrame(read_json(cost_file(suite)) if cost_file(suite).exists() else [])
+
+
+def record(suite: Suite) -> dict[str, Any]:
+    """What a reader must know to judge the numbers, and ``verify`` to make the tables again."""
+    datasets = {}
+    for run in runs(suite):
+        description = nnunet_folder(RAW) / run.dataset / "dataset.json"
+        content = read_json(description) if description.exists() else read_json(run.preprocessed / "dataset.json")
+        datasets[run.dataset] = {
+            "converter": (content.get("conversion") or {}).get("name"),
+            "tolerance": run.data.tolerance,
+            "channels": list(content["channel_names"].values()),
+            "file_ending": content["file_ending"],
+            "trainers": list(suite.trainers_of(run.data)),
+        }
+    return {
+        "suite": asdict(suite),
+        "datasets": datasets,
+        "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "machine": {"platform": platform.platform(), "processor": processor(), "usable_cores": usable_cores()},
+        "versions": {name: installed(name) for name in ("nnunet-plugins", "nnunetv2", "torch", "numpy", "scipy")}
+        | {"python": platform.python_version()},
+    }
+
+
+def processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), os.uname().machine)
+
+
+def installed(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

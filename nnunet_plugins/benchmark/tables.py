@@ -1,0 +1,405 @@
+"""The tables of a report, made from its data files alone: whoever has those can make them again, to the byte."""
+
+import io
+import json
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from nnunet_plugins.benchmark.metrics import HIGHER_IS_BETTER
+from nnunet_plugins.benchmark.results import Results
+from nnunet_plugins.benchmark.statistics import (
+    agreement,
+    finished_rankings,
+    of_main_label,
+    rank_table,
+    result_table,
+    warnings,
+)
+from nnunet_plugins.errors import UserError
+
+DATA = ("cases.csv", "trainings.csv", "curves.csv", "costs.csv")
+RECORD = "record.json"
+SHOWN = ("Dice", "HD95", "NSD")  # in the short tables; results.csv has all
+PUBLISHED = Path(__file__).with_name("published.toml")
+DEFINITIONS = (
+    "Dice as nnU-Net counts it. HD95 (the larger of both directions' 95th percentiles), ASSD and NSD between surfaces as "
+    "MONAI defines them, in mm (pixels where images have no spacing). Where one of both masks is empty, Dice and NSD are 0 "
+    "and distances the image's diagonal; where both are, the case is left out. Intervals: 95 %, percentile bootstrap over "
+    "units (10,000 resamples). p: Wilcoxon signed-rank on paired units, Holm's correction over the trainers."
+)
+
+
+class Table(NamedTuple):
+    """A table of a report, as text."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+    note: str = ""
+
+
+def write_data(results: Results, folder: Path) -> None:
+    """Write what everything else in a report is made of."""
+    for name, frame in zip(DATA, results[:4], strict=True):
+        (folder / name).write_text(frame.to_csv(index=False, lineterminator="\n"), encoding="utf-8")
+    (folder / RECORD).write_text(json.dumps(results.record, indent=1), encoding="utf-8")
+
+
+def read_data(folder: Path) -> Results:
+    """
+    Raises:
+        UserError: the folder holds no report.
+    """
+    frames = []
+    try:
+        for name in DATA:
+            text = (folder / name).read_text(encoding="utf-8")
+            frames.append(
+                pd.read_csv(
+                    io.StringIO(text), float_precision="round_trip", keep_default_na=False, na_values=[""], dtype=TEXT
+                )
+                if text.strip()
+                else pd.DataFrame()
+            )
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{folder} holds no report ({error}): give the folder that 'benchmark report' has written"
+        ) from error
+    return Results(*frames, record)
+
+
+TEXT = dict.fromkeys(("dataset", "configuration", "part", "trainer", "case", "cluster", "label", "outcome"), str)
+
+
+def result_files(results: Results) -> dict[str, bytes]:
+    """The files that ``verify`` compares, by name."""
+    table = result_table(results.cases, results.record)
+    tables = all_tables(results, table)
+    files = {
+        "results.csv": table.to_csv(index=False, float_format="%.6g", lineterminator="\n"),
+        "results.md": markdown(results, table, tables),
+        "results.tex": latex(tables),
+    }
+    return {name: text.encode() for name, text in files.items()}
+
+
+def all_tables(results: Results, table: pd.DataFrame) -> list[Table]:
+    """Every table of the page, in its order."""
+    tables = [comparison(key, group, results.record) for key, group in cells_of(of_main_label(table))]
+    for candidate in (
+        ranks(results),
+        per_label(table),
+        cost(results.costs),
+        training_cost(results),
+        published(results, table),
+    ):
+        if candidate.rows:
+            tables.append(candidate)
+    return tables
+
+
+def cells_of(table: pd.DataFrame) -> Iterable[tuple[tuple[str, str, str], pd.DataFrame]]:
+    return table.groupby(["dataset", "configuration", "part"], sort=True)  # type: ignore[return-value]
+
+
+# ---- one table each --------------------------------------------------------------------------------------------------
+
+
+def comparison(key: tuple[str, str, str], group: pd.DataFrame, record: Mapping[str, Any]) -> Table:
+    """One row per trainer: the short table of a dataset."""
+    dataset, configuration, part = key
+    by_metric = {metric: group[group.metric == metric].set_index("trainer") for metric in SHOWN}
+    dice = by_metric["Dice"]
+    rows = []
+    for trainer in ordered(dice, record["suite"]["reference"]):
+        row = dice.loc[trainer]
+        if pd.isna(row["mean"]):
+            rows.append([trainer, f"{row.folds} folds", *[""] * 8])
+            continue
+        others = [interval(by_metric[metric].loc[trainer], metric) for metric in SHOWN]
+        rows.append(
+            [trainer, row.folds, *others, *against_reference(row), f"{row.missed:.0f} / {row.hallucinated:.0f}"]
+        )
+    unit = "patients" if record_of(record, dataset)["cluster_regex"] else "cases"
+    units = "/".join(sorted({f"{value:.0f}" for value in dice.units.dropna()}))
+    tolerance = record["datasets"][dataset]["tolerance"]
+    columns = ["trainer", "folds", *(f"{metric} {arrow(metric)}" for metric in SHOWN)]
+    columns += [f"Dice − {record['suite']['reference']}", "p", "wins / ties / losses", "missed / hallucinated"]
+    label = group.label.iloc[0]
+    over = "mean over the labels" if label == "mean" else f"label {label}"
+    return Table(
+        f"{dataset}, {configuration}, {part}",
+        columns,
+        [row[: len(columns)] for row in rows],
+        f"{units} {unit}, {over}; NSD at {tolerance:g}. Mean [95 % interval].",
+    )
+
+
+def ordered(dice: pd.DataFrame, reference: str) -> list[str]:
+    """Best first, unfinished last, equal ones in the suite's order."""
+    return list(dice.sort_values("mean", ascending=False, kind="stable", na_position="last").index)
+
+
+def record_of(record: Mapping[str, Any], dataset: str) -> Mapping[str, Any]:
+    number = int(dataset.removeprefix("Dataset")[:3])
+    return next(data for data in record["suite"]["datasets"] if data["id"] == number)
+
+
+def arrow(metric: str) -> str:
+    return "↑" if HIGHER_IS_BETTER[metric] else "↓"
+
+
+def interval(row: pd.Series, metric: str) -> str:
+    digits = 2 if metric in ("HD95", "ASSD") else 4
+    if pd.isna(row["mean"]):
+        return ""
+    text = f"{row['mean']:.{digits}f}"
+    return text if pd.isna(row.ci_low) else f"{text} [{row.ci_low:.{digits}f}, {row.ci_high:.{digits}f}]"
+
+
+def against_reference(row: pd.Series) -> list[str]:
+    if pd.isna(row.difference):
+        return ["", "", ""]
+    bounds = "" if pd.isna(row.difference_low) else f" [{row.difference_low:+.4f}, {row.difference_high:+.4f}]"
+    return [
+        f"{row.difference:+.4f}{bounds}",
+        p_value(row.p_holm),
+        f"{row.wins:.0f} / {row.ties:.0f} / {row.losses:.0f}",
+    ]
+
+
+def p_value(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def ranks(results: Results) -> Table:
+    table = rank_table(results.cases, results.record)
+    if table.empty:
+        return Table("Ranks", [], [])
+    rankings = finished_rankings(results.cases, results.record)
+    tau = agreement(table)
+    note = "By Dice, over the cases that all finished trainers have values for. Stability (mean Kendall tau of 10,000 "
+    note += (
+        "resampled rankings with this one): " + ", ".join(f"{k} {r.kendall_tau:.2f}" for k, r in rankings.items()) + "."
+    )
+    if tau is not None:
+        note += f" Agreement of the datasets (mean Kendall tau of their pairs): {tau:.2f}."
+    columns = [name for name in table.columns if name != "trainer"]
+    rows = [
+        [row["trainer"], *(f"{row[name]:g}" if name != "average" else f"{row[name]:.2f}" for name in columns)]
+        for _, row in table.iterrows()
+    ]
+    return Table("Ranks", ["trainer", *columns], rows, note)
+
+
+def per_label(table: pd.DataFrame) -> Table:
+    """Dice of each label, where a dataset has several."""
+    several = table.groupby(["dataset", "configuration", "part"]).label.transform("nunique") > 1
+    chosen = table[several & (table.metric == "Dice") & table["mean"].notna() & (table.label != "mean")]
+    rows = []
+    for _, row in chosen.iterrows():
+        counts = [f"{row[name]:.0f}" for name in ("missed", "hallucinated", "both_empty")]
+        rows.append(
+            [
+                *(row[name] for name in ("dataset", "configuration", "part", "label", "trainer")),
+                f"{row['mean']:.4f}",
+                *counts,
+            ]
+        )
+    columns = ["dataset", "configuration", "part", "label", "trainer", "Dice", "missed", "hallucinated", "both empty"]
+    return Table("Dice of each label", columns, rows)
+
+
+def training_cost(results: Results) -> Table:
+    """What the trainings took: medians over folds and repetitions, hours in total."""
+    rows = []
+    for (dataset, configuration, trainer), group in results.trainings.groupby(["dataset", "configuration", "trainer"]):
+        machine = group.gpu_name.dropna().unique().tolist() or group.device.dropna().unique().tolist()
+        compiled = {True: "yes", False: "no"}.get(group.compiled.dropna().max(), "")  # type: ignore[arg-type]
+        numbers = [
+            (group.seconds_per_epoch.median(), 1),
+            (group.training_hours.sum(), 2),
+            (group.seconds_per_case.median(), 2),
+        ]
+        numbers += [(group[f"peak_gb_{kind}"].astype(float).max(), 2) for kind in ("allocated", "reserved")]
+        versions = " / ".join(
+            str(group[name].dropna().iloc[0])
+            for name in ("torch_version", "cudnn_version")
+            if group[name].notna().any()
+        )
+        rows.append(
+            [dataset, configuration, trainer, *(fixed(value, digits) for value, digits in numbers)]
+            + [compiled, ", ".join(map(str, machine)), versions]
+        )
+    columns = ["dataset", "configuration", "trainer", "s / epoch", "hours, all folds", "s / case", "peak GB allocated"]
+    columns += ["peak GB reserved", "compiled", "device", "torch / cuDNN"]
+    note = "As nnU-Net logged it; s / case is nnU-Net's validation, from preprocessed image to segmentation in a file."
+    return Table("What the trainings took", columns, rows, note)
+
+
+def cost(costs: pd.DataFrame) -> Table:
+    """What ``benchmark cost`` has measured."""
+    rows = [
+        [
+            row["dataset"],
+            row["configuration"],
+            row["trainer"],
+            fixed(row["parameters"] / 1e6, 2),
+            fixed(row["flops"] / 1e9, 2),
+        ]
+        + [spread(row, "step_ms"), spread(row, "latency_ms"), fixed(row["memory_mb"], 0), row["device"]]
+        for _, row in costs.iterrows()
+    ]
+    columns = ["dataset", "configuration", "trainer", "parameters, M", "GFLOPs", "training step, ms", "latency, ms"]
+    columns += ["training memory, MB", "device"]
+    note = "FLOPs = 2 x MACs (torch's FlopCounterMode), of one patch without test-time augmentation; times are medians [quartiles]."
+    return Table("Cost, without training", columns, rows, note)
+
+
+def spread(row: pd.Series, name: str) -> str:
+    return f"{row[name]:.1f} [{row[name + '_low']:.1f}, {row[name + '_high']:.1f}]"
+
+
+def fixed(value: float, digits: int) -> str:
+    return "" if pd.isna(value) else f"{value:.{digits}f}"
+
+
+@cache
+def published_results() -> pd.DataFrame:
+    return pd.DataFrame(tomllib.loads(PUBLISHED.read_text(encoding="utf-8"))["results"])
+
+
+def published(results: Results, table: pd.DataFrame) -> Table:
+    """The papers' numbers on the suite's datasets, and ours of the same trainers."""
+    ours = of_main_label(table)
+    rows = []
+    for dataset, description in results.record["datasets"].items():
+        theirs = published_results()[published_results().dataset == description["converter"]]
+        if "label" in theirs:
+            theirs = theirs[theirs.label.isna()]
+        for _, row in theirs.iterrows():
+            own = ours[(ours.dataset == dataset) & (ours.trainer == row.get("trainer")) & ours["mean"].notna()]
+            values = [published_value(row, metric) for metric in ("Dice", "IoU", "HD95")]
+            beside = [
+                "; ".join(
+                    f"{float(v):.{2 if metric == 'HD95' else 4}f} ({c})"
+                    for v, c in own[own.metric == metric][["mean", "configuration"]].to_numpy()
+                )
+                for metric in ("Dice", "IoU", "HD95")
+            ]
+            rows.append(
+                [
+                    dataset,
+                    row["paper"],
+                    row["table"],
+                    row["method"],
+                    *(v for pair in zip(values, beside, strict=True) for v in pair),
+                ]
+            )
+    columns = ["dataset", "paper", "table", "method", "Dice", "ours", "IoU", "ours ", "HD95", "ours  "]
+    note = "Papers differ from us, and from each other, in splits, lengths of training, preprocessing and definitions of metrics."
+    return Table("Published", columns, rows, note)
+
+
+def published_value(row: pd.Series, metric: str) -> str:
+    value = row.get(metric)
+    return "" if value is None or pd.isna(value) else f"{value:.{2 if metric == 'HD95' else 4}f}"
+
+
+# ---- as text ---------------------------------------------------------------------------------------------------------
+
+
+def markdown(results: Results, table: pd.DataFrame, tables: Sequence[Table]) -> str:
+    record = results.record
+    lines = [f"# {record['suite']['name']}", "", summary(record), "", DEFINITIONS, ""]
+    for note in notices(results, table):
+        lines += [f"- {note}"]
+    for part in tables:
+        lines += ["", as_markdown(part)]
+    return "\n".join(lines) + "\n"
+
+
+def as_markdown(table: Table) -> str:
+    lines = [f"## {table.title}", "", markdown_row(table.columns), markdown_row(["---"] * len(table.columns))]
+    lines += [markdown_row(row) for row in table.rows]
+    return "\n".join([*lines, "", table.note] if table.note else lines)
+
+
+def markdown_row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(str(cell).strip().replace("|", "\\|") for cell in cells) + " |"
+
+
+def summary(record: Mapping[str, Any]) -> str:
+    """What was trained, for how long, on what."""
+    suite, machine = record["suite"], record["machine"]
+    iterations = suite["iterations"] or 250
+    versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items() if version)
+    return (
+        f"{suite['epochs']} epochs of {iterations} steps for every trainer; folds {', '.join(map(str, suite['folds']))}; "
+        f"{suite['repeats']} repetition(s); reference {suite['reference']}. Report written on {machine['processor']} "
+        f"({machine['usable_cores']} cores, {machine['platform']}) with {versions}."
+    )
+
+
+def notices(results: Results, table: pd.DataFrame) -> list[str]:
+    """Unfinished, unequal or doubtful: what must be read beside the numbers."""
+    suite = results.record["suite"]
+    wanted = [
+        (name, configuration, trainer)
+        for name, description in results.record["datasets"].items()
+        for configuration in record_of(results.record, name)["configurations"]
+        for trainer in description["trainers"]
+    ]
+    own = results.trainings
+    total = len(suite["folds"]) * suite["repeats"]
+    found = []
+    for dataset, configuration, trainer in wanted:
+        done = len(own[(own.dataset == dataset) & (own.configuration == configuration) & (own.trainer == trainer)])
+        if done < total:
+            found.append(f"Unfinished: {dataset} {configuration} {trainer} has {done}/{total} folds")
+    found += warnings(table, suite["reference"])
+    if "test" in results.cases.part.unique():
+        found.append("A test case's value is the mean over the folds' models, not that of their ensemble")
+    return found
+
+
+TEX = str.maketrans({c: f"\\{c}" for c in "_%&#$"} | {"−": "$-$", "↑": "$\\uparrow$", "↓": "$\\downarrow$"})
+
+
+def latex(tables: Sequence[Table]) -> str:
+    """All tables with booktabs' rules."""
+    parts = ["% needs \\usepackage{booktabs}"]
+    for table in tables:
+        lines = [r"\begin{table}", r"\centering", rf"\caption{{{tex(table.title)}. {tex(table.note)}}}"]
+        lines += [rf"\begin{{tabular}}{{{'l' * len(table.columns)}}}", r"\toprule", tex_row(table.columns), r"\midrule"]
+        lines += [tex_row(row) for row in table.rows]
+        parts.append("\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"]))
+    return "\n\n".join(parts) + "\n"
+
+
+def tex_row(cells: Sequence[str]) -> str:
+    return " & ".join(tex(str(cell).strip()) for cell in cells) + r" \\"
+
+
+def tex(text: str) -> str:
+    return text.replace("\\", r"\textbackslash ").translate(TEX).replace("< ", "$<$ ")
+
+
+def verify(folder: Path) -> list[str]:
+    """The names of the tables that differ from what the report's data give.
+
+    Raises:
+        UserError: the folder holds no report.
+    """
+    made = result_files(read_data(folder))
+    return [
+        name
+        for name, content in made.items()
+        if not (folder / name).is_file() or (folder / name).read_bytes() != content
+    ]

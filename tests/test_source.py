@@ -11,19 +11,31 @@ import nnunet_plugins
 PACKAGE = Path(nnunet_plugins.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-NOT_BELOW = ("nnunetv2", *(f"nnunet_plugins.{room}" for room in ("cli", "dataset_conversion", "losses", "trainers")))
+ROOMS_ABOVE = ("benchmark", "cli", "dataset_conversion", "losses", "trainers")
+NOT_BELOW = ("nnunetv2", *(f"nnunet_plugins.{room}" for room in ROOMS_ABOVE))
 
 FORBIDDEN = {
     "architectures/layers": NOT_BELOW,
     "architectures": NOT_BELOW,
-    "losses": ("nnunetv2", "nnunet_plugins.dataset_conversion", "nnunet_plugins.trainers", "nnunet_plugins.cli"),
+    "losses": (
+        "nnunetv2",
+        "nnunet_plugins.benchmark",
+        "nnunet_plugins.dataset_conversion",
+        "nnunet_plugins.trainers",
+        "nnunet_plugins.cli",
+    ),
     "trainers": (
+        "nnunet_plugins.benchmark",
         "nnunet_plugins.cli",
         "nnunet_plugins.dataset_conversion",
         "nnunet_plugins.demo",
         "nnunet_plugins.doctor",
     ),
-    "dataset_conversion": ("torch", "nnunet_plugins.architectures", "nnunet_plugins.cli", "nnunet_plugins.losses"),
+    "dataset_conversion": (
+        "torch",
+        *(f"nnunet_plugins.{room}" for room in ("architectures", "benchmark", "cli", "losses")),
+    ),
+    "benchmark": tuple(f"nnunet_plugins.{room}" for room in ("architectures", "cli", "dataset_conversion", "losses")),
 }
 """What the modules of a room must not import."""
 

@@ -179,7 +179,8 @@ def suite_costs(suite: Suite, steps: int) -> list[dict[str, Any]]:
     for run in chosen:
         if not run.preprocessed_receipt.exists() and not any(run.preprocessed.glob("*/*.pkl")):
             raise UserError(
-                f"{run.dataset} is not preprocessed: nnUNetv2_plan_and_preprocess -d {run.data.id} -c {run.configuration}"
+                f"{run.dataset} is not preprocessed: run nnUNetv2_plan_and_preprocess -d {run.data.id} "
+                f"-c {run.configuration}"
             )
     with tempfile.TemporaryDirectory() as results, mock.patch.dict(os.environ, {RESULTS: results}):
         return [run_cost(run, device, steps) for run in tqdm(chosen, desc="Trainers")]

@@ -56,7 +56,7 @@ def run_suite(suite_file: Path, executor: Executor, gpus: Sequence[str]) -> bool
 
 
 def supervise(suite: Suite, suite_file: Path, executor: Executor, gpus: Sequence[str]) -> bool:
-    """Run Snakemake in a thread, with a progress bar; end its jobs on SIGINT and SIGTERM, and this process with them."""
+    """Run Snakemake in a thread, with a progress bar; on SIGINT or SIGTERM end its jobs and this process."""
     folder = work_folder(suite)
     all_runs = runs(suite)
     received: list[int] = []

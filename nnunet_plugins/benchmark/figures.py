@@ -21,7 +21,7 @@ from nnunet_plugins.benchmark.statistics import (
 )
 
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8c6bb1", "#7f7f7f")  # for all eyes
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.hashsalt": "nnunet-plugins",
     "svg.fonttype": "path",
     "font.size": 9,

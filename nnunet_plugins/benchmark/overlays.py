@@ -69,7 +69,7 @@ def overlay_figure(chosen: dict[str, str], cell: pd.DataFrame, found: list[Run],
 
 
 def read_slice(run: Run, case: str, part: str) -> tuple[NDArray[Any], NDArray[Any], Any]:
-    """Image ``(H, W)`` or ``(H, W, 3)`` and truth ``(H, W)``: of a volume, the slice with most foreground, and its index."""
+    """Image ``(H, W)`` or ``(H, W, 3)``, truth ``(H, W)`` and index: of a volume, the slice with most foreground."""
     folder = (
         run.preprocessed / "gt_segmentations" if part == VALIDATION else nnunet_folder(RAW) / run.dataset / "labelsTs"
     )

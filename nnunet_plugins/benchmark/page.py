@@ -53,8 +53,8 @@ def write_report(suite: Suite, folder: Path, with_cases: bool = True) -> Path:
         table = result_table(results.cases, results.record)
         drawn = figures.draw_all(results, table, temporary / "figures")
         cases = overlays.draw_overlays(suite, results, temporary / "figures") if with_cases else []
-        content = Environment(autoescape=True, trim_blocks=True).from_string(TEMPLATE.read_text(encoding="utf-8"))
-        page = content.render(
+        template = Environment(autoescape=True, trim_blocks=True).from_string(TEMPLATE.read_text(encoding="utf-8"))
+        page = template.render(
             name=suite.name,
             summary=tables.summary(results.record),
             definitions=tables.DEFINITIONS,

@@ -21,8 +21,9 @@ CELL = ["dataset", "configuration", "part", "trainer"]
 """What a row of the result tables is about."""
 CASE_COLUMNS = [*CELL, "repeat", "fold", "case", "cluster", "label", "outcome", *METRICS]
 COST_COLUMNS = [
-    *CELL[:2], "trainer", "repeat", "fold", "epochs", "seconds_per_epoch", "training_hours", "seconds_per_case",
-    "peak_gb_allocated", "peak_gb_reserved", "compiled", "device", "gpu_name", "hostname", "torch_version", "cudnn_version",
+    "dataset", "configuration", "trainer", "repeat", "fold", "epochs", "seconds_per_epoch", "training_hours",
+    "seconds_per_case", "peak_gb_allocated", "peak_gb_reserved", "compiled", "device", "gpu_name", "hostname",
+    "torch_version", "cudnn_version",
 ]  # fmt: skip
 
 
@@ -49,7 +50,7 @@ def collect(suite: Suite) -> Results:
     for run in runs(suite):
         if not (run.trained.exists() and run.validated.exists()):
             continue
-        about = {"dataset": run.dataset, "configuration": run.configuration, "trainer": run.trainer}
+        about: dict[str, Any] = {"dataset": run.dataset, "configuration": run.configuration, "trainer": run.trainer}
         about |= {"repeat": run.repeat, "fold": run.fold}
         receipt = read_json(run.trained)
         rows = read_json(run.validated)["cases"]

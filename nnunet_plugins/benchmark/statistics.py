@@ -1,8 +1,8 @@
 """What the numbers of a suite allow to say, and what they do not.
 
-The unit is the case, or the patient where a suite's ``cluster_regex`` finds several cases of one: the mean over a unit's
-folds, repetitions and cases. Two trainers are compared on the labels of the cases that both have values for, unit by
-unit. Trainers with folds still missing are left out of everything.
+The unit is the case, or the patient where a suite's ``cluster_regex`` finds several cases of one: the mean over the
+unit's cases, folds and repetitions. Two trainers are compared unit by unit, on the labels of the cases that both have
+values for. Trainers with folds still missing are left out of everything.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,8 +23,8 @@ SEED = 0
 CONFIDENCE = 0.95
 MEAN_LABEL = "mean"
 NUMBERS = (
-    "units", "mean", "sd", "ci_low", "ci_high", "run_sd", "difference", "difference_low", "difference_high", "p", "p_holm",
-    "wins", "ties", "losses",
+    "units", "mean", "sd", "ci_low", "ci_high", "run_sd", "difference", "difference_low", "difference_high", "p",
+    "p_holm", "wins", "ties", "losses",
 )  # fmt: skip
 """What only finished trainers have."""
 
@@ -50,7 +50,7 @@ class Comparison(NamedTuple):
 
 @lru_cache(maxsize=4)
 def resample_weights(num_units: int) -> Values:
-    """Share of each unit in each resample ``(NUM_RESAMPLES, n)``; always the same ones, so that differences stay paired."""
+    """Share of each unit in each resample ``(NUM_RESAMPLES, n)``: always the same ones, so differences stay paired."""
     rng = np.random.default_rng(SEED)
     draws = rng.multinomial(num_units, np.full(num_units, 1 / num_units), size=NUM_RESAMPLES)
     return draws / num_units
@@ -216,7 +216,7 @@ def warnings(table: pd.DataFrame, reference: str, metric: str = "Dice") -> list[
             elif abs(row.difference) <= spread:
                 notes.append(f"{where}, no more than the spread from run to run ({spread:.4f})")
             if row.units < 10:
-                notes.append(f"{where}, over {row.units} units only")
+                notes.append(f"{where}, over {row.units:.0f} units only")
     return notes
 
 

@@ -87,8 +87,8 @@ def plan(suite: Suite, run: Run) -> None:
         if not plans_file.exists():
             if run.data.plans != "nnUNetPlans":
                 raise UserError(
-                    f"{plans_file} is not there: plan it with nnUNetv2_plan_experiment -d {run.data.id} -pl PLANNER, or "
-                    "leave the suite's key plans out"
+                    f"{plans_file} is not there: make it with nnUNetv2_plan_experiment -d {run.data.id} "
+                    "-pl PLANNER, or leave the suite's key plans out"
                 )
             extract_fingerprints([run.data.id], num_processes=suite.resources.cpus, clean=False)
             plan_experiments([run.data.id])
@@ -146,7 +146,7 @@ def preprocess(suite: Suite, run: Run) -> None:
 
 
 def missing_cases(run: Run, folder: Path) -> set[str]:
-    """Cases of the folds without preprocessed images or without a reference; properties are what nnU-Net writes last."""
+    """Cases of the folds that have no reference or no properties, which nnU-Net writes after the image."""
     splits = read_json(run.preprocessed / SPLITS)
     preprocessed = {path.stem for path in folder.glob("*.pkl")}
     ending = read_json(run.preprocessed / "dataset.json")["file_ending"]
@@ -195,7 +195,7 @@ def end_orphans() -> None:
 
 
 def train_and_predict(suite: Suite, run: Run) -> dict[str, float]:
-    """Train or go on training, predict the validation cases and, if asked, the test set; seconds and bytes that it took."""
+    """Train or go on training, predict the validation cases and perhaps the test set; seconds and bytes it took."""
     import torch
     from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoint
 
@@ -208,7 +208,7 @@ def train_and_predict(suite: Suite, run: Run) -> dict[str, float]:
     )
     trainer.save_every = max(1, min(trainer.save_every, trainer.num_epochs // 20))
     maybe_load_checkpoint(trainer, continue_training=not trained, validation_only=trained)
-    measured = {}
+    measured: dict[str, float] = {}
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
     if not trained:
@@ -364,8 +364,8 @@ def case_rows(run: Run, part: str) -> Iterator[dict[str, Any]]:
         prediction, _ = reader.read_seg(str(predicted[case]))
         ignored = reference[0] == manager.ignore_label if manager.has_ignore_label else None
         for value in values:
-            masks = (region_or_label_to_mask(array[0], value) for array in (reference, prediction))
-            scores = score(*masks, properties["spacing"], run.data.tolerance, ignored)
+            masks = [region_or_label_to_mask(array[0], value) for array in (reference, prediction)]
+            scores = score(masks[0], masks[1], properties["spacing"], run.data.tolerance, ignored)
             label = names[as_tuple(value)]
             yield {"part": part, "case": case, "label": label, "key": str(value)} | scores._asdict()
 
@@ -387,7 +387,7 @@ def check_against_summary(run: Run, rows: Sequence[Mapping[str, Any]]) -> None:
             ours = float("nan") if row["Dice"] is None else row["Dice"]
             if theirs is None or not (theirs == ours or (theirs != theirs and ours != ours)):
                 raise UserError(
-                    f"{path} gives {row['case']} ({row['label']}) a Dice of {theirs}, and its prediction has {ours}: the "
+                    f"{path} gives {row['case']} ({row['label']}) a Dice of {theirs}, and its prediction has {ours}: "
                     f"predictions or references have changed; remove {path.parent} and run the benchmark again"
                 )
 

@@ -151,10 +151,10 @@ def converted(value: Any, kind: Any, key: str) -> Any:
             words = {int: "a whole number", float: "a number", bool: "true or false", str: "text in quotes"}
             raise BadSuite(f"{key} = {value!r}: expected {words[expected]}")
         return value
-    for items, words in ((str, "texts in quotes"), (int, "whole numbers")):
+    for items, expected_items in ((str, "texts in quotes"), (int, "whole numbers")):
         if kind == tuple[items, ...]:  # type: ignore[valid-type]
             if not isinstance(value, list) or any(type(item) is not items for item in value):
-                raise BadSuite(f"{key} = {value!r}: expected a list of {words}")
+                raise BadSuite(f"{key} = {value!r}: expected a list of {expected_items}")
             return tuple(value)
     return value
 

@@ -23,14 +23,15 @@ from nnunet_plugins.benchmark.statistics import (
 from nnunet_plugins.errors import UserError
 
 DATA = ("cases.csv", "trainings.csv", "curves.csv", "costs.csv")
+TEXTS = ("dataset", "configuration", "part", "trainer", "case", "cluster", "label", "outcome")
 RECORD = "record.json"
 SHOWN = ("Dice", "HD95", "NSD")  # in the short tables; results.csv has all
 PUBLISHED = Path(__file__).with_name("published.toml")
 DEFINITIONS = (
-    "Dice as nnU-Net counts it. HD95 (the larger of both directions' 95th percentiles), ASSD and NSD between surfaces as "
-    "MONAI defines them, in mm (pixels where images have no spacing). Where one of both masks is empty, Dice and NSD are 0 "
-    "and distances the image's diagonal; where both are, the case is left out. Intervals: 95 %, percentile bootstrap over "
-    "units (10,000 resamples). p: Wilcoxon signed-rank on paired units, Holm's correction over the trainers."
+    "Dice as nnU-Net counts it. HD95 (the larger of both directions' 95th percentiles), ASSD and NSD between surfaces "
+    "as MONAI defines them, in mm (pixels where images have no spacing). Where one of both masks is empty, Dice and "
+    "NSD are 0 and distances the image's diagonal; where both are, the case is left out. Intervals: 95 %, percentile "
+    "bootstrap over units (10,000 resamples). p: Wilcoxon signed-rank on paired units, Holm's correction over trainers."
 )
 
 
@@ -55,26 +56,22 @@ def read_data(folder: Path) -> Results:
     Raises:
         UserError: the folder holds no report.
     """
-    frames = []
     try:
-        for name in DATA:
-            text = (folder / name).read_text(encoding="utf-8")
-            frames.append(
-                pd.read_csv(
-                    io.StringIO(text), float_precision="round_trip", keep_default_na=False, na_values=[""], dtype=TEXT
-                )
-                if text.strip()
-                else pd.DataFrame()
-            )
+        cases, trainings, curves, costs = (read_csv(folder / name) for name in DATA)
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(
-            f"{folder} holds no report ({error}): give the folder that 'benchmark report' has written"
-        ) from error
-    return Results(*frames, record)
+        raise UserError(f"{folder} holds no report ({error}): give a folder that 'benchmark report' wrote") from error
+    return Results(cases, trainings, curves, costs, record)
 
 
-TEXT = dict.fromkeys(("dataset", "configuration", "part", "trainer", "case", "cluster", "label", "outcome"), str)
+def read_csv(path: Path) -> pd.DataFrame:
+    text = path.read_text(encoding="utf-8")
+    if not text.strip():
+        return pd.DataFrame()
+    texts = dict.fromkeys(TEXTS, str)
+    return pd.read_csv(
+        io.StringIO(text), float_precision="round_trip", keep_default_na=False, na_values=[""], dtype=texts
+    )
 
 
 def result_files(results: Results) -> dict[str, bytes]:
@@ -92,20 +89,12 @@ def result_files(results: Results) -> dict[str, bytes]:
 def all_tables(results: Results, table: pd.DataFrame) -> list[Table]:
     """Every table of the page, in its order."""
     tables = [comparison(key, group, results.record) for key, group in cells_of(of_main_label(table))]
-    for candidate in (
-        ranks(results),
-        per_label(table),
-        cost(results.costs),
-        training_cost(results),
-        published(results, table),
-    ):
-        if candidate.rows:
-            tables.append(candidate)
-    return tables
+    others = ranks(results), per_label(table), cost(results.costs), training_cost(results), published(results, table)
+    return [*tables, *(other for other in others if other.rows)]
 
 
-def cells_of(table: pd.DataFrame) -> Iterable[tuple[tuple[str, str, str], pd.DataFrame]]:
-    return table.groupby(["dataset", "configuration", "part"], sort=True)  # type: ignore[return-value]
+def cells_of(table: pd.DataFrame) -> Iterable[tuple[Any, pd.DataFrame]]:
+    return table.groupby(["dataset", "configuration", "part"], sort=True)
 
 
 # ---- one table each --------------------------------------------------------------------------------------------------
@@ -204,14 +193,9 @@ def per_label(table: pd.DataFrame) -> Table:
     chosen = table[several & (table.metric == "Dice") & table["mean"].notna() & (table.label != "mean")]
     rows = []
     for _, row in chosen.iterrows():
-        counts = [f"{row[name]:.0f}" for name in ("missed", "hallucinated", "both_empty")]
-        rows.append(
-            [
-                *(row[name] for name in ("dataset", "configuration", "part", "label", "trainer")),
-                f"{row['mean']:.4f}",
-                *counts,
-            ]
-        )
+        about = [row[name] for name in ("dataset", "configuration", "part", "label", "trainer")]
+        counts = [fixed(row[name], 0) for name in ("missed", "hallucinated", "both_empty")]
+        rows.append([*about, fixed(row["mean"], 4), *counts])
     columns = ["dataset", "configuration", "part", "label", "trainer", "Dice", "missed", "hallucinated", "both empty"]
     return Table("Dice of each label", columns, rows)
 
@@ -219,46 +203,37 @@ def per_label(table: pd.DataFrame) -> Table:
 def training_cost(results: Results) -> Table:
     """What the trainings took: medians over folds and repetitions, hours in total."""
     rows = []
-    for (dataset, configuration, trainer), group in results.trainings.groupby(["dataset", "configuration", "trainer"]):
-        machine = group.gpu_name.dropna().unique().tolist() or group.device.dropna().unique().tolist()
-        compiled = {True: "yes", False: "no"}.get(group.compiled.dropna().max(), "")  # type: ignore[arg-type]
-        numbers = [
-            (group.seconds_per_epoch.median(), 1),
-            (group.training_hours.sum(), 2),
-            (group.seconds_per_case.median(), 2),
-        ]
-        numbers += [(group[f"peak_gb_{kind}"].astype(float).max(), 2) for kind in ("allocated", "reserved")]
-        versions = " / ".join(
-            str(group[name].dropna().iloc[0])
-            for name in ("torch_version", "cudnn_version")
-            if group[name].notna().any()
-        )
-        rows.append(
-            [dataset, configuration, trainer, *(fixed(value, digits) for value, digits in numbers)]
-            + [compiled, ", ".join(map(str, machine)), versions]
-        )
+    for key, group in results.trainings.groupby(["dataset", "configuration", "trainer"]):
+        cells = [fixed(group.seconds_per_epoch.median(), 1), fixed(group.training_hours.sum(), 2)]
+        cells += [fixed(group.seconds_per_case.median(), 2)]
+        cells += [fixed(group[f"peak_gb_{kind}"].astype(float).max(), 2) for kind in ("allocated", "reserved")]
+        cells += [different(group.compiled.map({True: "yes", False: "no"}))]
+        cells += [different(group.gpu_name) or different(group.device)]
+        cells += [different(group[name]) for name in ("torch_version", "cudnn_version")]
+        rows.append([*map(str, key), *cells])
     columns = ["dataset", "configuration", "trainer", "s / epoch", "hours, all folds", "s / case", "peak GB allocated"]
-    columns += ["peak GB reserved", "compiled", "device", "torch / cuDNN"]
+    columns += ["peak GB reserved", "compiled", "device", "torch", "cuDNN"]
     note = "As nnU-Net logged it; s / case is nnU-Net's validation, from preprocessed image to segmentation in a file."
     return Table("What the trainings took", columns, rows, note)
 
 
+def different(values: pd.Series) -> str:
+    """The values that there are."""
+    return ", ".join(str(value) for value in values.dropna().unique())
+
+
 def cost(costs: pd.DataFrame) -> Table:
     """What ``benchmark cost`` has measured."""
-    rows = [
-        [
-            row["dataset"],
-            row["configuration"],
-            row["trainer"],
-            fixed(row["parameters"] / 1e6, 2),
-            fixed(row["flops"] / 1e9, 2),
-        ]
-        + [spread(row, "step_ms"), spread(row, "latency_ms"), fixed(row["memory_mb"], 0), row["device"]]
-        for _, row in costs.iterrows()
-    ]
-    columns = ["dataset", "configuration", "trainer", "parameters, M", "GFLOPs", "training step, ms", "latency, ms"]
-    columns += ["training memory, MB", "device"]
-    note = "FLOPs = 2 x MACs (torch's FlopCounterMode), of one patch without test-time augmentation; times are medians [quartiles]."
+    rows = []
+    for _, row in costs.iterrows():
+        counts = [fixed(row["parameters"] / 1e6, 2), fixed(row["flops"] / 1e9, 2)]
+        times = [spread(row, "step_ms"), spread(row, "latency_ms")]
+        about = [row[name] for name in ("dataset", "configuration", "trainer", "patch")]
+        rows.append([*about, str(row["batch"]), *counts, *times, fixed(row["memory_mb"], 0), row["device"]])
+    columns = ["dataset", "configuration", "trainer", "patch", "batch", "parameters, M", "GFLOPs", "training step, ms"]
+    columns += ["latency, ms", "training memory, MB", "device"]
+    note = "GFLOPs (2 x MACs, by torch's FlopCounterMode) and latency: one patch, not mirrored. Medians [quartiles]. "
+    note += "Memory: CUDA's peak; on the CPU what autograd keeps, parameters, gradients and the optimiser's state."
     return Table("Cost, without training", columns, rows, note)
 
 
@@ -266,8 +241,8 @@ def spread(row: pd.Series, name: str) -> str:
     return f"{row[name]:.1f} [{row[name + '_low']:.1f}, {row[name + '_high']:.1f}]"
 
 
-def fixed(value: float, digits: int) -> str:
-    return "" if pd.isna(value) else f"{value:.{digits}f}"
+def fixed(value: Any, digits: int) -> str:
+    return "" if value is None or pd.isna(value) else f"{value:.{digits}f}"
 
 
 @cache
@@ -277,39 +252,33 @@ def published_results() -> pd.DataFrame:
 
 def published(results: Results, table: pd.DataFrame) -> Table:
     """The papers' numbers on the suite's datasets, and ours of the same trainers."""
-    ours = of_main_label(table)
+    metrics = {"Dice": 4, "IoU": 4, "HD95": 2}
+    ours = of_main_label(table[table["mean"].notna()])
     rows = []
     for dataset, description in results.record["datasets"].items():
-        theirs = published_results()[published_results().dataset == description["converter"]]
-        if "label" in theirs:
-            theirs = theirs[theirs.label.isna()]
-        for _, row in theirs.iterrows():
-            own = ours[(ours.dataset == dataset) & (ours.trainer == row.get("trainer")) & ours["mean"].notna()]
-            values = [published_value(row, metric) for metric in ("Dice", "IoU", "HD95")]
-            beside = [
-                "; ".join(
-                    f"{float(v):.{2 if metric == 'HD95' else 4}f} ({c})"
-                    for v, c in own[own.metric == metric][["mean", "configuration"]].to_numpy()
-                )
-                for metric in ("Dice", "IoU", "HD95")
-            ]
-            rows.append(
-                [
-                    dataset,
-                    row["paper"],
-                    row["table"],
-                    row["method"],
-                    *(v for pair in zip(values, beside, strict=True) for v in pair),
+        theirs = published_results()
+        for _, row in theirs[(theirs.dataset == description["converter"]) & theirs.label.isna()].iterrows():
+            own = ours[(ours.dataset == dataset) & (ours.trainer == row["trainer"])]
+            cells = []
+            for metric, digits in metrics.items():
+                beside = [
+                    f"{fixed(value, digits)} ({configuration} {part})"
+                    for value, configuration, part in own[own.metric == metric][
+                        ["mean", "configuration", "part"]
+                    ].itertuples(index=False)
                 ]
-            )
-    columns = ["dataset", "paper", "table", "method", "Dice", "ours", "IoU", "ours ", "HD95", "ours  "]
-    note = "Papers differ from us, and from each other, in splits, lengths of training, preprocessing and definitions of metrics."
-    return Table("Published", columns, rows, note)
-
-
-def published_value(row: pd.Series, metric: str) -> str:
-    value = row.get(metric)
-    return "" if value is None or pd.isna(value) else f"{value:.{2 if metric == 'HD95' else 4}f}"
+                cells += [fixed(row[metric], digits), "; ".join(beside)]
+            remark = "" if pd.isna(row["note"]) else row["note"]
+            rows.append([dataset, row["paper"], row["table"], row["method"], *cells, remark])
+    columns = [
+        "dataset",
+        "paper",
+        "table",
+        "method",
+        *(name for metric in metrics for name in (metric, f"our {metric}")),
+    ]
+    note = "Papers differ from us, and from each other, in splits, training, preprocessing and definitions of metrics."
+    return Table("Published", [*columns, "remark"], rows, note)
 
 
 # ---- as text ---------------------------------------------------------------------------------------------------------
@@ -341,9 +310,9 @@ def summary(record: Mapping[str, Any]) -> str:
     iterations = suite["iterations"] or 250
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items() if version)
     return (
-        f"{suite['epochs']} epochs of {iterations} steps for every trainer; folds {', '.join(map(str, suite['folds']))}; "
-        f"{suite['repeats']} repetition(s); reference {suite['reference']}. Report written on {machine['processor']} "
-        f"({machine['usable_cores']} cores, {machine['platform']}) with {versions}."
+        f"{suite['epochs']} epochs of {iterations} steps for every trainer; folds "
+        f"{', '.join(map(str, suite['folds']))}, repeated {suite['repeats']} time(s); reference {suite['reference']}. Report written on "
+        f"{machine['processor']} ({machine['usable_cores']} cores, {machine['platform']}) with {versions}."
     )
 
 

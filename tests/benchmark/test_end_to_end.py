@@ -142,7 +142,9 @@ def test_dice_is_that_of_nnunet(story):
             for key, scores in case["metrics"].items()
         }
         assert ours == theirs, run
-        assert len({case for case, _ in ours}) == len(read_json(run.preprocessed / "splits_final.json")[run.fold]["val"])
+        assert len({case for case, _ in ours}) == len(
+            read_json(run.preprocessed / "splits_final.json")[run.fold]["val"]
+        )
 
 
 def test_logs_keep_all_attempts_and_nothing_is_said_twice(story):

@@ -203,7 +203,7 @@ def by_monai(pair):
     }
 
 
-@settings(max_examples=120)
+@settings(max_examples=80)
 @given(pairs())
 def test_distances_are_those_of_monai(pair):
     scores, expected = pair.score(), by_monai(pair)
@@ -230,7 +230,7 @@ def test_distance_that_is_the_tolerance_but_for_rounding_is_within_it(spacing, v
 # ---- against nnU-Net -------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_overlap_is_that_of_nnunet_to_the_last_digit(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("overlap")

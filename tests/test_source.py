@@ -17,13 +17,7 @@ NOT_BELOW = ("nnunetv2", *(f"nnunet_plugins.{room}" for room in ROOMS_ABOVE))
 FORBIDDEN = {
     "architectures/layers": NOT_BELOW,
     "architectures": NOT_BELOW,
-    "losses": (
-        "nnunetv2",
-        "nnunet_plugins.benchmark",
-        "nnunet_plugins.dataset_conversion",
-        "nnunet_plugins.trainers",
-        "nnunet_plugins.cli",
-    ),
+    "losses": ("nnunetv2", *(f"nnunet_plugins.{room}" for room in ROOMS_ABOVE if room != "losses")),
     "trainers": (
         "nnunet_plugins.benchmark",
         "nnunet_plugins.cli",

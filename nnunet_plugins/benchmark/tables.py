@@ -307,12 +307,12 @@ def markdown_row(cells: Sequence[str]) -> str:
 def summary(record: Mapping[str, Any]) -> str:
     """What was trained, for how long, on what."""
     suite, machine = record["suite"], record["machine"]
-    iterations = suite["iterations"] or 250
+    iterations, folds = suite["iterations"] or 250, ", ".join(map(str, suite["folds"]))
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items() if version)
     return (
-        f"{suite['epochs']} epochs of {iterations} steps for every trainer; folds "
-        f"{', '.join(map(str, suite['folds']))}, repeated {suite['repeats']} time(s); reference {suite['reference']}. Report written on "
-        f"{machine['processor']} ({machine['usable_cores']} cores, {machine['platform']}) with {versions}."
+        f"{suite['epochs']} epochs of {iterations} steps for every trainer; folds {folds}, repeated {suite['repeats']} "
+        f"time(s); reference {suite['reference']}. Report written on {machine['processor']} ({machine['usable_cores']} "
+        f"cores, {machine['platform']}) with {versions}."
     )
 
 

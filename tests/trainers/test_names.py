@@ -2,14 +2,16 @@
 
 import contextlib
 import pickle
-from inspect import getattr_static
+from inspect import getattr_static, signature
 
 import pytest
+from cell_datasets import LABELS, make_trainer
 from hypothesis import given
 from hypothesis import strategies as st
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_plugins import trainers
+from nnunet_plugins._startup import DISCOVERY_FOLDER
 from nnunet_plugins.trainers import TRAINERS, find_trainer
 
 names = st.sampled_from(sorted(TRAINERS))
@@ -84,3 +86,31 @@ def test_unknown_names_are_refused(name):
 def test_no_text_leads_to_another_error(name, text):
     with contextlib.suppress(AttributeError):
         find_trainer(name + text)
+
+
+LENGTHS = st.tuples(numbers, numbers)
+
+
+@given(st.sampled_from(["nnUNetTrainer", "nnUNetTrainerNoMirroring", "nnUNetTrainer_250epochs_NoMirroring"]), LENGTHS)
+def test_trainers_of_nnunet_can_be_asked_for_in_any_length(name, length):
+    full_name = f"{name}{epochs_suffix(length[0])}_{length[1]}iterations"
+    trainer = find_trainer(full_name)
+    assert trainer.__name__ == trainer.__qualname__ == full_name
+    assert trainer is find_trainer(full_name) is pickle.loads(pickle.dumps(trainer))
+    assert issubclass(trainer, nnUNetTrainer) and name in {base.__name__ for base in trainer.__mro__}
+    assert signature(trainer) == signature(nnUNetTrainer)
+
+
+def test_a_trainer_of_nnunet_in_another_length_trains_that_long_and_is_found_by_nnunet(planned, monkeypatch, tmp_path):
+    monkeypatch.setenv("nnUNet_results", str(tmp_path))
+    monkeypatch.setenv("nnUNet_extTrainer", DISCOVERY_FOLDER)
+    trainer = make_trainer("nnUNetTrainer_7epochs_11iterations", LABELS)
+    assert type(trainer) is find_trainer("nnUNetTrainer_7epochs_11iterations")
+    assert (trainer.num_epochs, trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch) == (7, 11, 3)
+    assert trainer.my_init_kwargs.keys() == signature(nnUNetTrainer).parameters.keys()
+
+
+@pytest.mark.parametrize("name", ["Unknown_5epochs", "nnUNetTrainer_2epochs_5epochs", "find_trainer_5epochs"])
+def test_unknown_trainers_have_no_lengths(name):
+    with pytest.raises(AttributeError, match="has no trainer"):
+        find_trainer(name)

@@ -1,4 +1,4 @@
-"""A suite of small trainings for the tests of the benchmark: its data, its driver, its processes and what they have done."""
+"""A suite of small trainings for the tests of the benchmark: its data, its driver, its processes, what they have done."""
 
 import hashlib
 import re
@@ -39,7 +39,7 @@ retries = {retries}
 
 
 def use_tiny_datasets(root: Path, monkeypatch: pytest.MonkeyPatch, *dataset_ids: int) -> None:
-    """Raw datasets in folders of the test's own, and an environment in which trainings start as few processes as can be."""
+    """Raw datasets in folders of the test's own; trainings load data in their own process."""
     cell_datasets.use_nnunet_folders(root, monkeypatch)
     for dataset_id in dataset_ids:
         cell_datasets.write_raw_dataset(dataset_id, NUM_CASES)

@@ -77,7 +77,7 @@ def test_missing_variable_is_said_with_the_remedy(root, monkeypatch, value):
     monkeypatch.delenv("nnUNet_preprocessed")
     if value is not None:
         monkeypatch.setenv("nnUNet_preprocessed", value)
-    with pytest.raises(UserError, match='nnUNet_preprocessed is not set: .*export nnUNet_preprocessed="'):
+    with pytest.raises(UserError, match=r'nnUNet_preprocessed is not set: .*export nnUNet_preprocessed="'):
         runs(SUITE)
 
 
@@ -88,7 +88,7 @@ def test_unknown_dataset_is_said_with_both_folders(root):
 
 def test_number_of_two_datasets_is_refused(root):
     (root / "preprocessed" / "Dataset001_Other").mkdir()
-    with pytest.raises(UserError, match="1 belongs to several datasets .Dataset001_Cells, Dataset001_Other."):
+    with pytest.raises(UserError, match=r"1 belongs to several datasets .Dataset001_Cells, Dataset001_Other."):
         runs(SUITE)
 
 

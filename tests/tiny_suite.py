@@ -1,4 +1,4 @@
-"""A suite of small trainings for the tests of the benchmark: its data, its driver, its processes, what they have done."""
+"""A suite of small trainings for the tests of the benchmark: its data, its driver, its processes, what they do."""
 
 import hashlib
 import re

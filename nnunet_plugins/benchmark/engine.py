@@ -20,7 +20,7 @@ from typing import Any, Literal
 from tqdm import tqdm
 
 from nnunet_plugins.benchmark.locks import GPUS, lock
-from nnunet_plugins.benchmark.runs import discard_stale_receipts, runs, work_folder
+from nnunet_plugins.benchmark.runs import discard_stale_receipts, runs, stop_file, work_folder
 from nnunet_plugins.benchmark.suite import Suite, read_suite
 from nnunet_plugins.cores import usable_cores
 from nnunet_plugins.errors import UserError
@@ -48,6 +48,7 @@ def run_suite(suite_file: Path, executor: Executor, gpus: Sequence[str]) -> bool
         else:
             os.environ[GPUS] = ",".join(gpus)
         discard_stale_receipts(suite)
+        stop_file(suite).unlink(missing_ok=True)
         copy = folder / SUITE  # what the jobs read: editing the file must not change a suite that runs
         if copy.resolve() != suite_file.resolve():
             shutil.copyfile(suite_file, copy.with_suffix(".partial"))
@@ -74,8 +75,9 @@ def supervise(suite: Suite, suite_file: Path, executor: Executor, gpus: Sequence
             if received:
                 bar.close()
                 print("Stopping. The same command goes on from the last checkpoints.", flush=True)
+                stop_file(suite).touch()  # for the next attempts, which Snakemake starts as we end those that run
                 end_jobs(executor, folder)
-                os._exit(128 + received[0])  # Snakemake would wait for its jobs, and start their next attempts
+                os._exit(128 + received[0])
             bar.update(sum(run.validated.exists() for run in all_runs) - bar.n)
         return workflow.result()
     finally:

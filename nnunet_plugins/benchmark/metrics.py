@@ -62,13 +62,16 @@ def score(
         ignored: ``(*S)``, voxels that count for nothing.
 
     Raises:
-        ValueError: the shapes or the number of spacings differ.
+        ValueError: the shapes or the number of spacings differ, or a spacing is no length.
     """
-    if reference.shape != prediction.shape or len(spacing) != reference.ndim:
+    shapes = {mask.shape for mask in (reference, prediction, ignored) if mask is not None}
+    if len(shapes) > 1 or len(spacing) != reference.ndim:
         raise ValueError(
             f"reference {reference.shape}, prediction {prediction.shape} and {len(spacing)} spacings do not fit: "
             "predict in the reference's own geometry"
         )
+    if not all(0 < length < float("inf") for length in spacing):
+        raise ValueError(f"spacing {tuple(spacing)}: expected lengths above 0, correct the image's header")
     if ignored is not None:
         reference, prediction = reference & ~ignored, prediction & ~ignored
     true_positives = int(np.count_nonzero(reference & prediction))
@@ -90,7 +93,7 @@ def score(
         recall=true_positives / size,
         HD95=float(max(np.percentile(to_reference, 95), np.percentile(to_prediction, 95))),
         ASSD=float(both.mean()),
-        NSD=float((both <= tolerance).mean()),
+        NSD=float((both <= tolerance * (1 + 1e-6)).mean()),  # NIfTI rounds spacings to float32
         volume_error=abs(predicted_size - size) / size,
     )
 

@@ -122,6 +122,11 @@ def work_folder(suite: Suite) -> Path:
     return nnunet_folder(RESULTS) / "benchmarks" / suite.name
 
 
+def stop_file(suite: Suite) -> Path:
+    """While it is there, jobs end at once: their driver is being stopped, or was."""
+    return work_folder(suite) / ".stopped"
+
+
 def log_file(suite: Suite, step: str, receipt: Path) -> Path:
     """Where a job writes what nnU-Net prints; all attempts in one file."""
     known = [path for path in (nnunet_folder(RESULTS), nnunet_folder(PREPROCESSED)) if receipt.is_relative_to(path)]

@@ -27,6 +27,7 @@ from nnunet_plugins.benchmark.runs import (
     nnunet_folder,
     read_json,
     runs,
+    stop_file,
     write_json,
 )
 from nnunet_plugins.benchmark.suite import Suite, read_suite
@@ -42,6 +43,8 @@ PROCESS_VARIABLES = ("nnUNet_n_proc_DA", "nnUNet_def_n_proc")
 def main(arguments: Sequence[str]) -> None:
     step, suite_path, receipt = arguments[0], Path(arguments[1]), Path(arguments[2])
     suite = read_suite(suite_path)
+    if stop_file(suite).exists():
+        raise SystemExit(1)
     run = next(
         run for run in runs(suite) if receipt in (run.planned, run.preprocessed_receipt, run.trained, run.validated)
     )

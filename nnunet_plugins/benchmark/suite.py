@@ -40,12 +40,13 @@ class Data:
         if not self.cluster_regex:
             return case
         match = re.search(self.cluster_regex, case)
-        if match is None:
+        patient = match and (match[1] if match.re.groups else match[0])
+        if not patient:
             raise BadSuite(
                 f"datasets: id {self.id}: cluster_regex {self.cluster_regex!r} does not match the case {case!r}: "
                 "correct the expression, or leave the key out"
             )
-        return match[1] if match.re.groups else match[0]
+        return patient
 
 
 @dataclass(frozen=True)
@@ -113,9 +114,10 @@ def read_suite(path: Path) -> Suite:
 def parse(content: Mapping[str, Any]) -> Suite:
     tables = content.get("datasets")
     if not isinstance(tables, list) or not tables or not all(isinstance(table, dict) for table in tables):
-        raise BadSuite("datasets: expected at least one [[datasets]] with an id, e.g. id = 501")
+        shown = f"datasets = {tables!r}" if "datasets" in content else "datasets"
+        raise BadSuite(f"{shown}: expected at least one [[datasets]] with an id, e.g. id = 501")
     if not isinstance(content.get("resources", {}), dict):
-        raise BadSuite("resources: expected a table, [resources], with keys such as cpus")
+        raise BadSuite(f"resources = {content['resources']!r}: expected a table, [resources], with keys such as cpus")
     datasets = tuple(build(Data, table, f"datasets[{index}].") for index, table in enumerate(tables))
     resources = build(Resources, content.get("resources", {}), "resources.")
     suite = build(Suite, dict(content) | {"datasets": datasets, "resources": resources}, "")
@@ -144,7 +146,10 @@ def build(record: type, table: Mapping[str, Any], prefix: str) -> Any:
 def converted(value: Any, kind: Any, key: str) -> Any:
     """``value`` if it is of the type, a list as a tuple."""
     if kind is float and type(value) is int:
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError as error:
+            raise BadSuite(f"{key} = {value}: expected a smaller number") from error
     if kind in (int, int | None, float, bool, str):
         expected = int if kind == int | None else kind
         if type(value) is not expected:
@@ -176,7 +181,7 @@ def problems(suite: Suite) -> Iterator[tuple[str, Any, str]]:
     for key in ("epochs", "iterations", "repeats"):
         value = getattr(suite, key)
         if value is not None and not 1 <= value <= 999_999_999:
-            yield key, value, "expected a whole number from 1"
+            yield key, value, "expected a whole number from 1 to 999999999"
     if not suite.folds or min(suite.folds) < 0:
         yield "folds", list(suite.folds), "expected fold numbers from 0, e.g. [0, 1, 2, 3, 4]"
     yield from not_unique("folds", suite.folds)
@@ -188,7 +193,7 @@ def problems(suite: Suite) -> Iterator[tuple[str, Any, str]]:
     if resources.device not in ("cuda", "cpu", "mps"):
         yield "resources.device", resources.device, "expected 'cuda', 'cpu' or 'mps'"
     for key in ("cpus", "memory_gb", "hours"):
-        if not getattr(resources, key) > 0:
+        if not 0 < getattr(resources, key) < float("inf"):
             yield f"resources.{key}", getattr(resources, key), "expected a number above 0"
     if resources.retries < 0:
         yield "resources.retries", resources.retries, "expected 0 or more"
@@ -210,8 +215,9 @@ def problems_of_data(suite: Suite, data: Data) -> Iterator[tuple[str, Any, str]]
         yield "tolerance", data.tolerance, "expected a distance in mm (pixels where images have no spacing)"
     try:
         re.compile(data.cluster_regex)
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         yield "cluster_regex", data.cluster_regex, f"this is no regular expression ({error}): correct it"
+    yield from not_unique("trainers", data.trainers)
     for trainer in data.trainers:
         if trainer not in suite.trainers:
             yield "trainers", trainer, "it must be one of the suite's trainers too"

@@ -176,6 +176,6 @@ def discard_stale_receipts(suite: Suite) -> None:
 
 
 def changed(run: Run, receipt: Mapping[str, Any]) -> bool:
-    """Whether a file that the receipt vouches for is gone or another; checkpoints are too large to be read each time."""
+    """Whether a file that the receipt vouches for is gone or another; checkpoints are too large to read each time."""
     files = {run.folder / name: sha for name, sha in receipt["sha256"].items()}
     return any(not path.exists() or (path.suffix != ".pth" and digest(path) != sha) for path, sha in files.items())

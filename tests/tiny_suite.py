@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +19,7 @@ from nnunet_plugins.benchmark.suite import read_suite
 
 EPOCHS = 6  # long enough to be killed on the way
 NUM_CASES = 6
+MARK = "TINY_SUITE"  # in the environment of all processes of a suite
 
 FILE = """
 name = "tiny"
@@ -45,6 +46,7 @@ def use_tiny_datasets(root: Path, monkeypatch: pytest.MonkeyPatch, *dataset_ids:
         cell_datasets.write_raw_dataset(dataset_id, NUM_CASES)
         cell_datasets.extract_fingerprint(dataset_id)
     monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    monkeypatch.setenv(MARK, str(root))
     monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # users do not have it
 
 
@@ -136,13 +138,31 @@ def processes_of(run: Run) -> list[psutil.Process]:
 
 
 def processes(root: Path) -> list[psutil.Process]:
-    """All processes that have the suite's folders in their environment."""
+    """All processes of the suites in that folder."""
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
-            if process.environ().get("nnUNet_raw", "").startswith(str(root)) and process.pid != psutil.Process().pid:
+            if process.environ().get(MARK) == str(root):
                 found.append(process)
     return found
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Whether it has not ended; in a container, nobody may have asked for its status."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def have_ended(processes: Iterable[psutil.Process], timeout: float) -> bool:
+    """Whether all of them end in time."""
+    end = time.monotonic() + timeout
+    while any(map(is_alive, processes)):
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.05)
+    return True
 
 
 def end_all(root: Path) -> None:
@@ -152,7 +172,7 @@ def end_all(root: Path) -> None:
 
 
 def contents(root: Path) -> dict[str, str]:
-    """Hashes of all files, but Snakemake's own."""
+    """Hashes of all files, but those that must change."""
     return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files(root)}
 
 
@@ -161,4 +181,7 @@ def times(root: Path) -> dict[str, int]:
 
 
 def files(root: Path) -> Iterator[Path]:
-    return (path for path in root.rglob("*") if path.is_file() and ".snakemake" not in path.parts)
+    dated = ("record.json", "report.html")  # they say when they were written
+    for path in root.rglob("*"):
+        if path.is_file() and ".snakemake" not in path.parts and path.name not in dated:
+            yield path

@@ -106,7 +106,7 @@ def snakemake(suite: Suite, suite_file: Path, folder: Path, executor: str, gpus:
     output = OutputSettings(
         dryrun=dry,
         quiet={Quietness.HOST, Quietness.REASON, Quietness.RULES},
-        log_level_override=None if dry else logging.WARNING,
+        log_level_override=None if dry else logging.CRITICAL,
     )
     slurm = executor == "slurm"
     cuda = resources.device == "cuda"
@@ -142,8 +142,8 @@ def snakemake(suite: Suite, suite_file: Path, folder: Path, executor: str, gpus:
                 ),
             )
         except WorkflowError as error:
-            if str(error):
-                api.print_exception(error)
+            if "At least one job" not in str(error):  # of failed jobs, the steps themselves have said why
+                print(error, file=sys.stderr)
             return False
     return True
 

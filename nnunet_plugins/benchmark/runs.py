@@ -33,12 +33,8 @@ class Run:
     fold: int
     repeat: int
     """From 1."""
-
-    @property
-    def results(self) -> Path:
-        """What ``nnUNet_results`` is for it: repetitions have folders of their own, in nnU-Net's layout too."""
-        root = nnunet_folder(RESULTS)
-        return root if self.repeat == 1 else root / f"repeat_{self.repeat}"
+    results: Path
+    """What ``nnUNet_results`` is for it: repetitions have folders of their own, in nnU-Net's layout too."""
 
     @property
     def model(self) -> Path:
@@ -81,9 +77,11 @@ def runs(suite: Suite) -> list[Run]:
     Raises:
         UserError: nnU-Net's folders are not set, or a dataset is in none of them.
     """
+    root = nnunet_folder(RESULTS)
+    roots = {repeat: root / f"repeat_{repeat}" if repeat > 1 else root for repeat in range(1, suite.repeats + 1)}
     return [
-        Run(data, dataset_name(data.id), configuration, trainer, suite.trainer_name(trainer), fold, repeat)
-        for repeat in range(1, suite.repeats + 1)
+        Run(data, dataset_name(data.id), configuration, trainer, suite.trainer_name(trainer), fold, repeat, results)
+        for repeat, results in roots.items()
         for data in suite.datasets
         for configuration in data.configurations
         for fold in suite.folds

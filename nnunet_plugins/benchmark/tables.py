@@ -116,7 +116,7 @@ def comparison(key: tuple[str, str, str], group: pd.DataFrame, record: Mapping[s
             [trainer, row.folds, *others, *against_reference(row), f"{row.missed:.0f} / {row.hallucinated:.0f}"]
         )
     unit = "patients" if record_of(record, dataset)["cluster_regex"] else "cases"
-    units = "/".join(sorted({f"{value:.0f}" for value in dice.units.dropna()}))
+    units = "/".join(sorted({f"{value:.0f}" for value in dice.units.dropna()})) or "no"
     tolerance = record["datasets"][dataset]["tolerance"]
     columns = ["trainer", "folds", *(f"{metric} {arrow(metric)}" for metric in SHOWN)]
     columns += [f"Dice − {record['suite']['reference']}", "p", "wins / ties / losses", "missed / hallucinated"]

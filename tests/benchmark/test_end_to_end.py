@@ -4,7 +4,6 @@ import itertools
 import json
 import shutil
 import signal
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,7 +35,8 @@ class Story:
     """Trainings that ended in their middle."""
     terminated: Finished | None = None
     left_over: list[psutil.Process] = field(default_factory=list)
-    """By the terminated driver, a while later."""
+    """By the terminated driver."""
+    started_by_a_stopped_driver: bool = False
     finished: Finished | None = None
     report: dict[str, bytes] = field(default_factory=dict)
 
@@ -67,17 +67,20 @@ def story(root) -> Story:
     driver.wait_until(lambda: any(run.validated.exists() for run in story.runs))
     story.refused = tiny_suite.benchmark("run", suite_file)
     killed = driver.wait_until(driver.training)
+    story.done_before = receipts([run for run in story.runs if run.validated.exists()])
     driver.end(signal.SIGKILL)
     tiny_suite.processes_of(killed)[0].kill()
     story.killed.append(killed)
-    story.done_before = receipts(story.runs)
+    orphans = tiny_suite.processes(root)
 
     driver = Driver(suite_file)
-    driver.wait_until(lambda: len(receipts(story.runs)) > len(story.done_before) + 1)
+    driver.wait_until(lambda: not any(tiny_suite.is_alive(process) for process in orphans))  # they end their fold
     story.killed.append(driver.wait_until(driver.training))
     story.terminated = driver.end(signal.SIGTERM)
-    time.sleep(3)
+    attempts = [tiny_suite.epochs(run) for run in story.runs]
+    tiny_suite.have_ended(tiny_suite.processes(root), timeout=30)  # attempts that were starting see that they must not
     story.left_over = tiny_suite.processes(root)
+    story.started_by_a_stopped_driver = [tiny_suite.epochs(run) for run in story.runs] != attempts
 
     story.finished = Driver(suite_file).wait()
     return story
@@ -105,12 +108,14 @@ def test_a_terminated_driver_ends_all_its_processes(story):
     assert story.terminated.returncode == 128 + signal.SIGTERM
     assert "Stopping" in story.terminated.output
     assert not story.left_over
+    assert not story.started_by_a_stopped_driver
 
 
 def test_what_was_done_is_not_done_again(story):
     assert story.done_before
     now = receipts(story.runs)
-    assert {path: now[path] for path in story.done_before} == story.done_before
+    trained = {path: receipt for path, receipt in story.done_before.items() if path.name == "bench_train.json"}
+    assert {path: now[path] for path in trained} == trained
     for run in story.runs:
         if run.trained in story.done_before:
             assert tiny_suite.epochs(run) == [list(range(EPOCHS))]
@@ -131,6 +136,11 @@ def test_every_training_has_the_epochs_of_the_suite(story):
         assert len(receipt["epoch_seconds"]) == EPOCHS, run
         assert {len(curve) for curve in receipt["curves"].values()} == {EPOCHS}, run
         assert {epoch for attempt in tiny_suite.epochs(run) for epoch in attempt} == set(range(EPOCHS)), run
+
+
+def test_every_training_has_its_costs(story):
+    for run in story.runs:
+        assert read_json(run.trained)["measured"]["validation_seconds"] > 0, run
 
 
 def test_dice_is_that_of_nnunet(story):

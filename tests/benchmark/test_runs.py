@@ -151,8 +151,14 @@ def test_receipts_of_what_is_there_stay(finished):
     assert (finished.trained.stat().st_mtime_ns, finished.validated.stat().st_mtime_ns) == before
 
 
-@pytest.mark.parametrize("name", ["checkpoint_final.pth", "validation/case1.png"])
-@pytest.mark.parametrize("change", [Path.unlink, lambda path: path.write_text("another")])
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("checkpoint_final.pth", Path.unlink),
+        ("validation/case1.png", Path.unlink),
+        ("validation/case1.png", lambda path: path.write_text("another")),
+    ],
+)
 def test_receipts_of_what_has_changed_go(finished, name, change):
     change(finished.folder / name)
     discard_stale_receipts(SUITE)

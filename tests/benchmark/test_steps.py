@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,14 +13,15 @@ import cell_datasets
 import numpy as np
 import psutil
 import pytest
+import tiny_suite
 import torch
 from cell_datasets import LABELS
 from skimage import io
 
 from nnunet_plugins.benchmark import steps
 from nnunet_plugins.benchmark.locks import is_locked
-from nnunet_plugins.benchmark.runs import Run, digest, read_json, runs, write_json
-from nnunet_plugins.benchmark.suite import Data, Resources, Suite
+from nnunet_plugins.benchmark.runs import Run, digest, read_json, runs, stop_file, write_json
+from nnunet_plugins.benchmark.suite import Data, Resources, Suite, read_suite
 from nnunet_plugins.errors import UserError
 
 DATASET = cell_datasets.dataset_name(LABELS)
@@ -299,21 +299,24 @@ def test_workers_of_a_killed_training_are_ended(tmp_path):
         assert worker.is_running()
         second = subprocess.run([*command, started], capture_output=True, text=True)
         assert (second.returncode, second.stdout) == (0, "went on\n")
-        assert is_gone(worker)
-        assert not is_gone(worker_of_other)
+        assert tiny_suite.have_ended([worker], timeout=5)
+        assert tiny_suite.is_alive(worker_of_other)
     finally:
         for marker in (started, other):
             if marker.exists() and psutil.pid_exists(int(marker.read_text())):
                 os.kill(int(marker.read_text()), signal.SIGKILL)
 
 
-def is_gone(process: psutil.Process) -> bool:
-    """Whether it has ended; in a container, nobody may have asked for its status."""
-    for _ in range(50):
-        if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
-            return True
-        time.sleep(0.02)
-    return False
+def test_no_step_begins_while_its_driver_stops(run, tmp_path):
+    suite_file = tiny_suite.write_suite(tmp_path / "tiny.toml", ("nnUNetTrainer",), f"{{ id = {LABELS} }}")
+    suite = read_suite(suite_file)
+    run = runs(suite)[0]
+    stop_file(suite).parent.mkdir(parents=True)
+    stop_file(suite).touch()
+    with pytest.raises(SystemExit) as stopped:
+        steps.main(["train", str(suite_file), str(run.trained)])
+    assert stopped.value.code == 1
+    assert not run.folder.exists()
 
 
 # ---- validate --------------------------------------------------------------------------------------------------------

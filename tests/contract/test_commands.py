@@ -22,6 +22,7 @@ def root(tmp_path_factory):
     with pytest.MonkeyPatch.context() as monkeypatch:
         cell_datasets.use_nnunet_folders(folder, monkeypatch)
         cell_datasets.write_raw_dataset(LABELS)
+        cell_datasets.extract_fingerprint(LABELS)  # which the command would take half a minute for
         yield folder
     shutil.rmtree(folder)
 

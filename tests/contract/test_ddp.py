@@ -15,7 +15,7 @@ import torch.multiprocessing as mp
 from table import WITH_OTHER_OUTPUTS
 
 EVEN, UNEVEN = 4, 5
-JOBS = [(name, batch_size) for name in WITH_OTHER_OUTPUTS for batch_size in (EVEN, UNEVEN)]
+JOBS = [(WITH_OTHER_OUTPUTS[0], EVEN), *((name, UNEVEN) for name in WITH_OTHER_OUTPUTS)]
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,584 @@
+"""Proves that statistics are right by hand and by a slow reference, and that only finished trainers have numbers."""
+
+import math
+import statistics as slow
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+import pytest
+from benchmark_results import CELLS, OTHER, REFERENCE, THIRD, case_row, case_table, record_of, rows_of, suite_of
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nnunet_plugins.benchmark.metrics import HIGHER_IS_BETTER
+from nnunet_plugins.benchmark.statistics import (
+    NUM_RESAMPLES,
+    NUMBERS,
+    agreement,
+    bootstrap,
+    case_values,
+    compare,
+    finished_rankings,
+    holm,
+    labels_of,
+    mean_kendall_tau,
+    of_main_label,
+    progress,
+    rank_table,
+    ranking,
+    resample_weights,
+    result_table,
+    unit_values,
+    warnings,
+    wilcoxon,
+)
+
+GRID = np.arange(12) / 16  # exact in binary: so are their differences and means
+
+
+def record(trainers=(REFERENCE, OTHER), datasets=(CELLS,), **options):
+    return record_of(suite_of(trainers, datasets, **options), dict.fromkeys(datasets))
+
+
+def table_of(rows, trainers=(REFERENCE, OTHER), **options):
+    return result_table(case_table(rows), record(trainers, **options))
+
+
+def cell(table, trainer=OTHER, metric="Dice", label="cell", dataset=CELLS):
+    chosen = (table.trainer == trainer) & (table.metric == metric) & (table.label == label) & (table.dataset == dataset)
+    (row,) = table[chosen].to_dict("records")
+    return row
+
+
+# ---- known answers ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("gap", [0.125, 0.1])
+@pytest.mark.parametrize("num_units", [5, 12])
+def test_constant_gap_is_the_difference_and_its_interval_with_the_smallest_p(gap, num_units):
+    values = GRID[:num_units]
+    table = table_of(rows_of({REFERENCE: values, OTHER: values + gap}))
+    for metric, higher_is_better in HIGHER_IS_BETTER.items():
+        row = cell(table, metric=metric)
+        difference = [row[name] for name in ("difference", "difference_low", "difference_high")]
+        assert difference == pytest.approx([gap if higher_is_better else -100 * gap] * 3)
+        assert row["p"] == row["p_holm"] == pytest.approx(2 / 2**num_units)
+        assert (row["wins"], row["ties"], row["losses"], row["units"]) == (num_units, 0, 0, num_units)
+        assert row["mean"] == pytest.approx(cell(table, REFERENCE, metric)["mean"] + difference[0])
+    notes = warnings(table, REFERENCE)
+    assert (
+        not notes
+        if num_units >= 10
+        else notes == [f"{CELLS} 2d validation: {OTHER} differs by {gap:+.4f}, over {num_units} units only"]
+    )
+
+
+def test_trainer_that_is_worse_everywhere_loses_everywhere():
+    row = cell(table_of(rows_of({REFERENCE: GRID + 0.125, OTHER: GRID})))
+    assert (row["difference"], row["wins"], row["ties"], row["losses"]) == (-0.125, 0, 0, 12)
+    assert row["p"] == pytest.approx(2 / 2**12)
+
+
+def test_equal_trainers_differ_by_nothing_and_that_is_said():
+    table = table_of(rows_of({REFERENCE: GRID, OTHER: GRID}))
+    row = cell(table)
+    assert [row[name] for name in ("difference", "difference_low", "difference_high")] == [0, 0, 0]
+    assert (row["p"], row["p_holm"], row["wins"], row["ties"], row["losses"]) == (1, 1, 0, 12, 0)
+    assert warnings(table, REFERENCE) == [
+        f"{CELLS} 2d validation: {OTHER} differs by +0.0000, and the confidence interval holds 0"
+    ]
+
+
+def test_noise_without_gap_is_called_noise():
+    rng = np.random.default_rng(0)
+    values = rng.uniform(0.5, 0.9, 40)
+    table = table_of(rows_of({REFERENCE: values, OTHER: values + rng.normal(0, 0.05, 40)}))
+    row = cell(table)
+    assert row["difference_low"] < 0 < row["difference_high"] and row["p"] > 0.05
+    (note,) = warnings(table, REFERENCE)
+    assert note.endswith("the confidence interval holds 0")
+
+
+def test_reference_is_compared_with_nothing():
+    row = cell(table_of(rows_of({REFERENCE: GRID, OTHER: GRID + 0.125})), REFERENCE)
+    assert math.isnan(row["difference"]) and math.isnan(row["p"]) and math.isnan(row["wins"])
+    assert row["mean"] == GRID.mean() and row["units"] == 12
+
+
+def test_single_unit_has_a_mean_and_no_interval():
+    row = cell(table_of(rows_of({REFERENCE: [0.5], OTHER: [0.75]})))
+    assert (row["units"], row["mean"], row["difference"], row["p"], row["wins"]) == (1, 0.75, 0.25, 1, 1)
+    for name in ("sd", "ci_low", "ci_high", "difference_low", "difference_high", "run_sd"):
+        assert math.isnan(row[name]), name
+
+
+def test_p_is_that_of_the_signed_rank_test():
+    # Differences 1 -2 3 4 5: of the 32 choices of signs, 2 have a rank sum of at most 2 below zero ({}, {1}), and {2}.
+    assert wilcoxon(np.array([1.0, -2.0, 3.0, 4.0, 5.0])) == 2 * 3 / 32
+    assert wilcoxon(np.zeros(5)) == 1
+
+
+# ---- bootstrap -------------------------------------------------------------------------------------------------------
+
+
+def test_interval_covers_the_true_mean_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    intervals = [bootstrap(sample) for sample in rng.normal(3, 2, (400, 40))]
+    coverage = np.mean([interval.low <= 3 <= interval.high for interval in intervals])
+    assert 0.91 < coverage < 0.98  # 95 % but for few units, and for 400 samples (standard error 0.011)
+    assert np.mean([interval.low > 3 for interval in intervals]) == pytest.approx(0.025, abs=0.02)
+
+
+def test_interval_is_that_of_the_normal_distribution_for_many_units():
+    values = np.random.default_rng(1).normal(0.7, 0.1, 1000)
+    interval = bootstrap(values)
+    error = 1.96 * values.std() / math.sqrt(1000)
+    assert interval.mean == values.mean()
+    assert [interval.low, interval.high] == pytest.approx(
+        [values.mean() - error, values.mean() + error], abs=error / 20
+    )
+
+
+def test_resamples_are_drawn_with_replacement_and_always_the_same():
+    weights = resample_weights(7)
+    assert weights.shape == (NUM_RESAMPLES, 7) == (10_000, 7)
+    assert np.array_equal(weights * 7, np.round(weights * 7)) and np.allclose(weights.sum(axis=1), 1)
+    assert weights.mean(axis=0) == pytest.approx(np.full(7, 1 / 7), abs=0.005)
+    assert (weights * 7).var(axis=0) == pytest.approx(np.full(7, 6 / 7), abs=0.05)  # of a binomial
+    resample_weights.cache_clear()
+    assert np.array_equal(resample_weights(7), weights)
+
+
+def test_paired_interval_is_narrower_than_that_of_two_samples():
+    rng = np.random.default_rng(0)
+    values = rng.uniform(0.2, 0.9, 30)
+    other = values + 0.02 + rng.normal(0, 0.01, 30)
+    paired = compare(other, values, True).difference
+    unpaired = math.hypot(*(interval.high - interval.low for interval in (bootstrap(values), bootstrap(other))))
+    assert paired.high - paired.low < unpaired / 10
+    assert 0 < paired.low < 0.02 < paired.high
+
+
+# ---- Holm ------------------------------------------------------------------------------------------------------------
+
+
+def test_holm_by_hand():
+    # Smallest first: 4 x 0.005, 3 x 0.01, 2 x 0.03, then 0.04, but no less than the one before.
+    p_values = {"a": 0.01, "b": 0.04, "c": 0.03, "d": 0.005}
+    adjusted = holm(p_values)
+    assert adjusted == pytest.approx({"a": 0.03, "b": 0.06, "c": 0.06, "d": 0.02})
+    assert list(adjusted) == list(p_values)
+    assert holm({"a": 0.5, "b": 0.9}) == {"a": 1.0, "b": 1.0}
+    assert holm({}) == {} and holm({"a": 0.2}) == {"a": 0.2}
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+def test_holm_keeps_the_order_between_no_correction_and_bonferroni(values):
+    p_values = {str(index): value for index, value in enumerate(values)}
+    adjusted = holm(p_values)
+    assert list(adjusted) == list(p_values)
+    for name, p in p_values.items():
+        assert p <= adjusted[name] <= min(1, len(values) * p) * (1 + 1e-12)
+        assert all(adjusted[name] <= adjusted[other] for other in p_values if p < p_values[other])
+
+
+def test_holm_is_over_the_trainers_of_a_dataset_and_metric():
+    noise = np.where(np.arange(12) % 3, 0.125, -0.0625)
+    table = table_of(rows_of({REFERENCE: GRID, OTHER: GRID + 0.125, THIRD: GRID + noise}), (REFERENCE, OTHER, THIRD))
+    other, third = cell(table), cell(table, THIRD)
+    assert other["p"] == pytest.approx(2 / 2**12) and other["p_holm"] == pytest.approx(4 / 2**12)
+    assert third["p_holm"] == third["p"] > other["p_holm"]
+
+
+# ---- units -----------------------------------------------------------------------------------------------------------
+
+
+def test_patient_counts_once_however_many_cases_there_are():
+    rows = []
+    for trainer, gain in ((REFERENCE, 0), (OTHER, 0.125)):
+        rows.append(case_row(trainer, "a1", 0.5 + gain, cluster="a"))
+        rows += [case_row(trainer, f"b{number}", dice + gain, cluster="b") for number, dice in enumerate((0, 0.25))]
+        rows += [case_row(trainer, f"c{number}", 0.25 + gain, cluster="c") for number in range(7)]
+    row = cell(table_of(rows), REFERENCE)
+    assert (row["units"], row["mean"]) == (3, (0.5 + 0.125 + 0.25) / 3)
+    assert row["sd"] == pytest.approx(slow.stdev([0.5, 0.125, 0.25]))
+    row = cell(table_of(rows))
+    assert (row["units"], row["wins"], row["difference"], row["p"]) == (3, 3, 0.125, 0.25)
+
+
+def test_repetitions_are_averaged_and_their_spread_is_shown():
+    rows = [
+        *rows_of({REFERENCE: [0.5, 0.25], OTHER: [0.5, 0.75]}, repeat=1),
+        *rows_of({REFERENCE: [0.75, 0.5], OTHER: [0.5, 0.75]}, repeat=2),
+        *rows_of({REFERENCE: [0.25, 0.0], OTHER: [0.5, 0.75]}, repeat=3),
+    ]
+    table = table_of(rows, repeats=3)
+    reference, other = cell(table, REFERENCE), cell(table)
+    assert reference["folds"] == "3/3"
+    assert (reference["units"], reference["mean"]) == (2, 0.375)
+    assert reference["run_sd"] == slow.stdev([0.375, 0.625, 0.125]) == 0.25
+    assert (other["run_sd"], other["wins"], other["ties"], other["difference"]) == (0, 1, 1, 0.25)
+
+
+@pytest.mark.parametrize("unsteady", [REFERENCE, OTHER])
+def test_gap_within_the_spread_from_run_to_run_is_doubted(unsteady):
+    steady = {REFERENCE: GRID, OTHER: GRID + 0.125}
+    shift = 0.25 * (np.array([REFERENCE, OTHER]) == unsteady)
+    rows = [
+        *rows_of(steady, repeat=1),
+        *rows_of({name: values + by for (name, values), by in zip(steady.items(), shift, strict=True)}, repeat=2),
+    ]
+    sign = 1 if unsteady == OTHER else -1
+    gap = 0.125 + sign * 0.125
+    rows += [] if gap else rows_of({REFERENCE: [], OTHER: []})
+    notes = warnings(table_of(rows, repeats=2), REFERENCE)
+    spread = slow.stdev([0, 0.25])
+    if unsteady == OTHER:
+        assert not notes and gap > spread
+    else:
+        assert len(notes) == 1  # the gap is gone: 0.125 in one repetition, -0.125 in the other
+
+
+@pytest.mark.parametrize("unsteady", [REFERENCE, OTHER])
+@pytest.mark.parametrize(("shift", "doubted"), [(0.25, True), (0.125, False)])
+def test_spread_counts_whosever_it_is(unsteady, shift, doubted):
+    """Means move by -shift, 0 and shift: a standard deviation of ``shift``, beside a gap of 0.1875."""
+    rows = []
+    for repeat, by in enumerate((-shift, 0, shift), start=1):
+        dice = {REFERENCE: GRID, OTHER: GRID + 0.1875}
+        rows += rows_of(dice | {unsteady: dice[unsteady] + by}, repeat=repeat)
+    notes = warnings(table_of(rows, repeats=3), REFERENCE)
+    text = f"{CELLS} 2d validation: {OTHER} differs by +0.1875, no more than the spread from run to run (0.2500)"
+    assert notes == ([text] if doubted else [])
+
+
+def test_label_that_one_repetition_alone_has_values_for_is_no_obstacle():
+    """In the other one, both masks are empty in all cases."""
+    rows = [
+        *rows_of({REFERENCE: [0.5, 0.5], OTHER: [0.5, 0.5]}, repeat=1, label="common"),
+        *rows_of({REFERENCE: [0.5, 0.5], OTHER: [0.5, 0.5]}, repeat=2, label="common"),
+        *rows_of({REFERENCE: [None, None], OTHER: [0.0, None]}, repeat=1, label="rare"),
+        *rows_of({REFERENCE: [None, None], OTHER: [None, None]}, repeat=2, label="rare"),
+    ]
+    table = table_of(rows, repeats=2)
+    assert cell(table, label="rare")["mean"] == 0
+    assert math.isnan(cell(table, REFERENCE, label="rare")["mean"])
+
+
+# ---- which cases count -----------------------------------------------------------------------------------------------
+
+
+def test_cases_without_values_are_left_out_and_counted():
+    rows = rows_of({REFERENCE: [0.5, None, 0.25, None], OTHER: [0.75, None, 0.0, 0.0]})
+    for row in rows:
+        if row["Dice"] == 0:
+            row["outcome"] = "missed" if row["case"] == "case02" else "hallucinated"
+    table = table_of(rows)
+    reference, other = cell(table, REFERENCE), cell(table)
+    assert (reference["units"], reference["mean"], reference["both_empty"]) == (2, 0.375, 2)
+    assert (other["units"], other["mean"]) == (3, 0.25)
+    assert (other["missed"], other["hallucinated"], other["both_empty"]) == (1, 1, 1)
+    assert (reference["missed"], reference["hallucinated"]) == (0, 0)
+    # Of the last case the reference has no value: two pairs, +0.25 and -0.25.
+    assert (other["difference"], other["wins"], other["losses"], other["ties"]) == (0, 1, 1, 0)
+
+
+def test_trainers_are_paired_by_case_and_not_by_position():
+    rows = rows_of({REFERENCE: GRID, OTHER: GRID + 0.125})
+    row = cell(table_of([*rows[12:][::-1], *rows[:12]]))
+    assert (row["difference_low"], row["difference_high"], row["wins"]) == (0.125, 0.125, 12)
+
+
+def test_labels_of_a_case_are_averaged_and_each_has_rows_of_its_own():
+    rows = [
+        *rows_of({REFERENCE: [0.5, 0.25], OTHER: [0.5, 0.75]}, label="nucleus"),
+        *rows_of({REFERENCE: [1.0, None], OTHER: [0.5, 0.25]}, label="cell"),
+    ]
+    table = table_of(rows)
+    assert list(dict.fromkeys(table.label)) == labels_of(case_table(rows)) == ["mean", "cell", "nucleus"]
+    assert [cell(table, REFERENCE, label=label)["mean"] for label in ("mean", "cell", "nucleus")] == [0.5, 1.0, 0.375]
+    assert [cell(table, label=label)["mean"] for label in ("mean", "cell", "nucleus")] == [0.5, 0.375, 0.625]
+    assert [cell(table, label=label)["units"] for label in ("mean", "cell", "nucleus")] == [2, 2, 2]
+    # The other's cell in the second case has no partner, so the case is compared by its nucleus.
+    assert cell(table)["difference"] == -0.5
+    mean = cell(table, label="mean")
+    assert (mean["difference"], mean["wins"], mean["losses"]) == ((-0.25 + 0.5) / 2, 1, 1)
+    main = of_main_label(table)
+    assert set(main.label) == {"mean"} and len(main) == 2 * len(HIGHER_IS_BETTER)
+
+
+def test_only_label_has_no_mean_beside_it():
+    table = table_of(rows_of({REFERENCE: [0.5], OTHER: [0.5]}, label="lesion"))
+    assert set(table.label) == {"lesion"}
+    assert len(of_main_label(table)) == len(table) == 2 * len(HIGHER_IS_BETTER)
+    assert list(table.columns[:5]) == ["dataset", "configuration", "part", "label", "metric"]
+
+
+@pytest.mark.parametrize(
+    "missing", [{"fold": 2}, {"fold": 4}, {"fold": 2, "repeat": 2}, {"repeat": 1}], ids=lambda m: str(m)
+)
+def test_unfinished_trainers_have_no_numbers_and_count_their_folds(missing):
+    trainers = (REFERENCE, OTHER, THIRD)
+    rows = [
+        row
+        for repeat in (1, 2)
+        for fold in range(5)
+        for row in rows_of(dict.fromkeys(trainers, [0.5, 0.25]), repeat=repeat, fold=fold)
+        if row["trainer"] != OTHER or any({"fold": fold, "repeat": repeat}[k] != v for k, v in missing.items())
+    ]
+    table = table_of(rows, trainers, folds=range(5), repeats=2)
+    done = {1: 8, 2: 9}[len(missing)] if "fold" in missing else 5
+    unfinished = table[table.trainer == OTHER]
+    assert set(unfinished.folds) == {f"{done}/10"} and unfinished[list(NUMBERS)].isna().all(axis=None)
+    for trainer in (REFERENCE, THIRD):
+        assert cell(table, trainer)["mean"] == 0.375 and cell(table, trainer)["folds"] == "10/10"
+    assert cell(table, THIRD)["p_holm"] == 1
+    (ranked,) = finished_rankings(case_table(rows), record(trainers, folds=range(5), repeats=2)).values()
+    assert ranked.trainers == [REFERENCE, THIRD]
+
+
+def test_nothing_is_compared_with_an_unfinished_reference():
+    rows = [*rows_of({OTHER: GRID}, fold=0), *rows_of({REFERENCE: GRID, OTHER: GRID}, fold=1)]
+    table = table_of(rows, folds=(0, 1))
+    assert math.isnan(cell(table, REFERENCE)["mean"]) and cell(table, REFERENCE)["folds"] == "1/2"
+    assert cell(table)["mean"] == GRID.mean() and math.isnan(cell(table)["difference"])
+    assert not warnings(table, REFERENCE)
+
+
+def test_trainer_that_has_not_begun_has_a_row_too():
+    table = table_of(rows_of({REFERENCE: GRID}), folds=(0,))
+    assert cell(table)["folds"] == "0/1" and math.isnan(cell(table)["units"])
+    assert progress(case_table(rows_of({REFERENCE: GRID})), OTHER, record()["suite"]) == (0, 1)
+
+
+def test_trainers_of_a_dataset_are_those_that_the_suite_gives_it():
+    described = record()
+    described["datasets"][CELLS]["trainers"] = [OTHER]
+    table = result_table(case_table(rows_of({REFERENCE: GRID, OTHER: GRID})), described)
+    assert set(table.trainer) == {OTHER}
+
+
+def test_datasets_configurations_and_parts_have_rows_of_their_own():
+    second = "Dataset002_Cells"
+    rows = [
+        *rows_of({REFERENCE: [0.5]}),
+        *rows_of({REFERENCE: [0.25]}, part="test"),
+        *rows_of({REFERENCE: [0.125]}, configuration="3d_fullres"),
+        *rows_of({REFERENCE: [1.0]}, dataset=second),
+    ]
+    table = table_of(rows, (REFERENCE,), datasets=(CELLS, second))
+    dice = table[table.metric == "Dice"]
+    assert dice[["dataset", "configuration", "part", "mean"]].to_numpy().tolist() == [
+        [CELLS, "2d", "test", 0.25],
+        [CELLS, "2d", "validation", 0.5],
+        [CELLS, "3d_fullres", "validation", 0.125],
+        [second, "2d", "validation", 1.0],
+    ]
+
+
+# ---- against a slow reference ----------------------------------------------------------------------------------------
+
+
+def mean_of(values):
+    return sum(values) / len(values)
+
+
+def slow_units(rows, trainer, metric, labels, partner=None):
+    """Value of each cluster: repetitions are averaged first, then labels, then cases."""
+    found = {}
+    for row in rows:
+        if row["label"] in labels and row[metric] is not None:
+            found.setdefault(row["trainer"], {}).setdefault((row["cluster"], row["case"], row["label"]), []).append(
+                row[metric]
+            )
+    own, others = found[trainer], found[partner or trainer]
+    cases = {}
+    for (cluster, case, label), values in own.items():
+        if (cluster, case, label) in others:
+            cases.setdefault((cluster, case), []).append(mean_of(values))
+    clusters = {}
+    for (cluster, _), values in cases.items():
+        clusters.setdefault(cluster, []).append(mean_of(values))
+    return {cluster: mean_of(values) for cluster, values in clusters.items()}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_numbers_are_those_of_a_slow_reference(seed):
+    rng = np.random.default_rng(seed)
+    trainers = (REFERENCE, OTHER, THIRD)
+    rows = []
+    for trainer in trainers:
+        for repeat in (1, 2):
+            for number in range(14):
+                for label in ("a", "b", "c"):
+                    dice = None if rng.random() < 0.2 else round(rng.random(), 1)
+                    about = {"repeat": repeat, "fold": number % 2, "label": label, "cluster": f"p{number // 3}"}
+                    rows.append(case_row(trainer, f"case{number}", dice, **about))
+    table = table_of([rows[index] for index in rng.permutation(len(rows))], trainers, folds=(0, 1), repeats=2)
+    assert len(table) == 4 * len(HIGHER_IS_BETTER) * 3
+    for row in table.to_dict("records"):
+        labels = ("a", "b", "c") if row["label"] == "mean" else (row["label"],)
+        metric, trainer = row["metric"], row["trainer"]
+        units = slow_units(rows, trainer, metric, labels)
+        assert row["folds"] == "4/4" and row["units"] == len(units)
+        assert [row["mean"], row["sd"]] == pytest.approx([mean_of(list(units.values())), slow.stdev(units.values())])
+        assert row["ci_low"] <= row["mean"] <= row["ci_high"]
+        runs = [
+            mean_of(list(slow_units([r for r in rows if r["repeat"] == repeat], trainer, metric, labels).values()))
+            for repeat in (1, 2)
+        ]
+        assert row["run_sd"] == pytest.approx(slow.stdev(runs))
+        empty = sum(r["trainer"] == trainer and r["label"] in labels and r["Dice"] is None for r in rows)
+        assert row["both_empty"] == empty
+        if trainer == REFERENCE:
+            assert math.isnan(row["difference"])
+            continue
+        ours = slow_units(rows, trainer, metric, labels, REFERENCE)
+        theirs = slow_units(rows, REFERENCE, metric, labels, trainer)
+        gaps = [ours[cluster] - theirs[cluster] for cluster in ours]
+        better = [gap if HIGHER_IS_BETTER[metric] else -gap for gap in gaps]
+        assert row["difference"] == pytest.approx(mean_of(gaps))
+        assert row["difference_low"] <= row["difference"] <= row["difference_high"]
+        assert row["wins"] + row["ties"] + row["losses"] == len(gaps)
+        assert row["wins"] >= sum(gap > 1e-9 for gap in better) and row["losses"] >= sum(gap < -1e-9 for gap in better)
+        others = [r for r in table.to_dict("records") if all(r[k] == row[k] for k in ("label", "metric"))]
+        assert row["p_holm"] == holm({r["trainer"]: r["p"] for r in others if r["trainer"] != REFERENCE})[trainer]
+
+
+def test_mean_over_labels_is_taken_within_the_case_and_then_within_the_unit():
+    rows = [
+        case_row(REFERENCE, "p1a", 1.0, cluster="p1", label="a"),
+        case_row(REFERENCE, "p1a", 0.0, cluster="p1", label="b"),
+        case_row(REFERENCE, "p1b", 1.0, cluster="p1", label="a"),
+    ]
+    assert unit_values(case_values(case_table(rows), "Dice")[REFERENCE]).to_dict() == {"p1": 0.75}  # and not 2/3
+
+
+# ---- ranks -----------------------------------------------------------------------------------------------------------
+
+
+def test_stable_ranking_is_certain():
+    trainers = (OTHER, REFERENCE, THIRD)
+    cases = case_table(rows_of({REFERENCE: GRID, OTHER: GRID + 0.25, THIRD: GRID + 0.125}))
+    result = ranking(cases, trainers)
+    assert result.trainers == list(trainers)
+    assert result.ranks.tolist() == [1, 3, 2]
+    assert result.frequencies.tolist() == [[1, 0, 0], [0, 0, 1], [0, 1, 0]]
+    assert result.kendall_tau == 1
+    assert ranking(cases, trainers, "HD95").ranks.tolist() == [1, 3, 2]
+
+
+def test_frequencies_of_ranks_are_shares_and_uncertainty_lowers_tau():
+    rng = np.random.default_rng(0)
+    dice = {name: rng.uniform(0, 1, 15) for name in (REFERENCE, OTHER, THIRD)}
+    dice[THIRD] = np.zeros(15)
+    result = ranking(case_table(rows_of(dice)), list(dice))
+    assert result.frequencies.sum(axis=1) == pytest.approx([1, 1, 1])
+    assert result.frequencies.sum(axis=0) == pytest.approx([1, 1, 1])
+    assert result.frequencies[2].tolist() == [0, 0, 1]
+    certain = result.frequencies.max(axis=1)[0]
+    assert 0.5 < certain < 1
+    # Where the first two change places, tau of the three falls from 1 to 1/3.
+    assert result.kendall_tau == pytest.approx(certain + (1 - certain) / 3)
+
+
+def test_equal_trainers_share_a_rank():
+    result = ranking(
+        case_table(rows_of({REFERENCE: GRID / 3, OTHER: GRID / 3, THIRD: GRID / 7})), (REFERENCE, OTHER, THIRD)
+    )
+    assert result.ranks.tolist() == [1.5, 1.5, 3]
+    assert result.frequencies[:2].tolist() == [[1, 0, 0]] * 2
+    assert result.frequencies[2] == pytest.approx([0, 0, 1], abs=1e-3)
+
+
+def test_ranking_is_over_what_all_have_values_for():
+    """Alone, the other would be first, by a case that the reference has no value for."""
+    dice = {REFERENCE: [0.5, 0.5, None], OTHER: [0.25, 0.25, 1.0], THIRD: [0.0, 0.0, 1.0]}
+    assert ranking(case_table(rows_of(dice)), list(dice)).ranks.tolist() == [1, 2, 3]
+    assert ranking(case_table(rows_of(dice)), [OTHER, THIRD]).ranks.tolist() == [1, 2]
+
+
+def test_one_trainer_or_one_unit_is_no_ranking():
+    cases = case_table(rows_of({REFERENCE: GRID, OTHER: GRID}))
+    assert ranking(cases, [REFERENCE]) is None
+    assert ranking(cases[cases.case == "case03"], [REFERENCE, OTHER]) is None
+    assert ranking(cases, []) is None
+    empty = case_table(rows_of({REFERENCE: [None, None], OTHER: [None, None]}))
+    assert ranking(empty, [REFERENCE, OTHER]) is None
+
+
+def slow_tau(first, second):
+    """Kendall's tau-b: pairs in the same order less those in the other, over the geometric mean of untied pairs."""
+    pairs = list(combinations(range(len(first)), 2))
+    a, b = ([np.sign(ranks[i] - ranks[j]) for i, j in pairs] for ranks in (first, second))
+    untied = math.sqrt(sum(map(abs, a)) * sum(map(abs, b)))
+    return sum(x * y for x, y in zip(a, b, strict=True)) / untied if untied else 0.0
+
+
+def test_tau_is_kendalls_averaged_over_the_rankings():
+    rng = np.random.default_rng(0)
+    drawn = rng.integers(1, 5, (50, 4))
+    for ranks in (np.array([1.0, 2, 3, 4]), np.array([1.5, 1.5, 3, 4]), np.array([2.5] * 4)):
+        expected = np.mean([slow_tau(ranks, other) for other in drawn])
+        assert mean_kendall_tau(ranks, drawn) == pytest.approx(expected, abs=1e-12)
+
+
+def three_datasets():
+    """The third dataset turns the first one's order round."""
+    names = ("Dataset001_A", "Dataset002_B", "Dataset003_C")
+    gains = ((0.25, 0.125, 0), (0.25, 0, 0.125), (0, 0.125, 0.25))
+    rows = [
+        row
+        for name, gain in zip(names, gains, strict=True)
+        for row in rows_of({t: GRID + g for t, g in zip((REFERENCE, OTHER, THIRD), gain, strict=True)}, dataset=name)
+    ]
+    return rows, record((REFERENCE, OTHER, THIRD), names)
+
+
+def test_ranks_are_averaged_over_datasets_best_first():
+    rows, described = three_datasets()
+    table = rank_table(case_table(rows), described)
+    columns = [f"{name} 2d validation" for name in described["datasets"]]
+    assert list(table.columns) == ["trainer", *columns, "average"]
+    assert table.to_numpy().tolist() == [
+        [REFERENCE, 1, 1, 3, pytest.approx(5 / 3)],
+        [OTHER, 2, 3, 2, pytest.approx(7 / 3)],
+        [THIRD, 3, 2, 1, 2],
+    ] or table.trainer.tolist() == [REFERENCE, THIRD, OTHER]
+    assert dict(zip(table.trainer, table.average, strict=True)) == pytest.approx(
+        {REFERENCE: 5 / 3, THIRD: 2, OTHER: 7 / 3}
+    )
+    # tau of the pairs: A and B 1/3, A and C -1, B and C -1/3
+    assert agreement(table) == pytest.approx((1 / 3 - 1 - 1 / 3) / 3)
+    assert agreement(table[["trainer", columns[0], columns[1], "average"]]) == pytest.approx(1 / 3)
+    assert agreement(table[["trainer", columns[0], "average"]]) is None
+
+
+def test_average_rank_is_among_the_same_trainers_on_every_dataset():
+    """A rank among three and a rank among two must not be averaged."""
+    rows, described = three_datasets()
+    rows = [row for row in rows if (row["dataset"], row["trainer"]) != ("Dataset002_B", OTHER)]
+    table = rank_table(case_table(rows), described)
+    for column in table.columns.drop(["trainer", "average"]):
+        assert sorted(table[column]) == list(range(1, len(table) + 1)), table
+
+
+def test_without_finished_trainers_there_are_no_ranks():
+    described = record(folds=(0, 1))
+    cases = case_table(rows_of({REFERENCE: GRID, OTHER: GRID}))
+    assert rank_table(cases, described).empty and finished_rankings(cases, described) == {}
+
+
+def test_rankings_are_kept_apart_by_dataset_configuration_and_part():
+    rows = [*rows_of({REFERENCE: GRID, OTHER: GRID / 2}), *rows_of({REFERENCE: GRID / 2, OTHER: GRID}, part="test")]
+    found = finished_rankings(case_table(rows), record())
+    assert {name: result.ranks.tolist() for name, result in found.items()} == {
+        f"{CELLS} 2d test": [2, 1],
+        f"{CELLS} 2d validation": [1, 2],
+    }
+
+
+def test_all_numbers_of_the_table_are_floats():
+    table = table_of(rows_of({REFERENCE: GRID}))
+    assert all(pd.api.types.is_float_dtype(table[name]) for name in NUMBERS)

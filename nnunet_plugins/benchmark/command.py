@@ -50,6 +50,9 @@ def run_benchmark(options: argparse.Namespace) -> None:
     if any(run.validated.exists() for run in runs(suite)):
         report_to(suite, work_folder(suite) / "report")
     if not succeeded:
+        for run in runs(suite):
+            if not run.validated.exists():
+                print(f"{run}: {state(suite, run)}")
         logs = work_folder(suite) / "logs"
         raise UserError(f"Not everything succeeded: see the messages above and the logs in {logs}; then run this again")
 

@@ -109,13 +109,13 @@ def snakemake(suite: Suite, suite_file: Path, folder: Path, executor: str, gpus:
         log_level_override=None if dry else logging.CRITICAL,
     )
     slurm = executor == "slurm"
-    cuda = resources.device == "cuda"
+    num_gpus = len(gpus) if resources.device == "cuda" else 0
     with SnakemakeApi(output) as api:
         workflow = api.workflow(
             resource_settings=ResourceSettings(
-                cores=None if slurm else max(usable_cores(), 1),
+                cores=None if slurm else max(usable_cores(), num_gpus * resources.cpus),
                 nodes=MAX_SLURM_JOBS if slurm else None,
-                resources={} if slurm else {"gpu": len(gpus) if cuda else 0},
+                resources={} if slurm else {"gpu": num_gpus},
             ),
             config_settings=ConfigSettings(config={"suite": str(suite_file)}),
             snakefile=SNAKEFILE,

@@ -2,6 +2,7 @@
 
 import math
 import statistics as slow
+import time
 from itertools import combinations
 
 import numpy as np
@@ -34,7 +35,7 @@ from nnunet_plugins.benchmark.statistics import (
     wilcoxon,
 )
 
-GRID = np.arange(12) / 16  # exact in binary: so are their differences and means
+GRID = np.arange(16) / 32  # exact in binary: so are their differences and means
 
 
 def record(trainers=(REFERENCE, OTHER), datasets=(CELLS,), **options):
@@ -55,36 +56,53 @@ def cell(table, trainer=OTHER, metric="Dice", label="cell", dataset=CELLS):
 
 
 @pytest.mark.parametrize("gap", [0.125, 0.1])
-@pytest.mark.parametrize("num_units", [5, 12])
+@pytest.mark.parametrize("num_units", [5, 6, 9])
 def test_constant_gap_is_the_difference_and_its_interval_with_the_smallest_p(gap, num_units):
     values = GRID[:num_units]
-    table = table_of(rows_of({REFERENCE: values, OTHER: values + gap}))
+    comparison = compare(values + gap, values, higher_is_better=True)
+    assert list(comparison.difference) == pytest.approx([gap] * 3)
+    assert comparison.p == pytest.approx(2 / 2**num_units)
+    assert comparison[2:] == (comparison.p, num_units, 0, 0) and comparison.units == num_units
+
+
+def test_constant_gap_is_found_in_every_metric_and_needs_no_warning():
+    table = table_of(rows_of({REFERENCE: GRID, OTHER: GRID + 0.1}))
     for metric, higher_is_better in HIGHER_IS_BETTER.items():
         row = cell(table, metric=metric)
         difference = [row[name] for name in ("difference", "difference_low", "difference_high")]
-        assert difference == pytest.approx([gap if higher_is_better else -100 * gap] * 3)
-        assert row["p"] == row["p_holm"] == pytest.approx(2 / 2**num_units)
-        assert (row["wins"], row["ties"], row["losses"], row["units"]) == (num_units, 0, 0, num_units)
+        assert difference == pytest.approx([0.1 if higher_is_better else -10] * 3)
+        assert row["p"] == row["p_holm"] < 0.001
+        assert (row["wins"], row["ties"], row["losses"], row["units"]) == (16, 0, 0, 16)
         assert row["mean"] == pytest.approx(cell(table, REFERENCE, metric)["mean"] + difference[0])
-    notes = warnings(table, REFERENCE)
-    assert (
-        not notes
-        if num_units >= 10
-        else notes == [f"{CELLS} 2d validation: {OTHER} differs by {gap:+.4f}, over {num_units} units only"]
-    )
+    assert not warnings(table, REFERENCE)
+
+
+@pytest.mark.parametrize(("num_units", "few"), [(9, True), (10, False)])
+def test_few_units_are_pointed_out(num_units, few):
+    gap = 0.125 + np.arange(num_units) / 64
+    table = table_of(rows_of({REFERENCE: GRID[:num_units], OTHER: GRID[:num_units] + gap}))
+    notes = [f"{CELLS} 2d validation: {OTHER} differs by {gap.mean():+.4f}, over {num_units} units only"]
+    assert warnings(table, REFERENCE) == (notes if few else [])
+
+
+def test_ties_of_few_units_cost_no_time():
+    """Distances in pixels tie often: a report has hundreds of such tests."""
+    start = time.process_time()
+    assert wilcoxon(np.full(13, 0.125)) == pytest.approx(2 / 2**13)
+    assert time.process_time() - start < 0.5
 
 
 def test_trainer_that_is_worse_everywhere_loses_everywhere():
     row = cell(table_of(rows_of({REFERENCE: GRID + 0.125, OTHER: GRID})))
-    assert (row["difference"], row["wins"], row["ties"], row["losses"]) == (-0.125, 0, 0, 12)
-    assert row["p"] == pytest.approx(2 / 2**12)
+    assert (row["difference"], row["wins"], row["ties"], row["losses"]) == (-0.125, 0, 0, 16)
+    assert row["p"] < 0.001
 
 
 def test_equal_trainers_differ_by_nothing_and_that_is_said():
     table = table_of(rows_of({REFERENCE: GRID, OTHER: GRID}))
     row = cell(table)
     assert [row[name] for name in ("difference", "difference_low", "difference_high")] == [0, 0, 0]
-    assert (row["p"], row["p_holm"], row["wins"], row["ties"], row["losses"]) == (1, 1, 0, 12, 0)
+    assert (row["p"], row["p_holm"], row["wins"], row["ties"], row["losses"]) == (1, 1, 0, 16, 0)
     assert warnings(table, REFERENCE) == [
         f"{CELLS} 2d validation: {OTHER} differs by +0.0000, and the confidence interval holds 0"
     ]
@@ -103,7 +121,7 @@ def test_noise_without_gap_is_called_noise():
 def test_reference_is_compared_with_nothing():
     row = cell(table_of(rows_of({REFERENCE: GRID, OTHER: GRID + 0.125})), REFERENCE)
     assert math.isnan(row["difference"]) and math.isnan(row["p"]) and math.isnan(row["wins"])
-    assert row["mean"] == GRID.mean() and row["units"] == 12
+    assert row["mean"] == GRID.mean() and row["units"] == 16
 
 
 def test_single_unit_has_a_mean_and_no_interval():
@@ -184,11 +202,10 @@ def test_holm_keeps_the_order_between_no_correction_and_bonferroni(values):
 
 
 def test_holm_is_over_the_trainers_of_a_dataset_and_metric():
-    noise = np.where(np.arange(12) % 3, 0.125, -0.0625)
+    noise = np.where(np.arange(16) % 3, 0.125, -0.0625)
     table = table_of(rows_of({REFERENCE: GRID, OTHER: GRID + 0.125, THIRD: GRID + noise}), (REFERENCE, OTHER, THIRD))
     other, third = cell(table), cell(table, THIRD)
-    assert other["p"] == pytest.approx(2 / 2**12) and other["p_holm"] == pytest.approx(4 / 2**12)
-    assert third["p_holm"] == third["p"] > other["p_holm"]
+    assert other["p_holm"] == 2 * other["p"] < third["p_holm"] == third["p"]
 
 
 # ---- units -----------------------------------------------------------------------------------------------------------
@@ -219,25 +236,6 @@ def test_repetitions_are_averaged_and_their_spread_is_shown():
     assert (reference["units"], reference["mean"]) == (2, 0.375)
     assert reference["run_sd"] == slow.stdev([0.375, 0.625, 0.125]) == 0.25
     assert (other["run_sd"], other["wins"], other["ties"], other["difference"]) == (0, 1, 1, 0.25)
-
-
-@pytest.mark.parametrize("unsteady", [REFERENCE, OTHER])
-def test_gap_within_the_spread_from_run_to_run_is_doubted(unsteady):
-    steady = {REFERENCE: GRID, OTHER: GRID + 0.125}
-    shift = 0.25 * (np.array([REFERENCE, OTHER]) == unsteady)
-    rows = [
-        *rows_of(steady, repeat=1),
-        *rows_of({name: values + by for (name, values), by in zip(steady.items(), shift, strict=True)}, repeat=2),
-    ]
-    sign = 1 if unsteady == OTHER else -1
-    gap = 0.125 + sign * 0.125
-    rows += [] if gap else rows_of({REFERENCE: [], OTHER: []})
-    notes = warnings(table_of(rows, repeats=2), REFERENCE)
-    spread = slow.stdev([0, 0.25])
-    if unsteady == OTHER:
-        assert not notes and gap > spread
-    else:
-        assert len(notes) == 1  # the gap is gone: 0.125 in one repetition, -0.125 in the other
 
 
 @pytest.mark.parametrize("unsteady", [REFERENCE, OTHER])
@@ -286,8 +284,8 @@ def test_cases_without_values_are_left_out_and_counted():
 
 def test_trainers_are_paired_by_case_and_not_by_position():
     rows = rows_of({REFERENCE: GRID, OTHER: GRID + 0.125})
-    row = cell(table_of([*rows[12:][::-1], *rows[:12]]))
-    assert (row["difference_low"], row["difference_high"], row["wins"]) == (0.125, 0.125, 12)
+    row = cell(table_of([*rows[16:][::-1], *rows[:16]]))
+    assert [row["difference_low"], row["difference_high"], row["wins"]] == pytest.approx([0.125, 0.125, 16])
 
 
 def test_labels_of_a_case_are_averaged_and_each_has_rows_of_its_own():
@@ -541,11 +539,8 @@ def test_ranks_are_averaged_over_datasets_best_first():
     table = rank_table(case_table(rows), described)
     columns = [f"{name} 2d validation" for name in described["datasets"]]
     assert list(table.columns) == ["trainer", *columns, "average"]
-    assert table.to_numpy().tolist() == [
-        [REFERENCE, 1, 1, 3, pytest.approx(5 / 3)],
-        [OTHER, 2, 3, 2, pytest.approx(7 / 3)],
-        [THIRD, 3, 2, 1, 2],
-    ] or table.trainer.tolist() == [REFERENCE, THIRD, OTHER]
+    assert table.trainer.tolist() == [REFERENCE, THIRD, OTHER]
+    assert table[columns].to_numpy().tolist() == [[1, 1, 3], [3, 2, 1], [2, 3, 2]]
     assert dict(zip(table.trainer, table.average, strict=True)) == pytest.approx(
         {REFERENCE: 5 / 3, THIRD: 2, OTHER: 7 / 3}
     )

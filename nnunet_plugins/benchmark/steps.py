@@ -172,11 +172,12 @@ def train(suite: Suite, run: Run) -> None:
     A fold that is finished only gets its receipt.
     """
     os.environ[RESULTS] = str(run.results)
-    if seed := os.environ.get(SEED_VARIABLE, "").strip():
+    if (seed := os.environ.get(SEED_VARIABLE, "").strip()).isdecimal():
         os.environ[SEED_VARIABLE] = str(int(seed) + run.repeat - 1)  # repetitions must differ
     with lock(run.folder / ".bench.lock"):
         end_orphans()
         refuse_other_plans(run)
+        refuse_other_split(run)
         measured: dict[str, float] = {}
         if unfinished(run):
             with one_gpu():
@@ -256,6 +257,20 @@ def refuse_other_plans(run: Run) -> None:
             plans.pop("continue_training", None)  # nnU-Net's own note, not part of the plans
         if ours != theirs:
             raise UserError(f"{run.model} was trained with other plans than the dataset has now: move that folder away")
+
+
+def refuse_other_split(run: Run) -> None:
+    """Note the fold's cases when its training starts, and see later that they still are those of the dataset's split.
+
+    Raises:
+        UserError: they are not; cases for validation may have been trained on.
+    """
+    split = read_json(run.preprocessed / SPLITS)[run.fold]
+    note = run.folder / "bench_split.json"
+    predicted = {path.name.removesuffix(ending(run)) for path in (run.folder / VALIDATION).glob(f"*{ending(run)}")}
+    if (note.exists() and read_json(note) != split) or predicted - set(split["val"]):
+        raise UserError(f"{run.folder} was trained with other cases than {SPLITS} gives it now: move that folder away")
+    write_json(note, split)
 
 
 def set_aside_unreadable_checkpoints(folder: Path) -> None:

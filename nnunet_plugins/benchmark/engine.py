@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -157,17 +157,27 @@ def dry_run(suite_file: Path) -> None:
 
 
 def end_jobs(executor: Executor, folder: Path) -> None:
-    """Kill all that this driver has started, workers of workers included."""
+    """Kill what this driver, and a killed one before it, has started; workers of workers included."""
     if executor == "slurm":
         cancel_slurm_jobs(folder)
         return
     import psutil
 
-    processes = psutil.Process().children(recursive=True)
+    ours = [
+        psutil.Process(),
+        *(p for p in psutil.process_iter(["cmdline"]) if is_step(p.info["cmdline"] or [], folder)),
+    ]
+    processes = [*ours[1:], *(child for process in ours for child in process.children(recursive=True))]
     for process in processes:
-        process.terminate()
+        with suppress(psutil.NoSuchProcess):
+            process.terminate()
     for process in psutil.wait_procs(processes, timeout=10)[1]:
-        process.kill()
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+def is_step(command: Sequence[str], folder: Path) -> bool:
+    return "nnunet_plugins.benchmark.steps" in command and str(folder / SUITE) in command
 
 
 # ---- Slurm -----------------------------------------------------------------------------------------------------------

@@ -138,7 +138,7 @@ def log_file(suite: Suite, step: str, receipt: Path) -> Path:
 def write_json(path: Path, content: Any) -> None:
     """Write the file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    temporary = path.with_name(f".{path.name}.partial")
     temporary.write_text(json.dumps(content, indent=1, allow_nan=False), encoding="utf-8")
     temporary.replace(path)
 

@@ -64,6 +64,8 @@ def logged(path: Path, title: str) -> Iterator[None]:
         sys.stdout.flush()
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # whatever kills us, the log is complete
+    os.environ["PYTHONUNBUFFERED"] = "1"  # for nnU-Net's workers
     print(f"\n==== {time.strftime('%Y-%m-%d %H:%M:%S')} {title} (process {os.getpid()})", flush=True)
     try:
         yield
@@ -178,10 +180,12 @@ def train(suite: Suite, run: Run) -> None:
         end_orphans()
         refuse_other_plans(run)
         refuse_other_split(run)
-        measured: dict[str, float] = {}
+        measured_file = run.folder / "bench_measured.json"  # what a later attempt could not measure again
+        measured: dict[str, float] = read_json(measured_file) if measured_file.exists() else {}
         if unfinished(run):
             with one_gpu():
-                measured = train_and_predict(suite, run)
+                measured |= train_and_predict(suite, run)
+            write_json(measured_file, measured)
         if missing := unfinished(run):
             raise UserError(f"{missing} is not there after the training of {run}: see the log")
         write_json(run.trained, training_receipt(run, measured))

@@ -30,7 +30,7 @@ class Story:
     runs: list[Run]
     abandoned: set[str] = field(default_factory=set)
     """Jobs of the killed driver, which went on without it."""
-    killed: list[Run] = field(default_factory=list)
+    killed: Run | None = None
     finished: Finished | None = None
 
 
@@ -62,14 +62,14 @@ def story(root) -> Story:
     )
     story = Story(runs(read_suite(suite_file)))
     driver = Driver(suite_file, "--executor", "slurm")
-    story.killed.append(driver.wait_until(driver.training))
+    driver.wait_until(driver.training)
     driver.end(signal.SIGKILL)
     story.abandoned = queued()
 
     driver = Driver(suite_file, "--executor", "slurm")
     driver.wait_until(lambda: queued() and not queued() & story.abandoned)
-    story.killed.append(driver.wait_until(driver.training))
-    for process in tiny_suite.processes_of(story.killed[-1]):
+    story.killed = driver.wait_until(driver.training)
+    for process in tiny_suite.processes_of(story.killed):
         process.kill()
     story.finished = driver.wait()
     return story
@@ -96,23 +96,23 @@ def test_the_suite_finishes(story):
 
 
 def test_jobs_of_the_killed_driver_are_cancelled(story):
-    assert story.abandoned
-    assert {jobs()[job]["JobState"] for job in story.abandoned} == {"CANCELLED"}
+    states = {jobs()[job]["JobState"] for job in story.abandoned}
+    assert "CANCELLED" in states
+    assert states <= {"CANCELLED", "COMPLETED"}  # some may end before the next driver starts
 
 
-def test_killed_trainings_are_tried_again_and_go_on(story):
-    assert any(job["JobState"] == "FAILED" for job in jobs().values())
-    for run in story.killed:
-        attempts = tiny_suite.epochs(run)
-        assert len(attempts) > 1
-        assert all(0 < after[0] <= before[-1] + 1 for before, after in itertools.pairwise(attempts))
-        assert attempts[-1][-1] == EPOCHS - 1
+def test_a_killed_training_is_tried_again_and_goes_on(story):
+    assert [job["JobState"] for job in jobs().values()].count("FAILED") == 1
+    attempts = tiny_suite.epochs(story.killed)
+    assert len(attempts) > 1
+    assert all(0 < after[0] <= before[-1] + 1 for before, after in itertools.pairwise(attempts))
+    assert attempts[-1][-1] == EPOCHS - 1
 
 
 def test_jobs_ask_for_what_the_suite_says(story):
     for job in jobs().values():
         assert (job["NumCPUs"], job["MinMemoryNode"], job["TimeLimit"]) == ("1", "1G", "00:12:00")
-        assert "gpu" not in job["TRES"]
+        assert "TresPerJob" not in job
 
 
 def test_nothing_is_left_behind(story, root):
@@ -137,6 +137,6 @@ def test_a_training_on_gpus_asks_for_one_and_its_failure_is_said_in_a_sentence(s
     failed = tiny_suite.benchmark("run", suite_file, "--executor", "slurm")
     new = [job for name, job in jobs().items() if name not in before]
     assert len(new) == 2  # torch finds no GPU: both folds fail, and nothing comes after them
-    assert all("gres/gpu=1" in job["TRES"] for job in new), new
+    assert all(job["TresPerJob"].endswith("gpu:1") for job in new)
     assert failed.returncode == 1
     assert "Not everything succeeded" in failed.output.splitlines()[-1]

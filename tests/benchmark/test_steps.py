@@ -208,6 +208,18 @@ def test_a_fold_that_lacks_something_is_trained(run, monkeypatch, missing):
     assert read_json(run.trained)["measured"] == {"validation_seconds": 1.0}
 
 
+def test_costs_outlive_the_receipt(run, monkeypatch):
+    def train_and_predict(suite, run):
+        write_finished_fold(run)
+        return {"validation_seconds": 1.0}
+
+    monkeypatch.setattr(steps, "train_and_predict", train_and_predict)
+    steps.train(SUITE, run)
+    run.trained.unlink()  # as Snakemake does with a receipt whose job was not done when its driver was killed
+    steps.train(SUITE, run)
+    assert read_json(run.trained)["measured"] == {"validation_seconds": 1.0}
+
+
 def test_a_training_that_fails_or_leaves_nothing_has_no_receipt(run, monkeypatch):
     def out_of_memory(*_):
         raise RuntimeError("CUDA out of memory")

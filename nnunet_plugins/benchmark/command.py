@@ -13,7 +13,7 @@ from nnunet_plugins.benchmark.locks import is_locked
 from nnunet_plugins.benchmark.runs import (
     RAW,
     Run,
-    discard_stale_receipts,
+    is_done,
     log_file,
     nnunet_folder,
     runs,
@@ -43,15 +43,15 @@ def run_benchmark(options: argparse.Namespace) -> None:
     suite = read_suite(options.suite)
     check(suite, options.suite)
     if options.dry_run:
-        dry_run(options.suite)
+        dry_run(suite)
         return
     gpus = () if options.executor == "slurm" else local_gpus(suite, options.gpus)
     succeeded = run_suite(options.suite.resolve(), options.executor, gpus)
-    if any(run.validated.exists() for run in runs(suite)):
+    if any(map(is_done, runs(suite))):
         report_to(suite, work_folder(suite) / "report")
     if not succeeded:
         for run in runs(suite):
-            if not run.validated.exists():
+            if not is_done(run):
                 print(f"{run}: {state(suite, run)}")
         logs = work_folder(suite) / "logs"
         raise UserError(f"Not everything succeeded: see the messages above and the logs in {logs}; then run this again")
@@ -59,7 +59,6 @@ def run_benchmark(options: argparse.Namespace) -> None:
 
 def report(options: argparse.Namespace) -> None:
     suite = read_suite(options.suite)
-    discard_stale_receipts(suite)
     report_to(suite, options.output or work_folder(suite) / "report", with_cases=not options.no_cases)
 
 
@@ -112,16 +111,18 @@ def status(options: argparse.Namespace) -> None:
 
 
 def state(suite: Suite, run: Run) -> str:
-    if run.validated.exists():
+    if is_done(run):
         return "done"
     if is_locked(run.folder / ".bench.lock"):
         return f"running, epoch {last_epoch(run)} of {suite.epochs}"
-    if run.trained.exists():
-        return "trained, metrics missing"
-    log = log_file(suite, "train", run.trained)
-    if log.exists() and "Traceback (most recent call last)" in last_attempt(log):
-        return f"failed, see {log}"
-    return f"stopped after epoch {last_epoch(run)} of {suite.epochs}" if log.exists() else "waiting"
+    receipts = {"plan": run.planned, "preprocess": run.preprocessed_receipt, "train": run.trained}
+    step, receipt = next((pair for pair in receipts.items() if not pair[1].exists()), ("validate", run.validated))
+    log = log_file(suite, step, receipt)
+    if not log.exists():
+        return "waiting"
+    if "Traceback (most recent call last)" in last_attempt(log):
+        return f"failed to {step}, see {log}"
+    return f"stopped after epoch {last_epoch(run)} of {suite.epochs}" if step == "train" else f"waiting to {step}"
 
 
 def last_attempt(log: Path) -> str:
@@ -152,6 +153,8 @@ def check(suite: Suite, path: Path) -> None:
         has_raw = (nnunet_folder(RAW) / run.dataset / "dataset.json").is_file()
         if not has_raw and not run.preprocessed_receipt.exists():
             raise UserError(f"{run.dataset} has no dataset.json in {nnunet_folder(RAW)}: convert it first")
+        for label in (nnunet_folder(RAW) / run.dataset / "labelsTr").glob("[!.]*"):
+            run.data.cluster(label.name.split(".")[0])
     from nnunet_plugins.trainers.compatibility import nnunet_problem
 
     if problem := nnunet_problem():
@@ -169,7 +172,7 @@ def check(suite: Suite, path: Path) -> None:
                 ) from None
         dimensions = getattr(found, "supported_dimensions", (2, 3))
         for run in all_runs:
-            if run.trainer == trainer and (2 if run.configuration == "2d" else 3) not in dimensions:
+            if run.trainer == trainer and (2 if run.configuration.startswith("2d") else 3) not in dimensions:
                 raise BadSuite(
                     f"{path}: {trainer} works in {dimensions[0]}D only, but dataset {run.data.id} has configuration "
                     f"{run.configuration}: leave one out, or give that dataset a list of trainers"

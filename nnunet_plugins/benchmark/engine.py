@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -21,7 +20,7 @@ from typing import Any, Literal
 from tqdm import tqdm
 
 from nnunet_plugins.benchmark.locks import GPUS, lock
-from nnunet_plugins.benchmark.runs import discard_stale_receipts, runs, stop_file, work_folder
+from nnunet_plugins.benchmark.runs import discard_stale_receipts, is_done, is_trained, runs, stop_file, work_folder
 from nnunet_plugins.benchmark.suite import Suite, read_suite
 from nnunet_plugins.cores import usable_cores
 from nnunet_plugins.errors import UserError
@@ -86,8 +85,8 @@ def supervise(suite: Suite, suite_file: Path, executor: Executor, gpus: Sequence
             signal.signal(number, handler)
 
 
-def snakemake(suite: Suite, suite_file: Path, folder: Path, executor: str, gpus: Sequence[str]) -> bool:
-    """Run Snakemake's workflow; whether all jobs succeeded. ``executor`` may also be its "dryrun"."""
+def snakemake(suite: Suite, suite_file: Path, folder: Path, executor: Executor, gpus: Sequence[str]) -> bool:
+    """Run Snakemake's workflow; whether all jobs succeeded."""
     from snakemake.api import SnakemakeApi
     from snakemake.exceptions import WorkflowError
     from snakemake.scheduling.greedy import SchedulerSettings
@@ -103,13 +102,9 @@ def snakemake(suite: Suite, suite_file: Path, folder: Path, executor: str, gpus:
     )
 
     resources = suite.resources
-    dry = executor == "dryrun"
-    output = OutputSettings(
-        dryrun=dry,
-        quiet={Quietness.HOST, Quietness.REASON, Quietness.RULES},
-        log_level_override=None if dry else logging.CRITICAL,
-    )
     slurm = executor == "slurm"
+    level = logging.ERROR if slurm else logging.CRITICAL  # what fails here says so itself; Slurm may refuse a job
+    output = OutputSettings(quiet={Quietness.HOST, Quietness.REASON, Quietness.RULES}, log_level_override=level)
     num_gpus = len(gpus) if resources.device == "cuda" else 0
     with SnakemakeApi(output) as api:
         workflow = api.workflow(
@@ -149,11 +144,17 @@ def snakemake(suite: Suite, suite_file: Path, folder: Path, executor: str, gpus:
     return True
 
 
-def dry_run(suite_file: Path) -> None:
+def dry_run(suite: Suite) -> None:
     """Print how many jobs of which kind are left, and write nothing."""
-    suite = read_suite(suite_file)
-    with tempfile.TemporaryDirectory() as folder:
-        snakemake(suite, suite_file.resolve(), Path(folder), "dryrun", ("0",))
+    all_runs = runs(suite)
+    left = {
+        "plan": {run.planned for run in all_runs if not run.planned.exists()},
+        "preprocess": {run.preprocessed_receipt for run in all_runs if not run.preprocessed_receipt.exists()},
+        "train": {run.trained for run in all_runs if not is_trained(run)},
+        "validate": {run.validated for run in all_runs if not is_done(run)},
+    }
+    for step, receipts in left.items():
+        print(f"{step:12}{len(receipts):6}")
 
 
 def end_jobs(executor: Executor, folder: Path) -> None:
@@ -203,11 +204,20 @@ def cancel_slurm_jobs(folder: Path) -> None:
         time.sleep(1)
 
 
-def slurm_jobs(folder: Path) -> list[str]:
-    lines = subprocess.run(
-        ["squeue", "-h", "--me", "-t", "PD,R,CG,CF,S", "-o", "%i %Z"], capture_output=True, text=True, check=True
-    ).stdout.splitlines()
-    return [line.split(maxsplit=1)[0] for line in lines if line.split(maxsplit=1)[1:] == [str(folder)]]
+def slurm_jobs(folder: Path, attempts: int = 30) -> list[str]:
+    """Jobs of this user that wait or run in the folder; Snakemake gives sbatch its true path.
+
+    Raises:
+        UserError: Slurm has not answered for a minute.
+    """
+    command = ["squeue", "-h", "--me", "-t", "PD,R,CF,S", "-o", "%i %Z"]
+    for _ in range(attempts):
+        asked = subprocess.run(command, capture_output=True, text=True)
+        if asked.returncode == 0:
+            jobs = [line.split(maxsplit=1) for line in asked.stdout.splitlines()]
+            return [job[0] for job in jobs if os.path.realpath(job[-1]) == os.path.realpath(folder)]
+        time.sleep(2)
+    raise UserError(f"Slurm does not answer ({' '.join(asked.stderr.split())}): cancel the jobs in {folder} yourself")
 
 
 def slurm_settings() -> Any:
@@ -215,7 +225,7 @@ def slurm_settings() -> Any:
     from snakemake_executor_plugin_slurm import ExecutorSettings
 
     asked = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True, check=True).stdout
-    accounting = "AccountingStorageType   = accounting_storage/none" not in asked
+    accounting = "accounting_storage/slurmdbd" in asked
     return ExecutorSettings(
         status_command="sacct" if accounting else "squeue",  # without accounting, sacct waits for ever
         no_account=not accounting,

@@ -15,8 +15,8 @@ from nnunet_plugins.benchmark.statistics import (
     case_values,
     cells,
     finished_rankings,
+    is_finished,
     of_main_label,
-    progress,
     unit_values,
 )
 
@@ -46,7 +46,7 @@ def draw_all(results: Results, table: pd.DataFrame, folder: Path) -> list[tuple[
                 name = f"units_{dataset}_{configuration}_{part}"
                 where = f"{dataset} {configuration} {part}"
                 save(
-                    units_figure(cell, trainers),
+                    units_figure(cell, trainers, results.record),
                     name,
                     f"{where}: Dice of every unit; boxes are quartiles, diamonds means",
                 )
@@ -60,7 +60,7 @@ def draw_all(results: Results, table: pd.DataFrame, folder: Path) -> list[tuple[
         accuracy = accuracy_against_cost(chosen, results)
         if len(accuracy):
             save(
-                cost_figure(accuracy),
+                cost_figure(accuracy, results.record),
                 "accuracy_and_cost",
                 "Dice against the time of a training epoch, medians over folds",
             )
@@ -74,14 +74,14 @@ def draw_all(results: Results, table: pd.DataFrame, folder: Path) -> list[tuple[
 
 def finished_trainers(cell: pd.DataFrame, record: Mapping[str, Any], dataset: str) -> list[str]:
     trainers = record["datasets"][dataset]["trainers"]
-    return [trainer for trainer in trainers if len(set(progress(cell, trainer, record["suite"]))) == 1]
+    return [trainer for trainer in trainers if is_finished(cell, trainer, record["suite"])]
 
 
 def colour(trainer: str, record: Mapping[str, Any]) -> str:
     return COLOURS[record["suite"]["trainers"].index(trainer) % len(COLOURS)]
 
 
-def units_figure(cell: pd.DataFrame, trainers: Sequence[str]) -> Figure:
+def units_figure(cell: pd.DataFrame, trainers: Sequence[str], record: Mapping[str, Any]) -> Figure:
     """Box and strip of every trainer, one unit a dot."""
     values = unit_values(case_values(cell[cell.trainer.isin(trainers)], "Dice"))
     present = [trainer for trainer in trainers if trainer in values.columns]
@@ -95,9 +95,9 @@ def units_figure(cell: pd.DataFrame, trainers: Sequence[str]) -> Figure:
         meanprops={"marker": "D", "markerfacecolor": "black", "markeredgecolor": "black", "markersize": 4},
         medianprops={"color": "black"},
     )  # fmt: skip
-    for index, (sample, position) in enumerate(zip(samples, positions, strict=True)):
+    for trainer, sample, position in zip(present, samples, positions, strict=True):
         jitter = rng.uniform(-0.18, 0.18, len(sample))
-        axis.scatter(sample, position + jitter, s=9, alpha=0.5, color=COLOURS[index % len(COLOURS)], linewidths=0)
+        axis.scatter(sample, position + jitter, s=12, alpha=0.5, color=colour(trainer, record), linewidths=0, zorder=3)
     axis.set(yticks=positions, yticklabels=present, xlabel="Dice", xlim=(-0.02, 1.02))
     return figure
 
@@ -168,7 +168,7 @@ def accuracy_against_cost(chosen: pd.DataFrame, results: Results) -> pd.DataFram
     return chosen.merge(times, on=keys)[[*keys, "part", "mean", "ci_low", "ci_high", "seconds"]]
 
 
-def cost_figure(accuracy: pd.DataFrame) -> Figure:
+def cost_figure(accuracy: pd.DataFrame, record: Mapping[str, Any]) -> Figure:
     """A panel for each dataset: Dice with its interval over seconds per epoch."""
     groups = list(accuracy.groupby(["dataset", "configuration", "part"]))
     figure = Figure(figsize=(4.6 * min(2, len(groups)), 3.4 * -(-len(groups) // 2)), layout="constrained")
@@ -180,7 +180,7 @@ def cost_figure(accuracy: pd.DataFrame) -> Figure:
             y, low, high = group["mean"].iloc[index], row.ci_low, row.ci_high
             error = None if pd.isna(low) else [[max(0, y - low)], [max(0, high - y)]]
             axis.errorbar(
-                row.seconds, y, error, fmt="o", color=COLOURS[index % len(COLOURS)], capsize=2, label=row.trainer
+                row.seconds, y, error, fmt="o", color=colour(row.trainer, record), capsize=2, label=row.trainer
             )
         axis.set(xlabel="seconds per epoch", ylabel="Dice", title=" ".join(key), xscale="log")
         axis.legend(fontsize=6)

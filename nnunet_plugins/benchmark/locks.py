@@ -12,6 +12,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from nnunet_plugins.errors import UserError
+
 GPUS = "NNUNET_PLUGINS_GPUS"  # devices that local trainings share, e.g. "0,1"
 
 
@@ -22,12 +24,15 @@ def lock(path: Path, wait: bool = True) -> Iterator[bool]:
     with path.open("a+") as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except (BlockingIOError, PermissionError):
             if not wait:
                 yield False
                 return
             print(f"Another process works on {path.parent}: waiting for it.", flush=True)
             fcntl.lockf(file, fcntl.LOCK_EX)
+        except OSError as error:
+            reason = f"{path} cannot be locked ({error.strerror})"
+            raise UserError(f"{reason}: use a file system with locks for nnU-Net's folders") from error
         yield True
 
 

@@ -1,5 +1,6 @@
 """Pictures of the best, the median and the worst case of each dataset, with every trainer's outline."""
 
+import glob
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ def draw_overlays(suite: Suite, results: Results, folder: Path) -> list[tuple[st
     for (dataset, configuration, part), cell in cells(results.cases):
         trainers = finished_trainers(cell, results.record, dataset)
         chosen = best_median_worst(cell[cell.trainer.isin(trainers)])
-        if chosen:
+        # a dataset may be there preprocessed alone
+        if chosen and (nnunet_folder(RAW) / dataset / ("imagesTs" if part == TEST else "imagesTr")).is_dir():
             found = [
                 run
                 for run in runs(suite)
@@ -76,7 +78,9 @@ def read_slice(run: Run, case: str, part: str) -> tuple[NDArray[Any], NDArray[An
     truth = read_labels(folder / f"{case}{ending(run)}", run)
     index = (int((truth > 0).sum(axis=(1, 2)).argmax()), slice(None), slice(None))
     images = nnunet_folder(RAW) / run.dataset / ("imagesTs" if part == TEST else "imagesTr")
-    array, _ = reader(run).read_images(sorted(map(str, images.glob(f"{case}_[0-9][0-9][0-9][0-9]{ending(run)}"))))
+    array, _ = reader(run).read_images(
+        sorted(map(str, images.glob(f"{glob.escape(case)}_[0-9][0-9][0-9][0-9]{ending(run)}")))
+    )
     channels = array[(slice(None), *index)].astype(float)
     low, high = np.percentile(channels, [0.5, 99.5], axis=(1, 2), keepdims=True)
     scaled = ((channels - low) / np.maximum(high - low, 1e-9)).clip(0, 1)

@@ -17,6 +17,7 @@ from nnunet_plugins.errors import UserError
 
 TEMPLATE = Path(__file__).with_name("page.html")
 PAGE = "report.html"
+OWN_FILES = {*tables.DATA, *tables.TABLES, tables.RECORD, PAGE, "figures"}
 
 
 class Picture(NamedTuple):
@@ -38,8 +39,10 @@ def write_report(suite: Suite, folder: Path, with_cases: bool = True) -> Path:
     Raises:
         UserError: nothing is done yet, or the folder holds something else.
     """
-    if folder.exists() and any(folder.iterdir()) and not (folder / tables.RECORD).exists():
-        raise UserError(f"{folder} holds something else than a report: choose another folder, or empty it")
+    if foreign := sorted({path.name for path in folder.glob("*")} - OWN_FILES):
+        raise UserError(
+            f"{folder} holds {foreign[0]!r}, which is no part of a report: choose another folder, or move that"
+        )
     results = collect(suite)
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{folder.name}.partial")

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from nnunet_plugins.benchmark.metrics import HIGHER_IS_BETTER
-from nnunet_plugins.benchmark.runs import RAW, VALIDATION, Run, nnunet_folder, read_json, runs, work_folder
+from nnunet_plugins.benchmark.runs import RAW, VALIDATION, Run, is_done, nnunet_folder, read_json, runs, work_folder
 from nnunet_plugins.benchmark.suite import Suite
 from nnunet_plugins.cores import usable_cores
 from nnunet_plugins.errors import UserError
@@ -48,7 +48,7 @@ def collect(suite: Suite) -> Results:
     trainings: list[dict[str, Any]] = []
     curves: list[pd.DataFrame] = []
     for run in runs(suite):
-        if not (run.trained.exists() and run.validated.exists()):
+        if not is_done(run):
             continue
         about: dict[str, Any] = {"dataset": run.dataset, "configuration": run.configuration, "trainer": run.trainer}
         about |= {"repeat": run.repeat, "fold": run.fold}
@@ -74,7 +74,8 @@ def training_row(run: Run, receipt: dict[str, Any], rows: list[dict[str, Any]]) 
     seconds, measured = pd.Series(receipt["epoch_seconds"], dtype=float), receipt["measured"]
     num_cases = len({row["case"] for row in rows if row["part"] == VALIDATION})
     validation = measured.get("validation_seconds")
-    return receipt["machine"] | {
+    machine = {name: None if value == "None" else value for name, value in receipt["machine"].items()}
+    return machine | {
         "epochs": len(seconds),
         "seconds_per_epoch": seconds.median(),
         "training_hours": seconds.sum() / 3600,
@@ -94,7 +95,10 @@ def cost_file(suite: Suite) -> Path:
 
 
 def read_costs(suite: Suite) -> pd.DataFrame:
-    return pd.DataFrame(read_json(cost_file(suite)) if cost_file(suite).exists() else [])
+    """What ``benchmark cost`` has measured of the suite as it is now."""
+    rows = read_json(cost_file(suite)) if cost_file(suite).exists() else []
+    wanted = {(run.dataset, run.configuration, run.trainer) for run in runs(suite)}
+    return pd.DataFrame(row for row in rows if (row["dataset"], row["configuration"], row["trainer"]) in wanted)
 
 
 def record(suite: Suite) -> dict[str, Any]:
@@ -106,8 +110,6 @@ def record(suite: Suite) -> dict[str, Any]:
         datasets[run.dataset] = {
             "converter": (content.get("conversion") or {}).get("name"),
             "tolerance": run.data.tolerance,
-            "channels": list(content["channel_names"].values()),
-            "file_ending": content["file_ending"],
             "trainers": list(suite.trainers_of(run.data)),
         }
     return {

@@ -16,6 +16,7 @@ from nnunet_plugins.errors import UserError
 
 RAW, PREPROCESSED, RESULTS = "nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"
 VALIDATION, TEST = "validation", "test"
+SPLITS = "splits_final.json"
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,11 @@ class Run:
     def validated(self) -> Path:
         """The receipt of the metrics, which it holds."""
         return self.folder / "bench_validate.json"
+
+    @property
+    def split_note(self) -> Path:
+        """The cases that the fold was trained and validated on."""
+        return self.folder / "bench_split.json"
 
     @property
     def planned(self) -> Path:
@@ -159,21 +165,49 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def is_trained(run: Run) -> bool:
+    """Whether the fold has been trained as it would be trained now: with these plans and cases, test set included."""
+    if not run.trained.exists():
+        return False
+    receipt = read_json(run.trained)
+    wanted = TEST in receipt["parts"] or not run.data.test
+    return wanted and not (changed(run, receipt) or other_plans(run) or other_split(run))
+
+
+def is_done(run: Run) -> bool:
+    """Whether the fold's metrics are there, as the suite wants them."""
+    return is_trained(run) and run.validated.exists() and read_json(run.validated)["tolerance"] == run.data.tolerance
+
+
 def discard_stale_receipts(suite: Suite) -> None:
-    """Remove receipts of predictions that are no longer there, and metrics that the suite now wants otherwise."""
+    """Remove receipts of what must be done again, or refused, by the steps."""
     for run in runs(suite):
-        if not run.trained.exists():
+        if not is_trained(run):
+            run.trained.unlink(missing_ok=True)
+        if not is_done(run):
             run.validated.unlink(missing_ok=True)
-            continue
-        receipt = read_json(run.trained)
-        if changed(run, receipt) or (run.data.test and TEST not in receipt["parts"]):
-            run.trained.unlink()
-            run.validated.unlink(missing_ok=True)
-        elif run.validated.exists() and read_json(run.validated)["tolerance"] != run.data.tolerance:
-            run.validated.unlink()
 
 
 def changed(run: Run, receipt: Mapping[str, Any]) -> bool:
     """Whether a file that the receipt vouches for is gone or another; checkpoints are too large to read each time."""
     files = {run.folder / name: sha for name, sha in receipt["sha256"].items()}
     return any(not path.exists() or (path.suffix != ".pth" and digest(path) != sha) for path, sha in files.items())
+
+
+def other_plans(run: Run) -> bool:
+    """Whether the model was trained with plans that are no longer the dataset's."""
+    trained_with, now = run.model / "plans.json", run.preprocessed / f"{run.data.plans}.json"
+    if not (trained_with.exists() and now.exists()):
+        return False
+    ours, theirs = read_json(now), read_json(trained_with)
+    for plans in (ours, theirs):
+        plans.pop("continue_training", None)  # nnU-Net's own note, not part of the plans
+    return ours != theirs
+
+
+def other_split(run: Run) -> bool:
+    """Whether the fold was trained with cases that are no longer those of the dataset's split."""
+    splits = run.preprocessed / SPLITS
+    if not (run.split_note.exists() and splits.exists()):
+        return False
+    return read_json(splits)[run.fold : run.fold + 1] != [read_json(run.split_note)]

@@ -1,12 +1,14 @@
 """What the numbers of a suite allow to say, and what they do not.
 
 The unit is the case, or the patient where a suite's ``cluster_regex`` finds several cases of one: the mean over the
-unit's cases, folds and repetitions. Two trainers are compared unit by unit, on the labels of the cases that both have
-values for. Trainers with folds still missing are left out of everything.
+unit's cases, folds and repetitions. Trainers with folds still missing are left out of everything.
+
+Where reference and prediction are both empty, there is no value, and means leave the case out. A comparison must not: a
+trainer that is empty as it should be is better than one that hallucinates. So wherever one of the trainers compared has
+a value, those that are rightly empty have the best one.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
 from itertools import combinations
 from typing import Any, NamedTuple
 
@@ -23,8 +25,8 @@ SEED = 0
 CONFIDENCE = 0.95
 MEAN_LABEL = "mean"
 NUMBERS = (
-    "units", "mean", "sd", "ci_low", "ci_high", "run_sd", "difference", "difference_low", "difference_high", "p",
-    "p_holm", "wins", "ties", "losses",
+    "units", "pairs", "mean", "sd", "ci_low", "ci_high", "run_sd", "difference", "difference_low", "difference_high",
+    "p", "p_holm", "wins", "ties", "losses",
 )  # fmt: skip
 """What only finished trainers have."""
 
@@ -48,12 +50,15 @@ class Comparison(NamedTuple):
     losses: int
 
 
-@lru_cache(maxsize=4)
-def resample_weights(num_units: int) -> Values:
-    """Share of each unit in each resample ``(NUM_RESAMPLES, n)``: always the same ones, so differences stay paired."""
+def resampled_means(values: Values) -> Values:
+    """Means of the units ``(n, ...)`` in each resample ``(NUM_RESAMPLES, ...)``.
+
+    For one n always the same resamples, so differences stay paired. In chunks: 10,000 x 5000 would be 400 MB.
+    """
     rng = np.random.default_rng(SEED)
-    draws = rng.multinomial(num_units, np.full(num_units, 1 / num_units), size=NUM_RESAMPLES)
-    return draws / num_units
+    num_units, chunk = len(values), 100
+    draws = (rng.integers(num_units, size=(chunk, num_units)) for _ in range(NUM_RESAMPLES // chunk))
+    return np.concatenate([values[drawn].mean(axis=1) for drawn in draws])
 
 
 def bootstrap(values: Values) -> Interval:
@@ -61,7 +66,7 @@ def bootstrap(values: Values) -> Interval:
     mean = float(values.mean())
     if len(values) < 2:
         return Interval(mean, float("nan"), float("nan"))
-    low, high = np.quantile(resample_weights(len(values)) @ values, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    low, high = np.quantile(resampled_means(values), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return Interval(mean, float(low), float(high))
 
 
@@ -80,8 +85,11 @@ def compare(values: Values, reference: Values, higher_is_better: bool) -> Compar
 
 
 def wilcoxon(difference: Values) -> float:
-    """Two-sided p of the signed-rank test; 1 if nothing differs."""
-    return float(stats.wilcoxon(difference).pvalue) if np.any(difference) else 1.0
+    """Two-sided p of the signed-rank test, exact for few units without ties or zeros; 1 if nothing differs."""
+    if not np.any(difference):
+        return 1.0
+    exact = len(difference) <= 50 and len(np.unique(np.abs(difference))) == len(difference) and np.all(difference)
+    return float(stats.wilcoxon(difference, method="exact" if exact else "asymptotic").pvalue)
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
@@ -103,10 +111,22 @@ def progress(cases: pd.DataFrame, trainer: str, suite: Mapping[str, Any]) -> tup
     return len(own[["repeat", "fold"]].drop_duplicates()), len(suite["folds"]) * suite["repeats"]
 
 
+def is_finished(cases: pd.DataFrame, trainer: str, suite: Mapping[str, Any]) -> bool:
+    done, wanted = progress(cases, trainer, suite)
+    return done == wanted
+
+
 def case_values(cases: pd.DataFrame, metric: str) -> pd.DataFrame:
     """A row for each cluster, case and label, a column for each trainer: mean over folds and repetitions."""
     index = ["cluster", "case", "label"]
     return cases.pivot_table(metric, index, "trainer", aggfunc="mean", dropna=True, sort=True)
+
+
+def compared_values(cases: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """As :func:`case_values`, for trainers that are compared: rightly empty is best, where not all of them are."""
+    best = 1.0 if HIGHER_IS_BETTER[metric] else 0.0
+    some = cases.groupby(["case", "label"])[metric].transform("count") > 0
+    return case_values(cases[some].fillna({metric: best}), metric).dropna()
 
 
 def unit_values(values: pd.DataFrame | pd.Series) -> Any:
@@ -157,13 +177,13 @@ def result_table(cases: pd.DataFrame, record: Mapping[str, Any]) -> pd.DataFrame
 def trainer_rows(
     cases: pd.DataFrame, trainers: Sequence[str], metric: str, suite: Mapping[str, Any]
 ) -> Iterator[dict[str, Any]]:
-    finished = [trainer for trainer in trainers if len(set(progress(cases, trainer, suite))) == 1]
+    finished = [trainer for trainer in trainers if is_finished(cases, trainer, suite)]
     values = case_values(cases[cases.trainer.isin(finished)], metric)
     reference = suite["reference"]
     comparisons: dict[str, Comparison] = {}
     for trainer in finished:
         if trainer != reference and {reference, trainer} <= set(values.columns):
-            units = unit_values(values[[trainer, reference]].dropna())
+            units = unit_values(compared_values(cases[cases.trainer.isin([trainer, reference])], metric))
             if len(units):
                 comparisons[trainer] = compare(
                     units[trainer].to_numpy(), units[reference].to_numpy(), HIGHER_IS_BETTER[metric]
@@ -182,7 +202,7 @@ def trainer_rows(
         if trainer in comparisons:
             comparison = comparisons[trainer]
             row |= dict(zip(("difference", "difference_low", "difference_high"), comparison.difference, strict=True))
-            row |= {"p": comparison.p, "p_holm": adjusted[trainer]}
+            row |= {"pairs": comparison.units, "p": comparison.p, "p_holm": adjusted[trainer]}
             row |= {"wins": comparison.wins, "ties": comparison.ties, "losses": comparison.losses}
         for outcome in ("missed", "hallucinated", "both empty"):
             row[outcome.replace(" ", "_")] = int(outcomes.get(outcome, 0))
@@ -194,6 +214,7 @@ def run_spread(cases: pd.DataFrame, metric: str) -> float | None:
     means = [
         unit_values(case_values(repetition, metric).iloc[:, 0]).mean()
         for _, repetition in cases.groupby("repeat", sort=True)
+        if repetition[metric].notna().any()  # a label may be empty everywhere, reference and prediction
     ]
     return float(np.std(means, ddof=1)) if len(means) > 1 else None
 
@@ -208,6 +229,7 @@ def warnings(table: pd.DataFrame, reference: str, metric: str = "Dice") -> list[
     notes = []
     for _, cell in of_main_label(table[table.metric == metric]).groupby(["dataset", "configuration", "part"]):
         reference_spread = cell[cell.trainer == reference].run_sd.max()
+        reference_units = cell[cell.trainer == reference].units.max()
         for row in cell[cell.difference.notna()].itertuples():
             where = f"{row.dataset} {row.configuration} {row.part}: {row.trainer} differs by {row.difference:+.4f}"
             spread = np.nanmax([0.0, row.run_sd, reference_spread])
@@ -215,8 +237,13 @@ def warnings(table: pd.DataFrame, reference: str, metric: str = "Dice") -> list[
                 notes.append(f"{where}, and the confidence interval holds 0")
             elif abs(row.difference) <= spread:
                 notes.append(f"{where}, no more than the spread from run to run ({spread:.4f})")
-            if row.units < 10:
-                notes.append(f"{where}, over {row.units:.0f} units only")
+            if row.pairs < 10:
+                notes.append(f"{where}, over {row.pairs:.0f} units only")
+            if row.pairs > min(row.units, reference_units):
+                notes.append(
+                    f"{where} over {row.pairs:.0f} units: where only one of both is empty as it should be, that counts "
+                    "as Dice 1 against 0 here, and is left out of its mean"
+                )
     return notes
 
 
@@ -236,24 +263,28 @@ class Ranking(NamedTuple):
 
 
 def ranking(cell: pd.DataFrame, trainers: Sequence[str], metric: str = "Dice") -> Ranking | None:
-    """Trainers by their mean on the labels of the cases that all have values for; None if nothing can be ranked."""
-    values = case_values(cell[cell.trainer.isin(trainers)], metric).dropna()
+    """Trainers by their mean over the cases that any has a value for; None if nothing can be ranked."""
+    values = compared_values(cell[cell.trainer.isin(trainers)], metric)
     present = [trainer for trainer in trainers if trainer in values.columns]
     units = unit_values(values[present])
     if len(present) < 2 or len(units) < 2:
         return None
     sign = -1 if HIGHER_IS_BETTER[metric] else 1
     ranks = stats.rankdata(sign * units.mean().to_numpy())
-    drawn = stats.rankdata(sign * (resample_weights(len(units)) @ units.to_numpy()), axis=1, method="min").astype(int)
+    drawn = stats.rankdata(sign * resampled_means(units.to_numpy()), axis=1, method="min").astype(int)
     frequencies = np.stack([(drawn == rank + 1).mean(axis=0) for rank in range(len(present))], axis=1)
     return Ranking(present, ranks, frequencies, mean_kendall_tau(ranks, drawn))
 
 
 def mean_kendall_tau(ranks: Values, drawn: NDArray[np.int64]) -> float:
-    """Kendall's tau-b of each of the rankings ``(b, k)`` with ``ranks``, averaged; equal rankings are computed once."""
+    """Kendall's tau-b of each of the rankings ``(b, k)`` with ``ranks``, averaged; 0 where all are tied."""
     rankings, counts = np.unique(drawn, axis=0, return_counts=True)
-    taus = np.array([stats.kendalltau(ranks, other).statistic for other in rankings])
-    return float(np.average(np.nan_to_num(taus), weights=counts))
+    first, second = np.triu_indices(len(ranks), 1)
+    observed = np.sign(ranks[first] - ranks[second])
+    others = np.sign(rankings[:, first] - rankings[:, second])
+    norm = np.sqrt(np.count_nonzero(observed) * np.count_nonzero(others, axis=1))
+    taus = np.divide(others @ observed, norm, out=np.zeros(len(others)), where=norm > 0)
+    return float(np.average(taus, weights=counts))
 
 
 def rank_table(cases: pd.DataFrame, record: Mapping[str, Any]) -> pd.DataFrame:
@@ -262,7 +293,7 @@ def rank_table(cases: pd.DataFrame, record: Mapping[str, Any]) -> pd.DataFrame:
     table = pd.DataFrame({name: pd.Series(r.ranks, r.trainers) for name, r in rankings.items()})
     if table.empty:
         return table
-    table = table.dropna()
+    table = table.dropna().rank()  # among those that are in all columns: others must not move their average
     table["average"] = table.mean(axis=1)
     return table.sort_values(["average"], kind="stable").rename_axis("trainer").reset_index()
 
@@ -272,7 +303,7 @@ def finished_rankings(cases: pd.DataFrame, record: Mapping[str, Any], metric: st
     found = {}
     for (dataset, configuration, part), cell in cells(cases):
         trainers = record["datasets"][dataset]["trainers"]
-        finished = [trainer for trainer in trainers if len(set(progress(cell, trainer, record["suite"]))) == 1]
+        finished = [trainer for trainer in trainers if is_finished(cell, trainer, record["suite"])]
         result = ranking(cell, finished, metric)
         if result is not None:
             found[f"{dataset} {configuration} {part}"] = result

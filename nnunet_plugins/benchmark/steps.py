@@ -6,6 +6,7 @@ from what nnU-Net has kept.
 
 import math
 import os
+import shutil
 import sys
 import time
 import traceback
@@ -19,12 +20,14 @@ from nnunet_plugins.benchmark.locks import lock, one_gpu
 from nnunet_plugins.benchmark.runs import (
     RAW,
     RESULTS,
+    SPLITS,
     TEST,
     VALIDATION,
     Run,
     digest,
     log_file,
     nnunet_folder,
+    other_plans,
     read_json,
     runs,
     stop_file,
@@ -35,7 +38,6 @@ from nnunet_plugins.errors import UserError
 
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")
 SEED_VARIABLE = "NNUNET_PLUGINS_SEED"
-SPLITS = "splits_final.json"
 CURVES = ("train_losses", "val_losses", "mean_fg_dice", "ema_fg_dice", "lrs")
 PROCESS_VARIABLES = ("nnUNet_n_proc_DA", "nnUNet_def_n_proc")
 
@@ -179,7 +181,7 @@ def train(suite: Suite, run: Run) -> None:
     with lock(run.folder / ".bench.lock"):
         end_orphans()
         refuse_other_plans(run)
-        refuse_other_split(run)
+        refuse_other_split(suite, run)
         measured_file = run.folder / "bench_measured.json"  # what a later attempt could not measure again
         measured: dict[str, float] = read_json(measured_file) if measured_file.exists() else {}
         if unfinished(run):
@@ -241,12 +243,16 @@ def predict_test_set(suite: Suite, run: Run, device: Any) -> None:
     predictor.initialize_from_trained_model_folder(str(run.model), (run.fold,), CHECKPOINTS[0])
     images = nnunet_folder(RAW) / run.dataset / "imagesTs"
     processes = max(1, suite.resources.cpus // 2)
+    partial = run.folder / f"{TEST}.partial"  # a kill must leave no half-written file that looks like a prediction
+    shutil.rmtree(partial, ignore_errors=True)
     predictor.predict_from_files(
         str(images),
-        str(run.folder / TEST),
+        str(partial),
         num_processes_preprocessing=processes,
         num_processes_segmentation_export=processes,
     )
+    shutil.rmtree(run.folder / TEST, ignore_errors=True)
+    partial.rename(run.folder / TEST)
 
 
 def refuse_other_plans(run: Run) -> None:
@@ -254,27 +260,22 @@ def refuse_other_plans(run: Run) -> None:
     Raises:
         UserError: the model was trained with plans that are no longer the dataset's.
     """
-    trained_with = run.model / "plans.json"
-    if trained_with.exists():
-        ours, theirs = (read_json(path) for path in (run.preprocessed / f"{run.data.plans}.json", trained_with))
-        for plans in (ours, theirs):
-            plans.pop("continue_training", None)  # nnU-Net's own note, not part of the plans
-        if ours != theirs:
-            raise UserError(f"{run.model} was trained with other plans than the dataset has now: move that folder away")
+    if other_plans(run):
+        raise UserError(f"{run.model} was trained with other plans than the dataset has now: move that folder away")
 
 
-def refuse_other_split(run: Run) -> None:
+def refuse_other_split(suite: Suite, run: Run) -> None:
     """Note the fold's cases when its training starts, and see later that they still are those of the dataset's split.
 
     Raises:
         UserError: they are not; cases for validation may have been trained on.
     """
+    check_folds(suite, run)
     split = read_json(run.preprocessed / SPLITS)[run.fold]
-    note = run.folder / "bench_split.json"
     predicted = {path.name.removesuffix(ending(run)) for path in (run.folder / VALIDATION).glob(f"*{ending(run)}")}
-    if (note.exists() and read_json(note) != split) or predicted - set(split["val"]):
+    if (run.split_note.exists() and read_json(run.split_note) != split) or predicted - set(split["val"]):
         raise UserError(f"{run.folder} was trained with other cases than {SPLITS} gives it now: move that folder away")
-    write_json(note, split)
+    write_json(run.split_note, split)
 
 
 def set_aside_unreadable_checkpoints(folder: Path) -> None:

@@ -25,6 +25,7 @@ from nnunet_plugins.errors import UserError
 DATA = ("cases.csv", "trainings.csv", "curves.csv", "costs.csv")
 TEXTS = ("dataset", "configuration", "part", "trainer", "case", "cluster", "label", "outcome")
 RECORD = "record.json"
+TABLES = ("results.csv", "results.md", "results.tex")
 SHOWN = ("Dice", "HD95", "NSD")  # in the short tables; results.csv has all
 PUBLISHED = Path(__file__).with_name("published.toml")
 DEFINITIONS = (
@@ -78,12 +79,9 @@ def result_files(results: Results) -> dict[str, bytes]:
     """The files that ``verify`` compares, by name."""
     table = result_table(results.cases, results.record)
     tables = all_tables(results, table)
-    files = {
-        "results.csv": table.to_csv(index=False, float_format="%.6g", lineterminator="\n"),
-        "results.md": markdown(results, table, tables),
-        "results.tex": latex(tables),
-    }
-    return {name: text.encode() for name, text in files.items()}
+    csv = table.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+    texts = csv, markdown(results, table, tables), latex(tables)
+    return {name: text.encode() for name, text in zip(TABLES, texts, strict=True)}
 
 
 def all_tables(results: Results, table: pd.DataFrame) -> list[Table]:
@@ -173,7 +171,7 @@ def ranks(results: Results) -> Table:
         return Table("Ranks", [], [])
     rankings = finished_rankings(results.cases, results.record)
     tau = agreement(table)
-    note = "By Dice, over the cases that all finished trainers have values for. Stability (mean Kendall tau of 10,000 "
+    note = "By Dice, over the cases that any finished trainer has a value for. Stability (mean Kendall tau of 10,000 "
     note += (
         "resampled rankings with this one): " + ", ".join(f"{k} {r.kendall_tau:.2f}" for k, r in rankings.items()) + "."
     )
@@ -193,17 +191,17 @@ def per_label(table: pd.DataFrame) -> Table:
     chosen = table[several & (table.metric == "Dice") & table["mean"].notna() & (table.label != "mean")]
     rows = []
     for _, row in chosen.iterrows():
-        about = [row[name] for name in ("dataset", "configuration", "part", "label", "trainer")]
+        about = [row[name] for name in ("trainer", "dataset", "configuration", "part", "label")]
         counts = [fixed(row[name], 0) for name in ("missed", "hallucinated", "both_empty")]
         rows.append([*about, fixed(row["mean"], 4), *counts])
-    columns = ["dataset", "configuration", "part", "label", "trainer", "Dice", "missed", "hallucinated", "both empty"]
+    columns = ["trainer", "dataset", "configuration", "part", "label", "Dice", "missed", "hallucinated", "both empty"]
     return Table("Dice of each label", columns, rows)
 
 
 def training_cost(results: Results) -> Table:
     """What the trainings took: medians over folds and repetitions, hours in total."""
     rows = []
-    for key, group in results.trainings.groupby(["dataset", "configuration", "trainer"]):
+    for key, group in results.trainings.groupby(["trainer", "dataset", "configuration"]):
         cells = [fixed(group.seconds_per_epoch.median(), 1), fixed(group.training_hours.sum(), 2)]
         cells += [fixed(group.seconds_per_case.median(), 2)]
         cells += [fixed(group[f"peak_gb_{kind}"].astype(float).max(), 2) for kind in ("allocated", "reserved")]
@@ -211,7 +209,7 @@ def training_cost(results: Results) -> Table:
         cells += [different(group.gpu_name) or different(group.device)]
         cells += [different(group[name]) for name in ("torch_version", "cudnn_version")]
         rows.append([*map(str, key), *cells])
-    columns = ["dataset", "configuration", "trainer", "s / epoch", "hours, all folds", "s / case", "peak GB allocated"]
+    columns = ["trainer", "dataset", "configuration", "s / epoch", "hours, all folds", "s / case", "peak GB allocated"]
     columns += ["peak GB reserved", "compiled", "device", "torch", "cuDNN"]
     note = "As nnU-Net logged it; s / case is nnU-Net's validation, from preprocessed image to segmentation in a file."
     return Table("What the trainings took", columns, rows, note)
@@ -228,9 +226,9 @@ def cost(costs: pd.DataFrame) -> Table:
     for _, row in costs.iterrows():
         counts = [fixed(row["parameters"] / 1e6, 2), fixed(row["flops"] / 1e9, 2)]
         times = [spread(row, "step_ms"), spread(row, "latency_ms")]
-        about = [row[name] for name in ("dataset", "configuration", "trainer", "patch")]
+        about = [row[name] for name in ("trainer", "dataset", "configuration", "patch")]
         rows.append([*about, str(row["batch"]), *counts, *times, fixed(row["memory_mb"], 0), row["device"]])
-    columns = ["dataset", "configuration", "trainer", "patch", "batch", "parameters, M", "GFLOPs", "training step, ms"]
+    columns = ["trainer", "dataset", "configuration", "patch", "batch", "parameters, M", "GFLOPs", "training step, ms"]
     columns += ["latency, ms", "training memory, MB", "device"]
     note = "GFLOPs (2 x MACs, by torch's FlopCounterMode) and latency: one patch, not mirrored. Medians [quartiles]. "
     note += "Memory: CUDA's peak; on the CPU what autograd keeps, parameters, gradients and the optimiser's state."
@@ -332,6 +330,8 @@ def notices(results: Results, table: pd.DataFrame) -> list[str]:
         done = len(own[(own.dataset == dataset) & (own.configuration == configuration) & (own.trainer == trainer)])
         if done < total:
             found.append(f"Unfinished: {dataset} {configuration} {trainer} has {done}/{total} folds")
+    for trainer, epochs in own[own.epochs != suite["epochs"]].groupby("trainer").epochs:
+        found.append(f"Unequal: {trainer} trained {epochs.min():.0f} to {epochs.max():.0f} epochs")
     found += warnings(table, suite["reference"])
     if "test" in results.cases.part.unique():
         found.append("A test case's value is the mean over the folds' models, not that of their ensemble")

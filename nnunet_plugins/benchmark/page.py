@@ -39,6 +39,8 @@ def write_report(suite: Suite, folder: Path, with_cases: bool = True) -> Path:
     Raises:
         UserError: nothing is done yet, or the folder holds something else.
     """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file: choose another place for the report")
     if foreign := sorted({path.name for path in folder.glob("*")} - OWN_FILES):
         raise UserError(
             f"{folder} holds {foreign[0]!r}, which is no part of a report: choose another folder, or move that"
@@ -68,11 +70,25 @@ def write_report(suite: Suite, folder: Path, with_cases: bool = True) -> Path:
             record=json.dumps(results.record, indent=1),
         )
         (temporary / PAGE).write_text(page, encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
-        temporary.rename(folder)
+        replace(folder, temporary)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder / PAGE
+
+
+def replace(folder: Path, new: Path) -> None:
+    """Rename ``new`` to ``folder``; what was there stays if that fails."""
+    before = folder.with_name(f".{folder.name}.before")
+    shutil.rmtree(before, ignore_errors=True)
+    if folder.exists():
+        folder.rename(before)
+    try:
+        new.rename(folder)
+    except OSError:
+        if before.exists():
+            before.rename(folder)
+        raise
+    shutil.rmtree(before, ignore_errors=True)
 
 
 def pictures(folder: Path, names: Iterable[tuple[str, str]], kind: str) -> Iterable[Picture]:

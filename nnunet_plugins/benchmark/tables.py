@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from nnunet_plugins.benchmark.metrics import HIGHER_IS_BETTER
-from nnunet_plugins.benchmark.results import Results
+from nnunet_plugins.benchmark.results import CASE_COLUMNS, COST_COLUMNS, Results
 from nnunet_plugins.benchmark.statistics import (
     agreement,
     finished_rankings,
@@ -23,7 +24,10 @@ from nnunet_plugins.benchmark.statistics import (
 from nnunet_plugins.errors import UserError
 
 DATA = ("cases.csv", "trainings.csv", "curves.csv", "costs.csv")
-TEXTS = ("dataset", "configuration", "part", "trainer", "case", "cluster", "label", "outcome")
+TEXTS = (
+    "dataset", "configuration", "part", "trainer", "case", "cluster", "label", "outcome", "device", "gpu_name",
+    "hostname", "torch_version", "cudnn_version",
+)  # fmt: skip
 RECORD = "record.json"
 TABLES = ("results.csv", "results.md", "results.tex")
 SHOWN = ("Dice", "HD95", "NSD")  # in the short tables; results.csv has all
@@ -60,6 +64,10 @@ def read_data(folder: Path) -> Results:
     try:
         cases, trainings, curves, costs = (read_csv(folder / name) for name in DATA)
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        if not (set(CASE_COLUMNS) <= set(cases) and set(COST_COLUMNS) <= set(trainings)):
+            raise ValueError("columns are missing")
+        if not {"suite", "datasets", "machine", "versions"} <= set(record):
+            raise ValueError(f"{RECORD} is cut off")
     except (OSError, ValueError) as error:
         raise UserError(f"{folder} holds no report ({error}): give a folder that 'benchmark report' wrote") from error
     return Results(cases, trainings, curves, costs, record)
@@ -202,17 +210,23 @@ def training_cost(results: Results) -> Table:
     """What the trainings took: medians over folds and repetitions, hours in total."""
     rows = []
     for key, group in results.trainings.groupby(["trainer", "dataset", "configuration"]):
-        cells = [fixed(group.seconds_per_epoch.median(), 1), fixed(group.training_hours.sum(), 2)]
+        cells = [f"{len(group)}/{trainings_wanted(results.record)}", fixed(group.seconds_per_epoch.median(), 1)]
+        cells += [fixed(group.training_hours.sum(), 2)]
         cells += [fixed(group.seconds_per_case.median(), 2)]
         cells += [fixed(group[f"peak_gb_{kind}"].astype(float).max(), 2) for kind in ("allocated", "reserved")]
         cells += [different(group.compiled.map({True: "yes", False: "no"}))]
         cells += [different(group.gpu_name) or different(group.device)]
         cells += [different(group[name]) for name in ("torch_version", "cudnn_version")]
         rows.append([*map(str, key), *cells])
-    columns = ["trainer", "dataset", "configuration", "s / epoch", "hours, all folds", "s / case", "peak GB allocated"]
-    columns += ["peak GB reserved", "compiled", "device", "torch", "cuDNN"]
+    columns = ["trainer", "dataset", "configuration", "folds", "s / epoch", "hours, all folds", "s / case"]
+    columns += ["peak GB allocated", "peak GB reserved", "compiled", "device", "torch", "cuDNN"]
     note = "As nnU-Net logged it; s / case is nnU-Net's validation, from preprocessed image to segmentation in a file."
     return Table("What the trainings took", columns, rows, note)
+
+
+def trainings_wanted(record: Mapping[str, Any]) -> int:
+    """Of each trainer on each dataset."""
+    return len(record["suite"]["folds"]) * record["suite"]["repeats"]
 
 
 def different(values: pd.Series) -> str:
@@ -284,22 +298,27 @@ def published(results: Results, table: pd.DataFrame) -> Table:
 
 def markdown(results: Results, table: pd.DataFrame, tables: Sequence[Table]) -> str:
     record = results.record
-    lines = [f"# {record['suite']['name']}", "", summary(record), "", DEFINITIONS, ""]
+    lines = [f"# {record['suite']['name']}", "", as_text(summary(record)), "", DEFINITIONS, ""]
     for note in notices(results, table):
-        lines += [f"- {note}"]
+        lines += [f"- {as_text(note)}"]
     for part in tables:
         lines += ["", as_markdown(part)]
     return "\n".join(lines) + "\n"
 
 
 def as_markdown(table: Table) -> str:
-    lines = [f"## {table.title}", "", markdown_row(table.columns), markdown_row(["---"] * len(table.columns))]
+    lines = [f"## {as_text(table.title)}", "", markdown_row(table.columns), markdown_row(["---"] * len(table.columns))]
     lines += [markdown_row(row) for row in table.rows]
-    return "\n".join([*lines, "", table.note] if table.note else lines)
+    return "\n".join([*lines, "", as_text(table.note)] if table.note else lines)
 
 
 def markdown_row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(str(cell).strip().replace("|", "\\|") for cell in cells) + " |"
+    return "| " + " | ".join(as_text(str(cell).strip()).replace("|", "\\|") for cell in cells) + " |"
+
+
+def as_text(text: str) -> str:
+    """What Markdown would take for a tag, as what it is."""
+    return re.sub(r"<(?=[A-Za-z/!?])", r"\\<", text)
 
 
 def summary(record: Mapping[str, Any]) -> str:
@@ -324,7 +343,7 @@ def notices(results: Results, table: pd.DataFrame) -> list[str]:
         for trainer in description["trainers"]
     ]
     own = results.trainings
-    total = len(suite["folds"]) * suite["repeats"]
+    total = trainings_wanted(results.record)
     found = []
     for dataset, configuration, trainer in wanted:
         done = len(own[(own.dataset == dataset) & (own.configuration == configuration) & (own.trainer == trainer)])
@@ -338,7 +357,12 @@ def notices(results: Results, table: pd.DataFrame) -> list[str]:
     return found
 
 
-TEX = str.maketrans({c: f"\\{c}" for c in "_%&#$"} | {"−": "$-$", "↑": "$\\uparrow$", "↓": "$\\downarrow$"})
+TEX = str.maketrans(
+    {character: f"\\{character}" for character in "_%&#${}"}
+    | {character: f"${character}$" for character in "<>|"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    | {"−": "$-$", "↑": r"$\uparrow$", "↓": r"$\downarrow$"}
+)
 
 
 def latex(tables: Sequence[Table]) -> str:
@@ -357,7 +381,7 @@ def tex_row(cells: Sequence[str]) -> str:
 
 
 def tex(text: str) -> str:
-    return text.replace("\\", r"\textbackslash ").translate(TEX).replace("< ", "$<$ ")
+    return text.translate(TEX)
 
 
 def verify(folder: Path) -> list[str]:

@@ -75,6 +75,11 @@ def nothing_starts(monkeypatch):
 # ---- bad input -------------------------------------------------------------------------------------------------------
 
 
+def finish(run):
+    write_json(run.trained, {"parts": ["validation"], "sha256": {}})
+    write_json(run.validated, {"tolerance": 1.0, "cases": []})
+
+
 ACTIONS = ("run", "status", "report", "cost")
 
 
@@ -198,6 +203,17 @@ def test_missing_package_is_named_with_how_to_install_it(action, package, root, 
     assert sentence == f"The benchmark needs {package}: in a clone, pip install '.[benchmark]'"
 
 
+def test_case_without_a_patient_is_named_before_anything_starts(root, suite_file, nothing_starts):
+    path = suite_file()
+    path.write_text(path.read_text().replace("id = 501,", "id = 501, cluster_regex = 'p(\\d)',"))
+    folder = root / "nnUNet_raw" / "Dataset501_Cells" / "labelsTr"
+    folder.mkdir()
+    (folder / "p1_a.png").touch()
+    command.check(read_suite(path), path)
+    (folder / "volunteer.png").touch()
+    assert "does not match the case 'volunteer'" in refusal(root, "run", path)
+
+
 @pytest.mark.parametrize("steps", [0, -3])
 def test_number_of_steps_is_at_least_one(steps, root, suite_file):
     assert refusal(root, "cost", suite_file(), f"--steps={steps}") == f"--steps {steps} must be at least 1"
@@ -219,7 +235,7 @@ def test_report_into_a_folder_with_something_else_is_refused(root, suite_file):
     (root / "thesis").mkdir()
     (root / "thesis" / "thesis.tex").write_text("three years of work")
     sentence = refusal(root, "report", suite_file(), "--output", root / "thesis")
-    assert sentence == f"{root / 'thesis'} holds something else than a report: choose another folder, or empty it"
+    assert sentence.startswith(f"{root / 'thesis'} holds 'thesis.tex', which is no part of a report")
 
 
 def test_report_in_the_place_of_a_file_is_refused(root, suite_file):
@@ -260,7 +276,7 @@ def test_run_hands_over_the_suite_and_says_when_not_everything_succeeded(executo
 @pytest.mark.parametrize("succeeded", [True, False])
 def test_what_is_done_is_reported_even_if_something_failed(succeeded, root, suite_file, monkeypatch):
     path = suite_file()
-    write_json(runs(read_suite(path))[0].validated, {})
+    finish(runs(read_suite(path))[0])
     reported = []
     monkeypatch.setattr(engine, "run_suite", lambda *_: succeeded)
     monkeypatch.setattr(command, "report_to", lambda suite, folder: reported.append(folder))
@@ -283,7 +299,7 @@ def test_dry_run_checks_and_runs_nothing(root, suite_file, monkeypatch):
     monkeypatch.setattr(engine, "dry_run", asked.append)
     path = suite_file()
     main(["benchmark", "run", str(path), "--dry-run"])
-    assert asked == [path]
+    assert [suite.name for suite in asked] == ["tiny"]
     assert "finds no such trainer" in refusal(root, "run", suite_file(("nnUNetTrainer", "NoTrainer")), "--dry-run")
 
 
@@ -338,10 +354,13 @@ def test_status_of_a_suite_that_has_not_begun(root, suite_file, capsys):
 
 @pytest.fixture
 def first(suite_file):
-    """A suite of two trainings, and the first one."""
+    """A suite of two trainings on a preprocessed dataset, and the first one."""
     path = suite_file()
     suite = read_suite(path)
-    return path, suite, runs(suite)[0]
+    run = runs(suite)[0]
+    write_json(run.planned, {})
+    write_json(run.preprocessed_receipt, {})
+    return path, suite, run
 
 
 def state_of_first(first, capsys):
@@ -351,12 +370,33 @@ def state_of_first(first, capsys):
 
 
 def test_training_with_metrics_is_done(first, capsys):
-    write_json(first[2].trained, {})
-    write_log(first[1], first[2], TRACEBACK)  # of an attempt before
-    assert state_of_first(first, capsys)[0] == "trained, metrics missing"
-    write_json(first[2].validated, {})
+    _, suite, run = first
+    finish(run)
     state, last = state_of_first(first, capsys)
     assert state == "done" and last.startswith("1 of 2 trainings done.")
+    write_json(run.validated, {"tolerance": 2.0, "cases": []})  # the suite wants another
+    assert state_of_first(first, capsys)[0] != "done"
+    write_log(suite, run, TRACEBACK)  # of a training before the one that succeeded
+    run.validated.unlink()
+    log = log_file(suite, "validate", run.validated)
+    assert state_of_first(first, capsys)[0] == "waiting"
+    log.write_text("\n==== validate\n")
+    assert state_of_first(first, capsys)[0] == "waiting to validate"
+    log.write_text(f"\n==== validate\n{TRACEBACK}")
+    assert state_of_first(first, capsys)[0] == f"failed to validate, see {log}"
+
+
+@pytest.mark.parametrize("step", ["plan", "preprocess"])
+def test_dataset_that_cannot_be_prepared_is_why_nothing_is_trained(step, first, capsys):
+    path, suite, run = first
+    receipt = run.planned if step == "plan" else run.preprocessed_receipt
+    receipt.unlink()
+    log = log_file(suite, step, receipt)
+    log.parent.mkdir(parents=True)
+    log.write_text("\n==== working\n")
+    assert set(states(path, capsys)[0].values()) == {f"waiting to {step}"}
+    log.write_text(f"\n==== working\n{TRACEBACK}")
+    assert set(states(path, capsys)[0].values()) == {f"failed to {step}, see {log}"}
 
 
 @pytest.fixture
@@ -393,7 +433,7 @@ def test_lock_of_a_process_that_has_ended_is_none(first, capsys):
 
 def test_training_whose_last_attempt_ended_with_a_traceback_has_failed(first, capsys):
     log = write_log(first[1], first[2], f"\n==== train (1)\nfine\n\n==== train (2)\n{TRACEBACK}")
-    assert state_of_first(first, capsys)[0] == f"failed, see {log}"
+    assert state_of_first(first, capsys)[0] == f"failed to train, see {log}"
     write_log(first[1], first[2], f"\n==== train (1)\n{TRACEBACK}\n==== train (2)\nepoch after epoch\n")
     assert state_of_first(first, capsys)[0] == "stopped after epoch 0 of 5"
 

@@ -301,7 +301,7 @@ def test_unfinished_trainer_is_in_no_figure_of_results(synthetic, table):
 def test_unfinished_training_times_are_not_those_of_all_folds(texts):
     """Hours of three folds beside hours of five would make it look fast."""
     header, _, *rows = cells_of_markdown(texts["results.md"], "What the trainings took")
-    (unfinished,) = [row for row in rows if row[0] == SKIN and row[2] == THIRD]
+    (unfinished,) = [row for row in rows if row[:2] == [THIRD, SKIN]]
     hours = unfinished[header.index("hours, all folds")]
     assert hours != "0.75" or "3/5" in " ".join(unfinished)
 
@@ -367,17 +367,17 @@ def test_ranks_are_of_the_trainers_that_are_finished_everywhere(texts):
 
 def test_labels_have_a_table_where_there_are_several(texts, table):
     _, _, *rows = cells_of_markdown(texts["results.md"], "Dice of each label")
-    assert len(rows) == 6 and {row[0] for row in rows} == {CELLS}
+    assert len(rows) == 6 and {row[1] for row in rows} == {CELLS}
     own = table[(table.metric == "Dice") & (table.dataset == CELLS) & (table.label != "mean")]
     assert [row[5] for row in rows] == [f"{value:.4f}" for value in own["mean"]]
     assert [row[6:] for row in rows] == [
-        ["0", "0", "5" if row[4] == THIRD and "100" in row[3] else "0"] for row in rows
+        ["0", "0", "5" if row[0] == THIRD and "100" in row[4] else "0"] for row in rows
     ]
 
 
 def test_trainings_are_summed_up_by_medians_sums_and_peaks(texts):
     header, _, *rows = cells_of_markdown(texts["results.md"], "What the trainings took")
-    row = dict(zip(header, next(r for r in rows if r[0] == CELLS and r[2] == OTHER), strict=True))
+    row = dict(zip(header, next(r for r in rows if r[:2] == [OTHER, CELLS]), strict=True))
     assert (row["s / epoch"], row["hours, all folds"], row["s / case"]) == ("3.5", "1.25", "0.50")
     assert (row["peak GB allocated"], row["peak GB reserved"], row["compiled"]) == ("5.25", "2.50", "yes")
     assert (row["device"], row["torch"], row["cuDNN"]) == ("a GPU", "2.9.0+cu128", "91002")
@@ -392,8 +392,7 @@ def test_versions_are_shown_as_recorded_even_if_a_fold_has_none(forgotten, synth
 
 
 def test_trainings_on_the_cpu_show_no_words_for_nothing(synthetic, tmp_path):
-    """nnU-Net's debug.json has 'None' where there is no cuDNN."""
-    training = training_row(CELLS, OTHER, 0, device="cpu", gpu_name=None, cudnn_version="None", compiled=False)
+    training = training_row(CELLS, OTHER, 0, device="cpu", gpu_name=None, cudnn_version=None, compiled=False)
     read = tables.read_data(written_data(synthetic._replace(trainings=pd.DataFrame([training])), tmp_path))
     text = tables.as_markdown(tables.training_cost(read))
     assert "| no | cpu |" in text and "None" not in text and "nan" not in text
@@ -402,7 +401,7 @@ def test_trainings_on_the_cpu_show_no_words_for_nothing(synthetic, tmp_path):
 def test_costs_are_shown_in_millions_and_billions():
     shown = tables.cost(pd.DataFrame([cost_row(CELLS, OTHER)]))
     assert shown.rows == [
-        [CELLS, "2d", OTHER, "48 x 64", "2", "1.93", "0.86", "163.3 [162.3, 164.3]", "28.1 [27.1, 29.1]", "36", "cpu"]
+        [OTHER, CELLS, "2d", "48 x 64", "2", "1.93", "0.86", "163.3 [162.3, 164.3]", "28.1 [27.1, 29.1]", "36", "cpu"]
     ]
     assert len(shown.columns) == 11
 
@@ -417,6 +416,14 @@ def test_notices_warn_of_noise_and_of_test_cases(texts):
         f"{CELLS} 2d test: {OTHER} differs by +0.0000, and the confidence interval holds 0",
         "A test case's value is the mean over the folds' models, not that of their ensemble",
     ]
+
+
+def test_notices_name_trainers_of_another_length(synthetic):
+    trainings = synthetic.trainings.assign(epochs=100)
+    trainings.loc[trainings.trainer == OTHER, "epochs"] = [7, *[100] * 8, 9]
+    notes = tables.notices(synthetic._replace(trainings=trainings), result_table(synthetic.cases, synthetic.record))
+    assert f"Unequal: {OTHER} trained 7 to 9 epochs" in notes
+    assert len([note for note in notes if note.startswith("Unequal")]) == 1
 
 
 def test_notices_name_what_has_not_begun(synthetic):
@@ -590,7 +597,9 @@ def test_a_trainer_has_one_colour_in_all_figures(synthetic, table):
     synthetic = synthetic._replace(cases=kept)
     expected = matplotlib.colors.to_rgba(figures.colour(OTHER, synthetic.record))
     cell = kept[kept.dataset == CELLS]
-    (axis,) = figures.units_figure(cell, figures.finished_trainers(cell, synthetic.record, CELLS)).axes
+    (axis,) = figures.units_figure(
+        cell, figures.finished_trainers(cell, synthetic.record, CELLS), synthetic.record
+    ).axes
     assert [label.get_text() for label in axis.get_yticklabels()] == [OTHER, THIRD]
     assert tuple(axis.collections[0].get_facecolor()[0][:3]) == expected[:3]
     table = result_table(kept, synthetic.record)
@@ -598,7 +607,7 @@ def test_a_trainer_has_one_colour_in_all_figures(synthetic, table):
         (table.metric == "Dice") & table["mean"].notna() & (table.dataset == CELLS) & (table.label == "mean")
     ]
     accuracy = figures.accuracy_against_cost(chosen, synthetic)
-    (axis,) = figures.cost_figure(accuracy).axes
+    (axis,) = figures.cost_figure(accuracy, synthetic.record).axes
     assert axis.get_legend_handles_labels()[1] == [OTHER, THIRD]
     assert matplotlib.colors.to_rgba(axis.containers[0][0].get_color()) == expected
 
@@ -659,7 +668,7 @@ def test_pictures_of_cases_are_shown_unless_they_are_unwanted(quick, tmp_path, m
 
 def test_folder_with_something_else_is_left_alone(quick, tmp_path):
     (tmp_path / "thesis.tex").write_text("three years of work")
-    with pytest.raises(UserError, match="holds something else than a report"):
+    with pytest.raises(UserError, match=r"holds 'thesis.tex', which is no part of a report"):
         page.write_report(SUITE, tmp_path)
     assert everything(tmp_path) == {Path("thesis.tex"): b"three years of work"}
 
@@ -794,6 +803,15 @@ def test_collected_trainings_have_medians_hours_and_gigabytes(folders):
     assert collected.costs.empty
 
 
+def test_nothing_is_said_of_a_device_that_is_none(folders):
+    """nnU-Net's debug.json has 'None' where there is no cuDNN."""
+    run = runs(COLLECTED)[0]
+    finish(run)
+    receipt = json.loads(run.trained.read_text())
+    write_json(run.trained, receipt | {"machine": receipt["machine"] | {"cudnn_version": "None"}})
+    assert results.collect(COLLECTED).trainings.cudnn_version.isna().all()
+
+
 def test_only_trainings_with_both_receipts_are_collected(folders):
     first, second, third, *_ = runs(COLLECTED)
     for run in (first, second, third):
@@ -807,9 +825,10 @@ def test_only_trainings_with_both_receipts_are_collected(folders):
         results.collect(COLLECTED)
 
 
-def test_measured_costs_are_collected(folders):
+def test_measured_costs_are_collected_but_not_of_what_the_suite_no_longer_has(folders):
     finish(runs(COLLECTED)[0])
-    write_json(results.cost_file(COLLECTED), [cost_row(CELLS, OTHER)])
+    others = [cost_row(CELLS, THIRD), cost_row(SKIN, OTHER), cost_row(CELLS, OTHER, configuration="3d_fullres")]
+    write_json(results.cost_file(COLLECTED), [cost_row(CELLS, OTHER), *others])
     assert results.collect(COLLECTED).costs.to_dict("records") == [cost_row(CELLS, OTHER)]
 
 
@@ -820,8 +839,6 @@ def test_record_describes_suite_datasets_machine_and_versions(folders):
         CELLS: {
             "converter": "isic2018",
             "tolerance": 2.0,
-            "channels": ["R", "G"],
-            "file_ending": ".png",
             "trainers": [REFERENCE, OTHER],
         }
     }

@@ -29,7 +29,7 @@ from nnunet_plugins.benchmark.statistics import (
     progress,
     rank_table,
     ranking,
-    resample_weights,
+    resampled_means,
     result_table,
     unit_values,
     warnings,
@@ -76,8 +76,13 @@ def test_constant_gap_is_the_difference_and_its_interval_with_the_smallest_p(gap
     values = GRID[:num_units]
     comparison = compare(values + gap, values, higher_is_better=True)
     assert list(comparison.difference) == pytest.approx([gap] * 3)
-    assert comparison.p == pytest.approx(2 / 2**num_units)
     assert comparison[2:] == (comparison.p, num_units, 0, 0) and comparison.units == num_units
+    assert comparison.p == pytest.approx(2 / 2**num_units)
+
+
+@pytest.mark.parametrize("num_units", [5, 6, 9])
+def test_growing_gap_has_the_smallest_p(num_units):
+    assert wilcoxon(0.125 + GRID[:num_units]) == wilcoxon(-0.125 - GRID[:num_units]) == 2 / 2**num_units
 
 
 def test_constant_gap_is_found_in_every_metric_and_needs_no_warning(all_metrics):
@@ -100,7 +105,7 @@ def test_few_units_are_pointed_out(num_units, few):
     assert warnings(table, REFERENCE) == (notes if few else [])
 
 
-def test_ties_of_few_units_cost_no_time():
+def test_ties_of_few_units_are_tested_exactly_in_no_time():
     """Distances in pixels tie often: a report has hundreds of such tests."""
     start = time.process_time()
     assert wilcoxon(np.full(13, 0.125)) == pytest.approx(2 / 2**13)
@@ -179,13 +184,16 @@ def test_interval_is_that_of_the_normal_distribution_for_many_units():
 
 
 def test_resamples_are_drawn_with_replacement_and_always_the_same():
-    weights = resample_weights(7)
+    weights = resampled_means(np.eye(7))
     assert weights.shape == (NUM_RESAMPLES, 7) == (10_000, 7)
     assert np.array_equal(weights * 7, np.round(weights * 7)) and np.allclose(weights.sum(axis=1), 1)
     assert weights.mean(axis=0) == pytest.approx(np.full(7, 1 / 7), abs=0.005)
     assert (weights * 7).var(axis=0) == pytest.approx(np.full(7, 6 / 7), abs=0.05)  # of a binomial
-    resample_weights.cache_clear()
-    assert np.array_equal(resample_weights(7), weights)
+    values = np.random.default_rng(0).random((7, 3))
+    means = resampled_means(values)
+    assert means == pytest.approx(weights @ values)
+    for column in range(3):  # differences of trainers are those of the same resamples
+        assert np.array_equal(resampled_means(values[:, column]), means[:, column])
 
 
 def test_paired_interval_is_narrower_than_that_of_two_samples():
@@ -241,7 +249,7 @@ def test_patient_counts_once_however_many_cases_there_are():
     assert (row["units"], row["mean"]) == (3, (0.5 + 0.125 + 0.25) / 3)
     assert row["sd"] == pytest.approx(slow.stdev([0.5, 0.125, 0.25]))
     row = cell(table_of(rows))
-    assert (row["units"], row["wins"], row["difference"], row["p"]) == (3, 3, 0.125, 0.25)
+    assert (row["units"], row["pairs"], row["wins"], row["difference"]) == (3, 3, 3, 0.125)
 
 
 def test_repetitions_are_averaged_and_their_spread_is_shown():
@@ -298,8 +306,12 @@ def test_cases_without_values_are_left_out_and_counted():
     assert (other["units"], other["mean"]) == (3, 0.25)
     assert (other["missed"], other["hallucinated"], other["both_empty"]) == (1, 1, 1)
     assert (reference["missed"], reference["hallucinated"]) == (0, 0)
-    # Of the last case the reference has no value: two pairs, +0.25 and -0.25.
-    assert (other["difference"], other["wins"], other["losses"], other["ties"]) == (0, 1, 1, 0)
+    # In the last case the reference is rightly empty, the best there is: +0.25, -0.25, and 0 - 1.
+    assert [other["pairs"], other["difference"]] == pytest.approx([3, -1 / 3])
+    assert (other["wins"], other["losses"], other["ties"]) == (1, 2, 0)
+    distance = cell(table_of(rows), metric="HD95")
+    assert distance["difference"] == pytest.approx((-25 + 25 + 100) / 3)
+    assert (distance["wins"], distance["losses"]) == (1, 2)
 
 
 def test_trainers_are_paired_by_case_and_not_by_position():
@@ -318,10 +330,10 @@ def test_labels_of_a_case_are_averaged_and_each_has_rows_of_its_own():
     assert [cell(table, REFERENCE, label=label)["mean"] for label in ("mean", "cell", "nucleus")] == [0.5, 1.0, 0.375]
     assert [cell(table, label=label)["mean"] for label in ("mean", "cell", "nucleus")] == [0.5, 0.375, 0.625]
     assert [cell(table, label=label)["units"] for label in ("mean", "cell", "nucleus")] == [2, 2, 2]
-    # The other's cell in the second case has no partner, so the case is compared by its nucleus.
-    assert cell(table)["difference"] == -0.5
+    # In the second case there is no cell, as the reference says: 1 against 0.25.
+    assert cell(table)["difference"] == (-0.5 + -0.75) / 2
     mean = cell(table, label="mean")
-    assert (mean["difference"], mean["wins"], mean["losses"]) == ((-0.25 + 0.5) / 2, 1, 1)
+    assert (mean["difference"], mean["wins"], mean["losses"]) == (((1 - 1.5) / 2 + (1 - 1.25) / 2) / 2, 0, 2)
     main = of_main_label(table)
     assert set(main.label) == {"mean"} and len(main) == 2 * 2
 
@@ -405,6 +417,12 @@ def mean_of(values):
 def slow_units(rows, trainer, metric, labels, partner=None):
     """Value of each cluster: repetitions are averaged first, then labels, then cases."""
     found = {}
+    if partner:
+        rows = [row for row in rows if row["trainer"] in (trainer, partner)]
+        some = {(row["case"], row["label"]) for row in rows if row[metric] is not None}
+        best = {metric: 1 if HIGHER_IS_BETTER[metric] else 0}
+        empty = [row for row in rows if row[metric] is None and (row["case"], row["label"]) in some]
+        rows = [*(row for row in rows if row[metric] is not None), *(row | best for row in empty)]
     for row in rows:
         if row["label"] in labels and row[metric] is not None:
             found.setdefault(row["trainer"], {}).setdefault((row["cluster"], row["case"], row["label"]), []).append(
@@ -458,7 +476,7 @@ def test_numbers_are_those_of_a_slow_reference(seed):
         better = [gap if HIGHER_IS_BETTER[metric] else -gap for gap in gaps]
         assert row["difference"] == pytest.approx(mean_of(gaps))
         assert row["difference_low"] <= row["difference"] <= row["difference_high"]
-        assert row["wins"] + row["ties"] + row["losses"] == len(gaps)
+        assert row["wins"] + row["ties"] + row["losses"] == len(gaps) == row["pairs"]
         assert row["wins"] >= sum(gap > 1e-9 for gap in better) and row["losses"] >= sum(gap < -1e-9 for gap in better)
         others = [r for r in table.to_dict("records") if all(r[k] == row[k] for k in ("label", "metric"))]
         assert row["p_holm"] == holm({r["trainer"]: r["p"] for r in others if r["trainer"] != REFERENCE})[trainer]
@@ -510,11 +528,35 @@ def test_equal_trainers_share_a_rank():
     assert result.frequencies[2] == pytest.approx([0, 0, 1], abs=1e-3)
 
 
-def test_ranking_is_over_what_all_have_values_for():
-    """Alone, the other would be first, by a case that the reference has no value for."""
-    dice = {REFERENCE: [0.5, 0.5, None], OTHER: [0.25, 0.25, 1.0], THIRD: [0.0, 0.0, 1.0]}
-    assert ranking(case_table(rows_of(dice)), list(dice)).ranks.tolist() == [1, 2, 3]
-    assert ranking(case_table(rows_of(dice)), [OTHER, THIRD]).ranks.tolist() == [1, 2]
+def test_rightly_empty_is_ranked_above_hallucinated():
+    """By its mean alone, the reference would be second: what it rightly leaves empty has no value."""
+    dice = {REFERENCE: [0.5, 0.5, None, None], OTHER: [0.625, 0.625, 0.5, None], THIRD: [0.0, 0.0, 0.0, None]}
+    cases = case_table(rows_of(dice))
+    result = ranking(cases, list(dice))
+    assert result.ranks.tolist() == [1, 2, 3]
+    assert ranking(cases[cases.case != "case02"], list(dice)).ranks.tolist() == [2, 1, 3]
+    assert ranking(cases, list(dice), "HD95").ranks.tolist() == [1, 2, 3]
+
+
+def test_comparison_over_more_than_the_means_is_explained():
+    dice = {REFERENCE: [*GRID + 0.5, None], OTHER: [*GRID + 0.25, 0.0]}
+    table = table_of(rows_of(dice))
+    assert (cell(table)["units"], cell(table, REFERENCE)["units"], cell(table)["pairs"]) == (17, 16, 17)
+    where = f"{CELLS} 2d validation: {OTHER} differs by {(16 * -0.25 - 1) / 17:+.4f}"
+    assert warnings(table, REFERENCE) == [
+        f"{where} over 17 units: where only one of both is empty as it should be, that counts as Dice 1 against 0 "
+        "here, and is left out of its mean"
+    ]
+
+
+def test_label_that_one_trainer_alone_hallucinates_is_compared():
+    """As it is where the other one has a value in a single case."""
+    rows = [
+        *rows_of({REFERENCE: [0.5, 0.5], OTHER: [0.5, 0.5]}, label="common"),
+        *rows_of({REFERENCE: [None, None], OTHER: [0.0, None]}, label="rare"),
+    ]
+    row = cell(table_of(rows), label="rare")
+    assert (row["pairs"], row["difference"], row["losses"]) == (1, -1, 1)
 
 
 def test_one_trainer_or_one_unit_is_no_ranking():

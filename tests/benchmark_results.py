@@ -68,7 +68,7 @@ def training_row(dataset: str, trainer: str, fold: int, **about: Any) -> dict[st
     row: dict[str, Any] = {"dataset": dataset, "configuration": "2d", "trainer": trainer, "repeat": 1, "fold": fold}
     row |= {"epochs": 100, "seconds_per_epoch": 1.5 + fold, "training_hours": 0.25, "seconds_per_case": 0.5}
     row |= {"peak_gb_allocated": 1.25 + fold, "peak_gb_reserved": 2.5, "compiled": True, "device": "cuda:0"}
-    row |= {"gpu_name": "a GPU", "hostname": "node", "torch_version": "2.9.0+cu128", "cudnn_version": 91002}
+    row |= {"gpu_name": "a GPU", "hostname": "node", "torch_version": "2.9.0+cu128", "cudnn_version": "91002"}
     return row | about
 
 

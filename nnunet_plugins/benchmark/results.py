@@ -74,7 +74,7 @@ def training_row(run: Run, receipt: dict[str, Any], rows: list[dict[str, Any]]) 
     seconds, measured = pd.Series(receipt["epoch_seconds"], dtype=float), receipt["measured"]
     num_cases = len({row["case"] for row in rows if row["part"] == VALIDATION})
     validation = measured.get("validation_seconds")
-    machine = {name: None if value == "None" else value for name, value in receipt["machine"].items()}
+    machine = {name: None if value in (None, "None") else str(value) for name, value in receipt["machine"].items()}
     return machine | {
         "epochs": len(seconds),
         "seconds_per_epoch": seconds.median(),

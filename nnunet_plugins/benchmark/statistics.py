@@ -87,8 +87,8 @@ def compare(values: Values, reference: Values, higher_is_better: bool) -> Compar
 def wilcoxon(difference: Values) -> float:
     """Two-sided p of the signed-rank test; 1 if nothing differs.
 
-    Up to 50 units it is exact with ties too, for which scipy would draw permutations: of all signs, as many as lead to a
-    sum of ranks as extreme as this one.
+    Up to 50 units it is exact, with ties too, for which scipy would draw permutations: the share of all signs that lead
+    to a sum of ranks as extreme as this one.
     """
     difference = difference[difference != 0]
     if not len(difference):

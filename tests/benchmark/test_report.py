@@ -330,6 +330,14 @@ def test_short_table_shows_what_the_long_one_has(texts, table):
     assert "\n6 patients, mean over the labels; NSD at 1. Mean [95 % interval].\n" in texts["results.md"]
 
 
+def test_short_table_shows_corrected_p_values(texts, table):
+    _, _, *rows = cells_of_markdown(texts["results.md"], f"{CELLS}, 2d, validation")
+    own = table[(table.dataset == CELLS) & (table.label == "mean") & (table.metric == "Dice")].set_index("trainer")
+    shown = {row[0]: row[6] for row in rows if row[6]}
+    assert shown == {trainer: tables.p_value(own.p_holm[trainer]) for trainer in (OTHER, THIRD)}
+    assert all(tables.p_value(own.p[trainer]) != p for trainer, p in shown.items() if own.p[trainer] == own.p.min())
+
+
 def test_without_clusters_units_are_called_cases():
     suite = suite_of([REFERENCE], tolerance=2.5)
     rows = rows_of({REFERENCE: [0.5, 0.75]})

@@ -256,14 +256,15 @@ def test_repetitions_are_averaged_and_their_spread_is_shown():
     rows = [
         *rows_of({REFERENCE: [0.5, 0.25], OTHER: [0.5, 0.75]}, repeat=1),
         *rows_of({REFERENCE: [0.75, 0.5], OTHER: [0.5, 0.75]}, repeat=2),
-        *rows_of({REFERENCE: [0.25, 0.0], OTHER: [0.5, 0.75]}, repeat=3),
+        *rows_of({REFERENCE: [0.0625, 0.0], OTHER: [0.5, 0.75]}, repeat=3),
     ]
     table = table_of(rows, repeats=3)
     reference, other = cell(table, REFERENCE), cell(table)
     assert reference["folds"] == "3/3"
-    assert (reference["units"], reference["mean"]) == (2, 0.375)
-    assert reference["run_sd"] == slow.stdev([0.375, 0.625, 0.125]) == 0.25
-    assert (other["run_sd"], other["wins"], other["ties"], other["difference"]) == (0, 1, 1, 0.25)
+    assert [reference["units"], reference["mean"]] == pytest.approx([2, (1.3125 / 3 + 0.75 / 3) / 2])
+    assert reference["run_sd"] == pytest.approx(slow.stdev([0.375, 0.625, 0.03125]))
+    assert (other["run_sd"], other["wins"], other["losses"]) == (0, 2, 0)
+    assert other["difference"] == pytest.approx(0.625 - 2.0625 / 6)
 
 
 @pytest.mark.parametrize("unsteady", [REFERENCE, OTHER])

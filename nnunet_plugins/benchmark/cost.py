@@ -177,13 +177,25 @@ def suite_costs(suite: Suite, steps: int) -> list[dict[str, Any]]:
         torch.set_num_threads(suite.resources.cpus)
     chosen = [run for run in runs(suite) if run.repeat == 1 and run.fold == suite.folds[0]]
     for run in chosen:
-        if not run.preprocessed_receipt.exists() and not any(run.preprocessed.glob("*/*.pkl")):
+        if not is_preprocessed(run):
             raise UserError(
                 f"{run.dataset} is not preprocessed: run nnUNetv2_plan_and_preprocess -d {run.data.id} "
                 f"-c {run.configuration}"
             )
     with tempfile.TemporaryDirectory() as results, mock.patch.dict(os.environ, {RESULTS: results}):
         return [run_cost(run, device, steps) for run in tqdm(chosen, desc="Trainers")]
+
+
+def is_preprocessed(run: Run) -> bool:
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    plans_file = run.preprocessed / f"{run.data.plans}.json"
+    if not plans_file.exists():
+        return False
+    plans = PlansManager(str(plans_file))
+    if run.configuration not in plans.available_configurations:
+        return False
+    return any((run.preprocessed / plans.get_configuration(run.configuration).data_identifier).glob("*.pkl"))
 
 
 def run_cost(run: Run, device: torch.device, steps: int) -> dict[str, Any]:

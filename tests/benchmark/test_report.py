@@ -439,7 +439,9 @@ def test_notices_name_what_has_not_begun(synthetic):
         cases=synthetic.cases[synthetic.cases.trainer != THIRD],
         trainings=synthetic.trainings[synthetic.trainings.trainer != THIRD],
     )
-    notes = tables.notices(none_of_third, result_table(none_of_third.cases, synthetic.record))
+    table = result_table(none_of_third.cases, synthetic.record)
+    assert THIRD in set(table.trainer) and THIRD not in {row[0] for row in tables.per_label(table).rows}
+    notes = tables.notices(none_of_third, table)
     assert notes[:2] == [f"Unfinished: {name} 2d {THIRD} has 0/5 folds" for name in DATASETS]
 
 

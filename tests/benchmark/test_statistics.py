@@ -1,9 +1,9 @@
 """Proves that statistics are right by hand and by a slow reference, and that only finished trainers have numbers."""
 
+import itertools
 import math
 import statistics as slow
 import time
-from itertools import combinations
 
 import numpy as np
 import pandas as pd
@@ -160,6 +160,26 @@ def test_p_is_that_of_the_signed_rank_test():
     # Differences 1 -2 3 4 5: of the 32 choices of signs, 2 have a rank sum of at most 2 below zero ({}, {1}), and {2}.
     assert wilcoxon(np.array([1.0, -2.0, 3.0, 4.0, 5.0])) == 2 * 3 / 32
     assert wilcoxon(np.zeros(5)) == 1
+
+
+def slow_signed_rank(differences):
+    """Share of all choices of signs whose rank sum is at least as far from the middle; zeros dropped, ties averaged."""
+    sizes = [abs(difference) for difference in differences if difference]
+    ranks = [sum(other < size for other in sizes) + (sizes.count(size) + 1) / 2 for size in sizes]
+    observed = sum(rank for rank, d in zip(ranks, filter(None, differences), strict=True) if d > 0)
+    middle = sum(ranks) / 2
+    sums = [sum(itertools.compress(ranks, signs)) for signs in itertools.product((0, 1), repeat=len(ranks))]
+    return slow.mean(abs(value - middle) >= abs(observed - middle) for value in sums)
+
+
+@given(st.lists(st.integers(-4, 4), min_size=1, max_size=9))
+def test_p_is_exact_for_ties_and_zeros(differences):
+    assert wilcoxon(np.array(differences, float)) == pytest.approx(slow_signed_rank(differences))
+
+
+def test_p_of_many_units_goes_on_from_that_of_few():
+    values = np.random.default_rng(0).normal(0.02, 0.1, 51)
+    assert wilcoxon(values) == pytest.approx(wilcoxon(values[:50]), rel=0.2)
 
 
 # ---- bootstrap -------------------------------------------------------------------------------------------------------
@@ -571,7 +591,7 @@ def test_one_trainer_or_one_unit_is_no_ranking():
 
 def slow_tau(first, second):
     """Kendall's tau-b: pairs in the same order less those in the other, over the geometric mean of untied pairs."""
-    pairs = list(combinations(range(len(first)), 2))
+    pairs = list(itertools.combinations(range(len(first)), 2))
     a, b = ([np.sign(ranks[i] - ranks[j]) for i, j in pairs] for ranks in (first, second))
     untied = math.sqrt(sum(map(abs, a)) * sum(map(abs, b)))
     return sum(x * y for x, y in zip(a, b, strict=True)) / untied if untied else 0.0

@@ -6,6 +6,7 @@ import importlib.util
 import io
 import os
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -52,7 +53,7 @@ def run_benchmark(options: argparse.Namespace) -> None:
     if not succeeded:
         for run in runs(suite):
             if not is_done(run):
-                print(f"{run}: {state(suite, run)}")
+                print(f"{run}: {state(suite, run)}", file=sys.stderr)
         logs = work_folder(suite) / "logs"
         raise UserError(f"Not everything succeeded: see the messages above and the logs in {logs}; then run this again")
 

@@ -179,7 +179,7 @@ def train(suite: Suite, run: Run) -> None:
     if (seed := os.environ.get(SEED_VARIABLE, "").strip()).isdecimal():
         os.environ[SEED_VARIABLE] = str(int(seed) + run.repeat - 1)  # repetitions must differ
     with lock(run.folder / ".bench.lock"):
-        end_orphans()
+        end_orphans(str(run.trained))
         refuse_other_plans(run)
         refuse_other_split(suite, run)
         measured_file = run.folder / "bench_measured.json"  # what a later attempt could not measure again
@@ -193,13 +193,20 @@ def train(suite: Suite, run: Run) -> None:
         write_json(run.trained, training_receipt(run, measured))
 
 
-def end_orphans() -> None:
-    """Kill the forked workers of an earlier attempt that was killed; nothing else can run the same command now."""
+def end_orphans(receipt: str) -> None:
+    """Kill the forked workers of an earlier attempt that was killed; nothing else can run the same command now.
+
+    Args:
+        receipt: must be part of this process's command, which otherwise is none that is run for this fold alone.
+    """
     import psutil
 
     own = psutil.Process()
+    command = own.cmdline()
+    if receipt not in command:
+        return
     for process in psutil.process_iter(["cmdline"]):
-        if process.pid != own.pid and process.info["cmdline"] == own.cmdline():
+        if process.pid != own.pid and process.info["cmdline"] == command:
             with suppress(psutil.Error):
                 process.kill()
 

@@ -295,7 +295,7 @@ if not started.exists():
     started.write_text(str(worker))
     os.kill(os.getpid(), signal.SIGKILL)
 from nnunet_plugins.benchmark.steps import end_orphans
-end_orphans()
+end_orphans(sys.argv[1])
 print("went on")
 """
 
@@ -395,3 +395,22 @@ def test_the_log_of_a_killed_step_has_what_it_printed(tmp_path):
     path = tmp_path / "a.log"
     assert logged(path, "os.kill(os.getpid(), signal.SIGKILL)").returncode == -signal.SIGKILL
     assert "an epoch" in path.read_text()
+
+
+SAME_COMMAND = """
+import sys
+from nnunet_plugins.benchmark.steps import end_orphans
+if sys.stdin.readline() == "end\\n":
+    end_orphans("a receipt")
+sys.stdin.read()
+"""
+
+
+def test_a_process_that_is_not_for_a_fold_alone_ends_no_others():
+    """All workers of a parallel test run have the same command."""
+    command = [sys.executable, "-c", SAME_COMMAND]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, text=True) as other:
+        subprocess.run(command, input="end\n", text=True, check=True)
+        assert other.poll() is None
+        other.communicate("")
+        assert other.returncode == 0

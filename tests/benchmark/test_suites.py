@@ -1,7 +1,9 @@
 """Proves that the suites we ship are valid and name what exists, and that published results are well-formed."""
 
+import json
 import re
 import tomllib
+from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
 
@@ -9,11 +11,14 @@ import pytest
 
 from nnunet_plugins.benchmark.metrics import HIGHER_IS_BETTER
 from nnunet_plugins.benchmark.suite import Suite, read_suite
+from nnunet_plugins.benchmark.tables import verify
 from nnunet_plugins.dataset_conversion import CONVERTERS
 from nnunet_plugins.dataset_conversion.dataset import PNG
 from nnunet_plugins.trainers import TRAINERS, find_trainer
 
-SUITES = sorted((Path(__file__).parents[2] / "benchmarks" / "suites").glob("*.toml"))
+FOLDER = Path(__file__).parents[2] / "benchmarks" / "suites"
+EVIDENCE = FOLDER / "shared_data.toml"  # of folders that are no published datasets
+SUITES = sorted({*FOLDER.glob("*.toml")} - {EVIDENCE})
 PAPERS = ["DCFFSNet", "ConDSeg", "DLKUNet", "MedFusion-TransNet", "DCSNet"]
 DATASETS = {dataset.dataset_id: dataset for dataset in CONVERTERS.values() if dataset.dataset_id is not None}
 KNOWN_TRAINERS = {*TRAINERS, "nnUNetTrainer"}
@@ -154,3 +159,10 @@ def test_published_trainers_are_in_a_suite_with_that_dataset():
     }
     for row in PUBLISHED:
         assert "trainer" not in row or (row["dataset"], row["trainer"]) in trained, row
+
+
+def test_suite_of_the_committed_results_is_theirs():
+    results = Path(__file__).parents[2] / "docs" / "results" / EVIDENCE.stem
+    suite = json.loads(json.dumps(asdict(read_suite(EVIDENCE))))
+    assert json.loads((results / "record.json").read_text())["suite"] == suite
+    assert verify(results) == []

@@ -60,7 +60,7 @@ def contestant(trainer_class: type[nnUNetTrainer], plans: dict, dataset_json: di
     own_plans = json.loads(json.dumps(plans)) | {"continue_training": False}  # the constructor changes its argument
     trainer = trainer_class(own_plans, configuration, 0, dataset_json, torch.device(setting.device))
     patch = trainer.configuration_manager.patch_size
-    return Contestant(trainer, *random_batch(patch, setting.batch, setting.channels, setting.classes))
+    return Contestant(trainer, *random_batch(patch, setting))
 
 
 def random_batch(patch: Sequence[int], setting: Setting) -> tuple[Tensor, Tensor]:

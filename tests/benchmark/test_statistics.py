@@ -526,6 +526,7 @@ def test_stable_ranking_is_certain():
     assert result.frequencies.tolist() == [[1, 0, 0], [0, 0, 1], [0, 1, 0]]
     assert result.kendall_tau == 1
     assert ranking(cases, trainers, "HD95").ranks.tolist() == [1, 3, 2]
+    assert ranking(cases, [REFERENCE, OTHER]).kendall_tau == 1
 
 
 def test_frequencies_of_ranks_are_shares_and_uncertainty_lowers_tau():
@@ -561,14 +562,18 @@ def test_rightly_empty_is_ranked_above_hallucinated():
     assert ranking(cases, list(dice), "HD95").ranks.tolist() == [1, 2, 3]
 
 
-def test_comparison_over_more_than_the_means_is_explained():
-    dice = {REFERENCE: [*GRID + 0.5, None], OTHER: [*GRID + 0.25, 0.0]}
+@pytest.mark.parametrize("empty", [REFERENCE, OTHER])
+def test_comparison_over_more_than_the_means_is_explained(empty):
+    dice = {REFERENCE: [*GRID + 0.5, 0.0], OTHER: [*GRID + 0.25, 0.0]}
+    dice[empty][-1] = None
     table = table_of(rows_of(dice))
-    assert (cell(table)["units"], cell(table, REFERENCE)["units"], cell(table)["pairs"]) == (17, 16, 17)
-    where = f"{CELLS} 2d validation: {OTHER} differs by {(16 * -0.25 - 1) / 17:+.4f}"
+    units = {trainer: cell(table, trainer)["units"] for trainer in dice}
+    assert units == {REFERENCE: 17, OTHER: 17} | {empty: 16} and cell(table)["pairs"] == 17
+    difference = (16 * -0.25 + (1 if empty == OTHER else -1)) / 17
+    assert cell(table)["difference"] == pytest.approx(difference)
     assert warnings(table, REFERENCE) == [
-        f"{where} over 17 units: where only one of both is empty as it should be, that counts as Dice 1 against 0 "
-        "here, and is left out of its mean"
+        f"{CELLS} 2d validation: {OTHER} differs by {difference:+.4f} over 17 units: where only one of both is empty as "
+        "it should be, that counts as Dice 1 against 0 here, and is left out of its mean"
     ]
 
 

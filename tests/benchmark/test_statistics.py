@@ -572,8 +572,8 @@ def test_comparison_over_more_than_the_means_is_explained(empty):
     difference = (16 * -0.25 + (1 if empty == OTHER else -1)) / 17
     assert cell(table)["difference"] == pytest.approx(difference)
     assert warnings(table, REFERENCE) == [
-        f"{CELLS} 2d validation: {OTHER} differs by {difference:+.4f} over 17 units: where only one of both is empty as "
-        "it should be, that counts as Dice 1 against 0 here, and is left out of its mean"
+        f"{CELLS} 2d validation: {OTHER} differs by {difference:+.4f} over 17 units: where only one of both is empty "
+        "as it should be, that counts as Dice 1 against 0 here, and is left out of its mean"
     ]
 
 

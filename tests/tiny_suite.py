@@ -26,6 +26,7 @@ name = "tiny"
 trainers = {trainers}
 reference = "nnUNetTrainer"
 epochs = {epochs}
+repeats = {repeats}
 iterations = 2
 folds = [0, 1]
 datasets = [{datasets}]
@@ -57,10 +58,16 @@ def write_suite(
     epochs: int = EPOCHS,
     device: str = "cpu",
     retries: int = 2,
+    repeats: int = 1,
 ) -> Path:
     path.write_text(
         FILE.format(
-            trainers=list(trainers), datasets=", ".join(datasets), epochs=epochs, device=device, retries=retries
+            trainers=list(trainers),
+            datasets=", ".join(datasets),
+            epochs=epochs,
+            device=device,
+            retries=retries,
+            repeats=repeats,
         )
     )
     return path

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import cell_datasets
 import numpy as np
+import pandas as pd
 import psutil
 import pytest
 import tiny_suite
@@ -20,7 +21,8 @@ from skimage import io
 
 from nnunet_plugins.benchmark import steps
 from nnunet_plugins.benchmark.locks import is_locked
-from nnunet_plugins.benchmark.runs import Run, digest, read_json, runs, stop_file, write_json
+from nnunet_plugins.benchmark.results import collect
+from nnunet_plugins.benchmark.runs import Run, digest, is_trained, read_json, runs, stop_file, write_json
 from nnunet_plugins.benchmark.suite import Data, Resources, Suite, read_suite
 from nnunet_plugins.errors import UserError
 
@@ -329,6 +331,46 @@ def test_no_step_begins_while_its_driver_stops(run, tmp_path):
         steps.main(["train", str(suite_file), str(run.trained)])
     assert stopped.value.code == 1
     assert not run.folder.exists()
+
+
+def test_a_test_set_that_is_the_validation_set_has_its_scores_also_in_a_repetition(run, tmp_path):
+    write_test_set(read_json(run.preprocessed / steps.SPLITS)[0]["val"])
+    suite_file = tiny_suite.write_suite(
+        tmp_path / "tiny.toml", ("nnUNetTrainer",), f"{{ id = {LABELS}, test = true }}", epochs=1, repeats=2
+    )
+    suite = read_suite(suite_file)
+    run = next(run for run in runs(suite) if run.repeat == 2)
+    do_step("train", suite_file, run.trained)
+    assert is_trained(run)
+    predicted = {case: digest(path) for case, path in steps.predictions(run, "test").items()}
+    assert predicted == {case: digest(path) for case, path in steps.predictions(run, "validation").items()}
+
+    next(iter(steps.predictions(run, "test").values())).unlink()
+    assert not is_trained(run)
+    do_step("train", suite_file, run.trained)
+    assert tiny_suite.epochs(run) == [[0]]  # only predicted again
+    assert {case: digest(path) for case, path in steps.predictions(run, "test").items()} == predicted
+
+    do_step("validate", suite_file, run.validated)
+    cases = collect(suite).cases
+    parts = [cases[cases.part == part].drop(columns="part").reset_index(drop=True) for part in ("validation", "test")]
+    assert len(parts[0]) == len(predicted) * 2
+    assert set(parts[0].repeat) == {2}
+    pd.testing.assert_frame_equal(*parts)
+
+
+def write_test_set(cases: list[str]) -> None:
+    """Copies of training cases."""
+    raw = Path(os.environ["nnUNet_raw"], DATASET)
+    for source, target in (("imagesTr", "imagesTs"), ("labelsTr", "labelsTs")):
+        (raw / target).mkdir()
+        for case in cases:
+            for path in (raw / source).glob(f"{case}[_.]*"):
+                shutil.copyfile(path, raw / target / path.name)
+
+
+def do_step(step: str, suite_file: Path, receipt: Path) -> None:
+    subprocess.run([sys.executable, "-m", "nnunet_plugins.benchmark.steps", step, suite_file, receipt], check=True)
 
 
 # ---- validate --------------------------------------------------------------------------------------------------------

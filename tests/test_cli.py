@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 
@@ -136,3 +137,12 @@ def test_an_unusable_nnunet_is_told_before_it_is_started(tmp_path):
         assert result.returncode == 1
         (sentence,) = result.stderr.splitlines()
         assert f"nnunetv2 is imported from {tmp_path / 'nnunetv2'}" in sentence
+
+
+def test_output_that_nobody_reads_to_its_end_is_no_error():
+    command = [sys.executable, "-m", "nnunet_plugins", "list"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()  # as `| head` does
+        said = process.stderr.read()
+        assert "Traceback" not in said and "BrokenPipe" not in said
+    assert process.returncode == 128 + signal.SIGPIPE

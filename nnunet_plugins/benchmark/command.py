@@ -17,6 +17,7 @@ from nnunet_plugins.benchmark.runs import (
     is_done,
     log_file,
     nnunet_folder,
+    require_test_set,
     runs,
     work_folder,
     write_json,
@@ -50,7 +51,7 @@ def run_benchmark(options: argparse.Namespace) -> None:
     succeeded = run_suite(options.suite.resolve(), options.executor, gpus)
     if any(map(is_done, runs(suite))):
         report_to(suite, work_folder(suite) / "report")
-    if not succeeded:
+    if not (succeeded and all(map(is_done, runs(suite)))):  # another suite may have meddled with a fold
         for run in runs(suite):
             if not is_done(run):
                 print(f"{run}: {state(suite, run)}", file=sys.stderr)
@@ -72,14 +73,14 @@ def report_to(suite: Suite, folder: Path, with_cases: bool = True) -> None:
 
 
 def verify(options: argparse.Namespace) -> None:
-    from nnunet_plugins.benchmark import tables
+    from nnunet_plugins.benchmark import page
 
-    if differing := tables.verify(options.report):
+    if differing := page.verify(options.report):
         raise UserError(
             f"{options.report}: {', '.join(differing)} differ from what its data give: the tables or the data were "
             "changed, or another version of nnunet-plugins made them (see record.json)"
         )
-    print(f"{options.report}: the tables are those that its data give, to the byte.")
+    print(f"{options.report}: the tables and the page are those that its data and figures give, to the byte.")
 
 
 def cost(options: argparse.Namespace) -> None:
@@ -154,8 +155,11 @@ def check(suite: Suite, path: Path) -> None:
         has_raw = (nnunet_folder(RAW) / run.dataset / "dataset.json").is_file()
         if not has_raw and not run.preprocessed_receipt.exists():
             raise UserError(f"{run.dataset} has no dataset.json in {nnunet_folder(RAW)}: convert it first")
-        for label in (nnunet_folder(RAW) / run.dataset / "labelsTr").glob("[!.]*"):
-            run.data.cluster(label.name.split(".")[0])
+        for part in ("labelsTr", "labelsTs") if run.data.test else ("labelsTr",):
+            for label in (nnunet_folder(RAW) / run.dataset / part).glob("[!.]*"):
+                run.data.cluster(label.name.split(".")[0])
+        if run.data.test:
+            require_test_set(run)
     from nnunet_plugins.trainers.compatibility import nnunet_problem
 
     if problem := nnunet_problem():

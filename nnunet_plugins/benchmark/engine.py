@@ -15,12 +15,21 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from tqdm import tqdm
 
 from nnunet_plugins.benchmark.locks import GPUS, lock
-from nnunet_plugins.benchmark.runs import discard_stale_receipts, is_done, is_trained, runs, stop_file, work_folder
+from nnunet_plugins.benchmark.runs import (
+    discard_stale_receipts,
+    is_done,
+    is_planned,
+    is_preprocessed,
+    is_trained,
+    runs,
+    stop_file,
+    work_folder,
+)
 from nnunet_plugins.benchmark.suite import Suite, read_suite
 from nnunet_plugins.cores import usable_cores
 from nnunet_plugins.errors import UserError
@@ -64,25 +73,37 @@ def supervise(suite: Suite, suite_file: Path, executor: Executor, gpus: Sequence
     handlers = {
         number: signal.signal(number, lambda n, _: received.append(n)) for number in (signal.SIGINT, signal.SIGTERM)
     }
+    bar = tqdm(total=len(all_runs), desc="Trainings", unit="fold", smoothing=0, mininterval=5)
     try:
-        with (
-            ThreadPoolExecutor(1) as pool,
-            tqdm(total=len(all_runs), desc="Trainings", unit="fold", smoothing=0, mininterval=5) as bar,
-        ):
+        with ThreadPoolExecutor(1) as pool:
             workflow = pool.submit(snakemake, suite, suite_file, folder, executor, gpus)
-            while not received and not wait([workflow], timeout=0.5).done:
-                bar.update(sum(run.validated.exists() for run in all_runs) - bar.n)
-            if received:
+            done = False
+            while not (received or done):
+                done = bool(wait([workflow], timeout=0.5).done)
+                with suppress(OSError):  # whoever reads our output may be gone
+                    bar.update(sum(run.validated.exists() for run in all_runs) - bar.n)
+            with suppress(OSError):
                 bar.close()
-                print("Stopping. The same command goes on from the last checkpoints.", flush=True)
-                stop_file(suite).touch()  # for the next attempts, which Snakemake starts as we end those that run
-                end_jobs(executor, folder)
-                os._exit(128 + received[0])
-            bar.update(sum(run.validated.exists() for run in all_runs) - bar.n)
+            if received:
+                stop(suite, executor, received[0])
         return workflow.result()
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
+
+
+def stop(suite: Suite, executor: Executor, signal_number: int) -> NoReturn:
+    """End the jobs, then this process at once: its thread would wait for jobs, and try them again."""
+    try:
+        stop_file(suite).touch()  # for the next attempts, which Snakemake starts as we end those that run
+        with suppress(OSError):
+            print("Stopping. The same command goes on from the last checkpoints.", flush=True)
+        end_jobs(executor, work_folder(suite))
+    except Exception as error:
+        with suppress(OSError):
+            print(f"Jobs may be left: {error}", file=sys.stderr, flush=True)
+    finally:
+        os._exit(128 + signal_number)
 
 
 def snakemake(suite: Suite, suite_file: Path, folder: Path, executor: Executor, gpus: Sequence[str]) -> bool:
@@ -105,7 +126,7 @@ def snakemake(suite: Suite, suite_file: Path, folder: Path, executor: Executor, 
     slurm = executor == "slurm"
     level = logging.ERROR if slurm else logging.CRITICAL  # what fails here says so itself; Slurm may refuse a job
     output = OutputSettings(quiet={Quietness.HOST, Quietness.REASON, Quietness.RULES}, log_level_override=level)
-    num_gpus = len(gpus) if resources.device == "cuda" else 0
+    num_gpus = len(gpus) if resources.device == "cuda" else int(resources.device != "cpu")
     with SnakemakeApi(output) as api:
         workflow = api.workflow(
             resource_settings=ResourceSettings(
@@ -148,8 +169,8 @@ def dry_run(suite: Suite) -> None:
     """Print how many jobs of which kind are left, and write nothing."""
     all_runs = runs(suite)
     left = {
-        "plan": {run.planned for run in all_runs if not run.planned.exists()},
-        "preprocess": {run.preprocessed_receipt for run in all_runs if not run.preprocessed_receipt.exists()},
+        "plan": {run.planned for run in all_runs if not (is_planned(run) or is_trained(run))},
+        "preprocess": {run.preprocessed_receipt for run in all_runs if not (is_preprocessed(run) or is_trained(run))},
         "train": {run.trained for run in all_runs if not is_trained(run)},
         "validate": {run.validated for run in all_runs if not is_done(run)},
     }
@@ -164,16 +185,16 @@ def end_jobs(executor: Executor, folder: Path) -> None:
         return
     import psutil
 
-    ours = [
-        psutil.Process(),
-        *(p for p in psutil.process_iter(["cmdline"]) if is_step(p.info["cmdline"] or [], folder)),
-    ]
-    processes = [*ours[1:], *(child for process in ours for child in process.children(recursive=True))]
+    steps = [p for p in psutil.process_iter(["cmdline"]) if is_step(p.info["cmdline"] or [], folder)]
+    processes = list(steps)
+    for process in (psutil.Process(), *steps):
+        with suppress(psutil.Error):
+            processes += process.children(recursive=True)
     for process in processes:
-        with suppress(psutil.NoSuchProcess):
+        with suppress(psutil.Error):
             process.terminate()
     for process in psutil.wait_procs(processes, timeout=10)[1]:
-        with suppress(psutil.NoSuchProcess):
+        with suppress(psutil.Error):
             process.kill()
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -14,13 +14,14 @@ from nnunet_plugins.benchmark.statistics import (
     Ranking,
     case_values,
     cells,
-    finished_rankings,
     is_finished,
     of_main_label,
     unit_values,
 )
+from nnunet_plugins.benchmark.tables import Analysis
 
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8c6bb1", "#7f7f7f")  # for all eyes
+MARKERS, LINES = "osD^v", ("-", "--", ":", "-.")
 STYLE: dict[Any, Any] = {
     "svg.hashsalt": "nnunet-plugins",
     "svg.fonttype": "path",
@@ -30,8 +31,22 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def draw_all(results: Results, table: pd.DataFrame, folder: Path) -> list[tuple[str, str]]:
+class Look(NamedTuple):
+    """How all figures show a trainer."""
+
+    colour: str
+    marker: str
+    line: str
+
+
+def look(trainer: str, record: Mapping[str, Any]) -> Look:
+    turn, index = divmod(record["suite"]["trainers"].index(trainer), len(COLOURS))
+    return Look(COLOURS[index], MARKERS[turn % len(MARKERS)], LINES[turn % len(LINES)])
+
+
+def draw_all(analysis: Analysis, folder: Path) -> list[tuple[str, str]]:
     """Write all figures that the results allow; file names without ending, and captions."""
+    results, table, rankings = analysis
     drawn: list[tuple[str, str]] = []
 
     def save(figure: Figure, name: str, caption: str) -> None:
@@ -50,9 +65,11 @@ def draw_all(results: Results, table: pd.DataFrame, folder: Path) -> list[tuple[
                     name,
                     f"{where}: Dice of every unit; boxes are quartiles, diamonds means",
                 )
-        for where, ranking in finished_rankings(results.cases, results.record).items():
-            caption = f"{where}: how often each trainer has each rank when the units are drawn again (10,000 times)"
-            save(ranks_figure(ranking), f"ranks_{where.replace(' ', '_')}", caption)
+        for key, ranking in rankings.items():
+            caption = (
+                f"{' '.join(key)}: how often each trainer has each rank when the units are drawn again (10,000 times);"
+            )
+            save(ranks_figure(ranking), f"ranks_{'_'.join(key)}", f"{caption} equal trainers share their ranks")
         chosen = of_main_label(table[(table.metric == "Dice") & table["mean"].notna()])
         if chosen.p_holm.notna().any():
             caption = "Dice minus the reference's; * p < 0.05, ** p < 0.01, *** p < 0.001 after Holm's correction"
@@ -77,10 +94,6 @@ def finished_trainers(cell: pd.DataFrame, record: Mapping[str, Any], dataset: st
     return [trainer for trainer in trainers if is_finished(cell, trainer, record["suite"])]
 
 
-def colour(trainer: str, record: Mapping[str, Any]) -> str:
-    return COLOURS[record["suite"]["trainers"].index(trainer) % len(COLOURS)]
-
-
 def units_figure(cell: pd.DataFrame, trainers: Sequence[str], record: Mapping[str, Any]) -> Figure:
     """Box and strip of every trainer, one unit a dot."""
     values = unit_values(case_values(cell[cell.trainer.isin(trainers)], "Dice"))
@@ -97,7 +110,8 @@ def units_figure(cell: pd.DataFrame, trainers: Sequence[str], record: Mapping[st
     )  # fmt: skip
     for trainer, sample, position in zip(present, samples, positions, strict=True):
         jitter = rng.uniform(-0.18, 0.18, len(sample))
-        axis.scatter(sample, position + jitter, s=12, alpha=0.5, color=colour(trainer, record), linewidths=0, zorder=3)
+        colour = look(trainer, record).colour
+        axis.scatter(sample, position + jitter, s=12, alpha=0.5, color=colour, linewidths=0, zorder=3)
     axis.set(yticks=positions, yticklabels=present, xlabel="Dice", xlim=(-0.02, 1.02))
     return figure
 
@@ -179,11 +193,10 @@ def cost_figure(accuracy: pd.DataFrame, record: Mapping[str, Any]) -> Figure:
         for index, row in enumerate(group.itertuples()):
             y, low, high = group["mean"].iloc[index], row.ci_low, row.ci_high
             error = None if pd.isna(low) else [[max(0, y - low)], [max(0, high - y)]]
-            axis.errorbar(
-                row.seconds, y, error, fmt="o", color=colour(row.trainer, record), capsize=2, label=row.trainer
-            )
+            colour, marker, _ = look(row.trainer, record)
+            axis.errorbar(row.seconds, y, error, fmt=marker, color=colour, capsize=2, label=row.trainer)
         axis.set(xlabel="seconds per epoch", ylabel="Dice", title=" ".join(key), xscale="log")
-        axis.legend(fontsize=6)
+    add_legend(figure)
     return figure
 
 
@@ -195,18 +208,19 @@ def curves_figure(curves: pd.DataFrame, record: Mapping[str, Any]) -> Figure:
     for axis in axes.flat[len(groups) :]:
         axis.set_axis_off()
     for axis, (key, group) in zip(axes.flat, groups, strict=False):
-        labelled = set()
         for (trainer, _, _), curve in group.groupby(["trainer", "repeat", "fold"]):
-            label = None if trainer in labelled else trainer
-            labelled.add(trainer)
-            axis.plot(
-                curve.epoch,
-                curve.ema_fg_dice,
-                color=colour(trainer, record),
-                lw=1,
-                marker="." if len(curve) < 5 else "",
-                label=label,
-            )
+            colour, _, line = look(trainer, record)
+            marker = "." if len(curve) < 5 else ""
+            axis.plot(curve.epoch, curve.ema_fg_dice, line, color=colour, lw=1, marker=marker, label=trainer)
         axis.set(xlabel="epoch", ylabel="Dice, moving average", title=" ".join(key))
-        axis.legend(fontsize=6)
+    add_legend(figure)
     return figure
+
+
+def add_legend(figure: Figure) -> None:
+    """One for all panels, below them."""
+    shown: dict[str, Any] = {}
+    for axis in figure.axes:
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+            shown.setdefault(label, handle)
+    figure.legend(list(shown.values()), list(shown), loc="outside lower center", ncols=3, fontsize=7)

@@ -4,7 +4,6 @@ They are POSIX record locks: forked workers, which may outlive a training that w
 """
 
 import fcntl
-import getpass
 import os
 import tempfile
 import time
@@ -58,7 +57,7 @@ def one_gpu() -> Iterator[None]:
 
 @contextmanager
 def locked_device(devices: Sequence[str]) -> Iterator[str]:
-    folder = Path(tempfile.gettempdir(), f"nnunet-plugins-{getpass.getuser()}")
+    folder = Path(tempfile.gettempdir(), f"nnunet-plugins-{os.getuid()}")
     while True:
         for device in devices:
             with lock(folder / f"gpu-{device}.lock", wait=False) as held:

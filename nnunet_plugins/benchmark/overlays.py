@@ -1,38 +1,51 @@
 """Pictures of the best, the median and the worst case of each dataset, with every trainer's outline."""
 
 import glob
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from nnunet_plugins.benchmark.figures import finished_trainers
 from nnunet_plugins.benchmark.results import Results
-from nnunet_plugins.benchmark.runs import RAW, TEST, VALIDATION, Run, nnunet_folder, read_json, runs
+from nnunet_plugins.benchmark.runs import (
+    VALIDATION,
+    Run,
+    dataset_json,
+    images_folder,
+    predictions,
+    references,
+    runs,
+)
 from nnunet_plugins.benchmark.statistics import case_values, cells
 from nnunet_plugins.benchmark.suite import Suite
 
+LABEL_COLOURS = ("#00e060", "#ff4040", "#40a0ff", "#ffd000", "#ff60ff", "#00e0e0", "#ff9030", "#b080ff")
+
 
 def draw_overlays(suite: Suite, results: Results, folder: Path) -> list[tuple[str, str]]:
-    """Write a PNG for each dataset, configuration and part; names without ending, and captions."""
+    """Write a PNG for each dataset, configuration and part; names without ending, and captions.
+
+    Predictions are those of the first repetition; of a test set, those of its first fold's model.
+    """
     drawn = []
     for (dataset, configuration, part), cell in cells(results.cases):
         trainers = finished_trainers(cell, results.record, dataset)
-        chosen = best_median_worst(cell[cell.trainer.isin(trainers)])
-        # a dataset may be there preprocessed alone
-        if chosen and (nnunet_folder(RAW) / dataset / ("imagesTs" if part == TEST else "imagesTr")).is_dir():
-            found = [
-                run
-                for run in runs(suite)
-                if (run.dataset, run.configuration, run.repeat) == (dataset, configuration, 1)
-            ]
-            figure = overlay_figure(chosen, cell, [run for run in found if run.trainer in trainers], part)
+        shown = cell[cell.trainer.isin(trainers) & (cell.repeat == 1)]
+        chosen = best_median_worst(shown)
+        own = [run for run in runs(suite) if (run.dataset, run.configuration) == (dataset, configuration)]
+        if chosen and images_folder(own[0], part).is_dir():  # a dataset may be there preprocessed alone
+            figure = overlay_figure(chosen, shown, [run for run in own if run.trainer in trainers], part)
             name = f"overlays_{dataset}_{configuration}_{part}"
             figure.savefig(folder / f"{name}.png", dpi=100)
-            drawn.append((name, f"{dataset} {configuration} {part}: truth green, prediction red; Dice below"))
+            caption = "lines are the truth, areas the prediction, one colour a label; below: its Dice, mean over labels"
+            drawn.append((name, f"{dataset} {configuration} {part}: {caption}"))
     return drawn
 
 
@@ -50,18 +63,16 @@ def overlay_figure(chosen: dict[str, str], cell: pd.DataFrame, found: list[Run],
     figure = Figure(figsize=(2.1 * (len(trainers) + 1), 2.5 * len(chosen)), layout="constrained")
     axes = figure.subplots(len(chosen), len(trainers) + 1, squeeze=False)
     for row, (name, case) in zip(axes, chosen.items(), strict=True):
-        folds = {int(fold) for fold in cell[cell.case == case].fold}
-        own = {run.trainer: run for run in found if run.fold == min(folds)}
-        image, truth, index = read_slice(next(iter(own.values())), case, part)
+        scores = cell[(cell.case == case) & (cell.fold == cell[cell.case == case].fold.min())]
+        own = {run.trainer: run for run in found if (run.fold, run.repeat) == (scores.fold.iloc[0], 1)}
+        image, truth, index = read_slice(own[trainers[0]], case, part)
         row[0].imshow(image, cmap="gray")
         row[0].set_ylabel(f"{name}: {case[:24]}", fontsize=7)
         for axis, trainer in zip(row[1:], trainers, strict=True):
-            prediction = read_labels(own[trainer].folder / part / f"{case}{ending(own[trainer])}", own[trainer])[index]
+            prediction = read_labels(predictions(own[trainer], part)[case], own[trainer])[index]
             axis.imshow(image, cmap="gray")
-            for mask, colour in ((truth, "#00e060"), (prediction, "#ff3030")):
-                if mask.any():
-                    axis.contour(mask > 0, [0.5], colors=colour, linewidths=0.9)
-            dice = cell[(cell.case == case) & (cell.trainer == trainer)].Dice.mean()
+            draw_labels(axis, truth, prediction, labels_of(own[trainer]))
+            dice = scores[scores.trainer == trainer].Dice.mean()
             axis.set_xlabel("" if np.isnan(dice) else f"{dice:.3f}", fontsize=7)
     for axis, title in zip(axes[0], ["image", *trainers], strict=True):
         axis.set_title(title, fontsize=7)
@@ -70,21 +81,31 @@ def overlay_figure(chosen: dict[str, str], cell: pd.DataFrame, found: list[Run],
     return figure
 
 
+def draw_labels(axis: Axes, truth: NDArray[Any], prediction: NDArray[Any], labels: Any) -> None:
+    """Each label's true outline and predicted area, where there is a truth."""
+    area = np.zeros((*truth.shape, 4))
+    for value, colour in zip((label for label in labels.all_labels if label != 0), cycle(LABEL_COLOURS)):
+        area[prediction == value] = to_rgba(colour, 0.45)
+        if (truth == value).any():
+            axis.contour(truth == value, [0.5], colors=colour, linewidths=0.9)
+    if labels.has_ignore_label:
+        area[truth == labels.ignore_label] = 0
+    axis.imshow(area)
+
+
 def read_slice(run: Run, case: str, part: str) -> tuple[NDArray[Any], NDArray[Any], Any]:
     """Image ``(H, W)`` or ``(H, W, 3)``, truth ``(H, W)`` and index: of a volume, the slice with most foreground."""
-    folder = (
-        run.preprocessed / "gt_segmentations" if part == VALIDATION else nnunet_folder(RAW) / run.dataset / "labelsTs"
-    )
-    truth = read_labels(folder / f"{case}{ending(run)}", run)
-    index = (int((truth > 0).sum(axis=(1, 2)).argmax()), slice(None), slice(None))
-    images = nnunet_folder(RAW) / run.dataset / ("imagesTs" if part == TEST else "imagesTr")
-    array, _ = reader(run).read_images(
-        sorted(map(str, images.glob(f"{glob.escape(case)}_[0-9][0-9][0-9][0-9]{ending(run)}")))
-    )
+    truth = read_labels(references(run, part)[case], run)
+    foreground = (truth > 0) & (truth != labels_of(run).ignore_label)
+    index = (int(foreground.sum(axis=(1, 2)).argmax()), slice(None), slice(None))
+    description = dataset_json(run)
+    names = f"{glob.escape(case)}_[0-9][0-9][0-9][0-9]{description['file_ending']}"
+    array, _ = reader(run).read_images(sorted(map(str, images_folder(run, part).glob(names))))
     channels = array[(slice(None), *index)].astype(float)
     low, high = np.percentile(channels, [0.5, 99.5], axis=(1, 2), keepdims=True)
     scaled = ((channels - low) / np.maximum(high - low, 1e-9)).clip(0, 1)
-    return np.moveaxis(scaled, 0, -1) if len(scaled) == 3 else scaled[0], truth[index], index
+    colours = list(description["channel_names"].values()) == ["R", "G", "B"]
+    return np.moveaxis(scaled, 0, -1) if colours else scaled[0], truth[index], index
 
 
 def read_labels(path: Path, run: Run) -> NDArray[Any]:
@@ -95,12 +116,13 @@ def read_labels(path: Path, run: Run) -> NDArray[Any]:
 def reader(run: Run) -> Any:
     from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 
-    references = run.preprocessed / "gt_segmentations"
-    example = next(references.glob(f"*{ending(run)}"))
-    return determine_reader_writer_from_dataset_json(
-        read_json(run.preprocessed / "dataset.json"), str(example), verbose=False
-    )()
+    example = next(iter(references(run, VALIDATION).values()))
+    return determine_reader_writer_from_dataset_json(dataset_json(run), str(example), verbose=False)()
 
 
-def ending(run: Run) -> str:
-    return read_json(run.preprocessed / "dataset.json")["file_ending"]
+def labels_of(run: Run) -> Any:
+    """nnU-Net's label manager."""
+    from nnunetv2.utilities.label_handling.label_handling import LabelManager
+
+    description = dataset_json(run)
+    return LabelManager(description["labels"], description.get("regions_class_order"))

@@ -3,7 +3,7 @@
 import base64
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,12 +11,14 @@ from jinja2 import Environment
 
 from nnunet_plugins.benchmark import figures, overlays, tables
 from nnunet_plugins.benchmark.results import collect
-from nnunet_plugins.benchmark.statistics import result_table
+from nnunet_plugins.benchmark.runs import write_json
 from nnunet_plugins.benchmark.suite import Suite
 from nnunet_plugins.errors import UserError
 
 TEMPLATE = Path(__file__).with_name("page.html")
 PAGE = "report.html"
+CAPTIONS = "figures/captions.json"
+MIME = {"svg": "image/svg+xml", "png": "image/png"}  # of diagrams, and of pictures of cases
 OWN_FILES = {*tables.DATA, *tables.TABLES, tables.RECORD, PAGE, "figures"}
 
 
@@ -52,28 +54,60 @@ def write_report(suite: Suite, folder: Path, with_cases: bool = True) -> Path:
     (temporary / "figures").mkdir(parents=True)
     try:
         tables.write_data(results, temporary)
-        results = tables.read_data(temporary)  # tables are made from the files, as verify makes them
-        for name, content in tables.result_files(results).items():
+        analysis = tables.analyse(tables.read_data(temporary))  # of the files, as verify makes it
+        captions = {"svg": figures.draw_all(analysis, temporary / "figures"), "png": []}
+        if with_cases:
+            captions["png"] = overlays.draw_overlays(suite, analysis.results, temporary / "figures")
+        write_json(temporary / CAPTIONS, captions)
+        for name, content in made_files(analysis, temporary).items():
             (temporary / name).write_bytes(content)
-        table = result_table(results.cases, results.record)
-        drawn = figures.draw_all(results, table, temporary / "figures")
-        cases = overlays.draw_overlays(suite, results, temporary / "figures") if with_cases else []
-        template = Environment(autoescape=True, trim_blocks=True).from_string(TEMPLATE.read_text(encoding="utf-8"))
-        page = template.render(
-            name=suite.name,
-            summary=tables.summary(results.record),
-            definitions=tables.DEFINITIONS,
-            notices=tables.notices(results, table),
-            tables=tables.all_tables(results, table),
-            figures=list(pictures(temporary / "figures", drawn, "svg")),
-            overlays=list(pictures(temporary / "figures", cases, "png")),
-            record=json.dumps(results.record, indent=1),
-        )
-        (temporary / PAGE).write_text(page, encoding="utf-8")
         replace(folder, temporary)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder / PAGE
+
+
+def verify(folder: Path) -> list[str]:
+    """The names of the tables and pages that are not those that the report's data and figures give.
+
+    Raises:
+        UserError: the folder holds no report.
+    """
+    made = made_files(tables.analyse(tables.read_data(folder)), folder)
+    return [
+        name
+        for name, content in made.items()
+        if not (folder / name).is_file() or (folder / name).read_bytes() != content
+    ]
+
+
+def made_files(analysis: tables.Analysis, folder: Path) -> dict[str, bytes]:
+    """Tables and page, by name.
+
+    Args:
+        folder: where the figures are.
+
+    Raises:
+        UserError: a figure is missing.
+    """
+    try:
+        captions = json.loads((folder / CAPTIONS).read_text(encoding="utf-8"))
+        drawn = {kind: list(pictures(folder / "figures", captions[kind], kind)) for kind in MIME}
+    except (OSError, ValueError, LookupError) as error:
+        raise UserError(f"{folder} holds no whole report ({error}): write it again with 'benchmark report'") from error
+    record = analysis.results.record
+    template = Environment(autoescape=True, trim_blocks=True).from_string(TEMPLATE.read_text(encoding="utf-8"))
+    page = template.render(
+        name=record["suite"]["name"],
+        summary=tables.summary(record),
+        definitions=tables.DEFINITIONS,
+        notices=tables.notices(analysis),
+        tables=tables.all_tables(analysis),
+        figures=drawn["svg"],
+        overlays=drawn["png"],
+        record=json.dumps(record, indent=1),
+    )
+    return tables.result_files(analysis) | {PAGE: page.encode()}
 
 
 def replace(folder: Path, new: Path) -> None:
@@ -91,8 +125,7 @@ def replace(folder: Path, new: Path) -> None:
     shutil.rmtree(before, ignore_errors=True)
 
 
-def pictures(folder: Path, names: Iterable[tuple[str, str]], kind: str) -> Iterable[Picture]:
-    mime = {"svg": "image/svg+xml", "png": "image/png"}[kind]
-    for name, caption in names:
+def pictures(folder: Path, captions: Iterable[tuple[str, str]], kind: str) -> Iterator[Picture]:
+    for name, caption in captions:
         encoded = base64.b64encode((folder / f"{name}.{kind}").read_bytes()).decode()
-        yield Picture(f"data:{mime};base64,{encoded}", caption)
+        yield Picture(f"data:{MIME[kind]};base64,{encoded}", caption)

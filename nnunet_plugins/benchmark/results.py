@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from nnunet_plugins.benchmark.metrics import HIGHER_IS_BETTER
-from nnunet_plugins.benchmark.runs import RAW, VALIDATION, Run, is_done, nnunet_folder, read_json, runs, work_folder
+from nnunet_plugins.benchmark.runs import VALIDATION, Run, dataset_json, is_done, read_json, runs, work_folder
 from nnunet_plugins.benchmark.suite import Suite
 from nnunet_plugins.cores import usable_cores
 from nnunet_plugins.errors import UserError
@@ -53,7 +53,7 @@ def collect(suite: Suite) -> Results:
         about: dict[str, Any] = {"dataset": run.dataset, "configuration": run.configuration, "trainer": run.trainer}
         about |= {"repeat": run.repeat, "fold": run.fold}
         receipt = read_json(run.trained)
-        rows = read_json(run.validated)["cases"]
+        rows = [row for row in read_json(run.validated)["cases"] if row["part"] in run.parts]
         cases += [about | row | {"cluster": run.data.cluster(row["case"])} for row in rows]
         trainings.append(about | training_row(run, receipt, rows))
         curve = pd.DataFrame(receipt["curves"]).assign(**about)
@@ -105,10 +105,8 @@ def record(suite: Suite) -> dict[str, Any]:
     """What a reader must know to judge the numbers, and ``verify`` to make the tables again."""
     datasets = {}
     for run in runs(suite):
-        description = nnunet_folder(RAW) / run.dataset / "dataset.json"
-        content = read_json(description) if description.exists() else read_json(run.preprocessed / "dataset.json")
         datasets[run.dataset] = {
-            "converter": (content.get("conversion") or {}).get("name"),
+            "converter": (dataset_json(run).get("conversion") or {}).get("name"),
             "tolerance": run.data.tolerance,
             "trainers": list(suite.trainers_of(run.data)),
         }

@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,15 @@ class Run:
         return nnunet_folder(PREPROCESSED) / self.dataset
 
     @property
+    def parts(self) -> list[str]:
+        """What is predicted and measured."""
+        return [VALIDATION, TEST] if self.data.test else [VALIDATION]
+
+    @property
+    def plans_file(self) -> Path:
+        return self.preprocessed / f"{self.data.plans}.json"
+
+    @property
     def trained(self) -> Path:
         """The receipt of the training."""
         return self.folder / "bench_train.json"
@@ -61,7 +71,7 @@ class Run:
 
     @property
     def split_note(self) -> Path:
-        """The cases that the fold was trained and validated on."""
+        """The cases that the fold was trained and validated on, and the hash of their labels."""
         return self.folder / "bench_split.json"
 
     @property
@@ -71,6 +81,11 @@ class Run:
     @property
     def preprocessed_receipt(self) -> Path:
         return self.preprocessed / f"bench_{self.data.plans}_{self.configuration}.json"
+
+    @property
+    def source_note(self) -> Path:
+        """What the preprocessed data were made of."""
+        return self.preprocessed / f"bench_source_{self.data.plans}_{self.configuration}.json"
 
     def __str__(self) -> str:
         repeat = f" repeat {self.repeat}" if self.repeat > 1 else ""
@@ -138,13 +153,97 @@ def log_file(suite: Suite, step: str, receipt: Path) -> Path:
     return work_folder(suite) / "logs" / f"{step}.{'.'.join(parts)}.log"
 
 
+# ---- data ------------------------------------------------------------------------------------------------------------
+
+NOT_OF_THE_DATA = ("inherits_from", "batch_size", "batch_dice", "patch_size", "architecture", "previous_stage")
+
+
+def dataset_json(run: Run) -> dict[str, Any]:
+    """The preprocessed dataset's, or the raw one's before there is one."""
+    preprocessed = run.preprocessed / "dataset.json"
+    return read_json(preprocessed if preprocessed.exists() else nnunet_folder(RAW) / run.dataset / "dataset.json")
+
+
+def images_folder(run: Run, part: str) -> Path:
+    return nnunet_folder(RAW) / run.dataset / ("imagesTs" if part == TEST else "imagesTr")
+
+
+def references(run: Run, part: str) -> dict[str, Path]:
+    """The file with the true segmentation of each case that the fold predicts."""
+    ending = dataset_json(run)["file_ending"]
+    if part == VALIDATION:
+        folder = run.preprocessed / "gt_segmentations"
+        return {case: folder / f"{case}{ending}" for case in read_json(run.preprocessed / SPLITS)[run.fold]["val"]}
+    folder = nnunet_folder(RAW) / run.dataset / "labelsTs"
+    return {path.name.removesuffix(ending): path for path in sorted(folder.glob(f"[!.]*{ending}"))}
+
+
+def predictions(run: Run, part: str) -> dict[str, Path]:
+    """The file of each case that the fold predicts."""
+    return {case: run.folder / part / path.name for case, path in references(run, part).items()}
+
+
+def require_test_set(run: Run) -> None:
+    """
+    Raises:
+        UserError: there is no test set, or it has no image of a segmentation.
+    """
+    files, remedy = references(run, TEST), f"or leave out 'test' for dataset {run.data.id}"
+    if not files:
+        raise UserError(f"{nnunet_folder(RAW) / run.dataset / 'labelsTs'} has no segmentations: add them, {remedy}")
+    for case, path in files.items():
+        image = images_folder(run, TEST) / f"{case}_0000{dataset_json(run)['file_ending']}"
+        if not image.exists():
+            raise UserError(f"{path} has no image {image}: add it, {remedy}")
+
+
+def planned_configuration(run: Run) -> dict[str, Any]:
+    """As the plans have it, with what it inherits."""
+    plans, name = read_json(run.plans_file)["configurations"], run.configuration
+    found: dict[str, Any] = {}
+    while name:
+        found = plans[name] | found
+        name = plans[name].get("inherits_from")
+    return found
+
+
+def source(run: Run) -> dict[str, Any]:
+    """What preprocessing would make the data of now."""
+    plans = read_json(run.plans_file)
+    content = {name: plans.get(name) for name in ("transpose_forward", "foreground_intensity_properties_per_channel")}
+    content |= {name: value for name, value in planned_configuration(run).items() if name not in NOT_OF_THE_DATA}
+    return content | {"labels": labels_digest(run)}
+
+
+def labels_digest(run: Run) -> str | None:
+    """Of the training cases' segmentations; None if the raw data are not here."""
+    files = [(path, path.stat()) for path in sorted((nnunet_folder(RAW) / run.dataset / "labelsTr").glob("[!.]*"))]
+    return digest_of_all(tuple((path, stat.st_size, stat.st_mtime_ns) for path, stat in files)) if files else None
+
+
+@cache
+def digest_of_all(files: tuple[tuple[Path, int, int], ...]) -> str:
+    """Of names and contents; sizes and times only tell whether they were read before."""
+    return hashlib.sha256("".join(f"{path.name} {digest(path)}\n" for path, *_ in files).encode()).hexdigest()
+
+
+def missing_cases(run: Run) -> set[str]:
+    """Cases of the folds that have no reference or no properties, which nnU-Net writes after the image."""
+    ending = dataset_json(run)["file_ending"]
+    splits = read_json(run.preprocessed / SPLITS)
+    folder = run.preprocessed / planned_configuration(run)["data_identifier"]
+    known = {path.stem for path in folder.glob("*.pkl")}
+    known &= {path.name.removesuffix(ending) for path in (run.preprocessed / "gt_segmentations").glob(f"*{ending}")}
+    return {case for split in splits for part in split.values() for case in part} - known
+
+
 # ---- receipts --------------------------------------------------------------------------------------------------------
 
 
 def write_json(path: Path, content: Any) -> None:
     """Write the file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.partial")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")  # suites that share a fold may meet
     temporary.write_text(json.dumps(content, indent=1, allow_nan=False), encoding="utf-8")
     temporary.replace(path)
 
@@ -165,38 +264,67 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def is_planned(run: Run) -> bool:
+    """Whether the plans are those that were checked."""
+    return (
+        run.planned.exists() and run.plans_file.exists() and read_json(run.planned)["sha256"] == digest(run.plans_file)
+    )
+
+
+def is_preprocessed(run: Run) -> bool:
+    """Whether the data are there, made as they would be made now."""
+    return is_planned(run) and run.preprocessed_receipt.exists() and not (other_source(run) or missing_cases(run))
+
+
 def is_trained(run: Run) -> bool:
     """Whether the fold has been trained as it would be trained now: with these plans and cases, test set included."""
     if not run.trained.exists():
         return False
     receipt = read_json(run.trained)
-    wanted = TEST in receipt["parts"] or not run.data.test
+    wanted = set(run.parts) <= set(receipt["parts"])
     return wanted and not (changed(run, receipt) or other_plans(run) or other_split(run))
 
 
 def is_done(run: Run) -> bool:
     """Whether the fold's metrics are there, as the suite wants them."""
-    return is_trained(run) and run.validated.exists() and read_json(run.validated)["tolerance"] == run.data.tolerance
+    if not (is_trained(run) and run.validated.exists()):
+        return False
+    receipt = read_json(run.validated)
+    return receipt["tolerance"] == run.data.tolerance and set(run.parts) <= set(receipt["parts"])
 
 
 def discard_stale_receipts(suite: Suite) -> None:
     """Remove receipts of what must be done again, or refused, by the steps."""
     for run in runs(suite):
-        if not is_trained(run):
-            run.trained.unlink(missing_ok=True)
         if not is_done(run):
             run.validated.unlink(missing_ok=True)
+        if is_trained(run):
+            continue
+        if run.trained.exists():
+            for path in changed(run, read_json(run.trained)):
+                if path.parent.name == TEST:  # no summary of nnU-Net's tells that it has changed
+                    path.unlink(missing_ok=True)
+        run.trained.unlink(missing_ok=True)
+        if not is_preprocessed(run):
+            run.preprocessed_receipt.unlink(missing_ok=True)
+        if not is_planned(run):
+            run.planned.unlink(missing_ok=True)
 
 
-def changed(run: Run, receipt: Mapping[str, Any]) -> bool:
-    """Whether a file that the receipt vouches for is gone or another; checkpoints are too large to read each time."""
+def changed(run: Run, receipt: Mapping[str, Any]) -> list[Path]:
+    """Files that the receipt vouches for and that are gone or others; checkpoints are too large to read each time."""
     files = {run.folder / name: sha for name, sha in receipt["sha256"].items()}
-    return any(not path.exists() or (path.suffix != ".pth" and digest(path) != sha) for path, sha in files.items())
+    return [path for path, sha in files.items() if not path.exists() or (path.suffix != ".pth" and digest(path) != sha)]
+
+
+def other_source(run: Run) -> bool:
+    """Whether the preprocessed data were made of something that is no longer so."""
+    return run.source_note.exists() and differ(read_json(run.source_note), source(run))
 
 
 def other_plans(run: Run) -> bool:
     """Whether the model was trained with plans that are no longer the dataset's."""
-    trained_with, now = run.model / "plans.json", run.preprocessed / f"{run.data.plans}.json"
+    trained_with, now = run.model / "plans.json", run.plans_file
     if not (trained_with.exists() and now.exists()):
         return False
     ours, theirs = read_json(now), read_json(trained_with)
@@ -206,8 +334,21 @@ def other_plans(run: Run) -> bool:
 
 
 def other_split(run: Run) -> bool:
-    """Whether the fold was trained with cases that are no longer those of the dataset's split."""
-    splits = run.preprocessed / SPLITS
-    if not (run.split_note.exists() and splits.exists()):
-        return False
-    return read_json(splits)[run.fold : run.fold + 1] != [read_json(run.split_note)]
+    """Whether the fold was trained with cases or labels that are no longer those of the dataset."""
+    return (
+        run.split_note.exists()
+        and (run.preprocessed / SPLITS).exists()
+        and differ(read_json(run.split_note), split_of(run))
+    )
+
+
+def split_of(run: Run) -> dict[str, Any]:
+    """What the fold would be trained with now."""
+    splits = read_json(run.preprocessed / SPLITS)
+    return (splits[run.fold] if run.fold < len(splits) else {}) | {"labels": labels_digest(run)}
+
+
+def differ(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether two notes do; labels are only compared where both know them."""
+    unknown = before.get("labels") is None or now.get("labels") is None
+    return any(before.get(name) != now.get(name) for name in {*before, *now} - ({"labels"} if unknown else set()))

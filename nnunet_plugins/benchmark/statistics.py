@@ -160,7 +160,7 @@ def of_label(cases: pd.DataFrame, label: str) -> pd.DataFrame:
 
 
 def cells(cases: pd.DataFrame) -> Iterator[tuple[tuple[str, str, str], pd.DataFrame]]:
-    """The cases of each dataset, configuration and part."""
+    """The cases of each cell: dataset, configuration and part."""
     for key, group in cases.groupby(["dataset", "configuration", "part"], sort=True):
         yield tuple(map(str, key)), group  # type: ignore[misc]
 
@@ -240,21 +240,22 @@ def warnings(table: pd.DataFrame, reference: str, metric: str = "Dice") -> list[
     """What a reader might take for a difference, and is none that the data show."""
     notes = []
     for _, cell in of_main_label(table[table.metric == metric]).groupby(["dataset", "configuration", "part"]):
-        reference_spread = cell[cell.trainer == reference].run_sd.max()
-        reference_units = cell[cell.trainer == reference].units.max()
+        reference_row = cell[cell.trainer == reference]
         for row in cell[cell.difference.notna()].itertuples():
             where = f"{row.dataset} {row.configuration} {row.part}: {row.trainer} differs by {row.difference:+.4f}"
-            spread = np.nanmax([0.0, row.run_sd, reference_spread])
+            spread = np.nanmax([0.0, row.run_sd, *reference_row.run_sd])
             if row.difference_low <= 0 <= row.difference_high:
                 notes.append(f"{where}, and the confidence interval holds 0")
             elif abs(row.difference) <= spread:
                 notes.append(f"{where}, no more than the spread from run to run ({spread:.4f})")
             if row.pairs < 10:
                 notes.append(f"{where}, over {row.pairs:.0f} units only")
-            if row.pairs > min(row.units, reference_units):
+            gap = row.mean - reference_row["mean"].max()
+            if not abs(gap - row.difference) < 5e-5:
+                means = f"its mean by {gap:+.4f}" if np.isfinite(gap) else "one of both has no mean"
                 notes.append(
-                    f"{where} over {row.pairs:.0f} units: where only one of both is empty as it should be, that counts "
-                    "as Dice 1 against 0 here, and is left out of its mean"
+                    f"{where}, {means}: where only one of both is empty as it should be, that counts as Dice 1 against "
+                    "0 in comparisons, and is left out of its mean"
                 )
     return notes
 
@@ -263,13 +264,13 @@ def warnings(table: pd.DataFrame, reference: str, metric: str = "Dice") -> list[
 
 
 class Ranking(NamedTuple):
-    """Of one dataset."""
+    """Of the finished trainers, in one cell."""
 
     trainers: list[str]
     ranks: Values
-    """``(k,)``, 1 is best."""
+    """``(k,)``, 1 is best; equal trainers have the mean of their ranks."""
     frequencies: Values
-    """``(k, k)``: how often a trainer (row) has a rank (column) when units are drawn again."""
+    """``(k, k)``: how often a trainer (row) has a rank (column) when units are drawn again; equal ones share theirs."""
     kendall_tau: float
     """Mean rank correlation of the resampled rankings with the observed one."""
 
@@ -283,9 +284,11 @@ def ranking(cell: pd.DataFrame, trainers: Sequence[str], metric: str = "Dice") -
         return None
     sign = -1 if HIGHER_IS_BETTER[metric] else 1
     ranks = stats.rankdata(sign * units.mean().to_numpy())
-    drawn = stats.rankdata(sign * resampled_means(units.to_numpy()), axis=1, method="min").astype(int)
-    frequencies = np.stack([(drawn == rank + 1).mean(axis=0) for rank in range(len(present))], axis=1)
-    return Ranking(present, ranks, frequencies, mean_kendall_tau(ranks, drawn))
+    means = sign * resampled_means(units.to_numpy())
+    first, last = (stats.rankdata(means, axis=1, method=method).astype(int) for method in ("min", "max"))
+    shares = [((first <= rank) & (rank <= last)) / (last - first + 1) for rank in range(1, len(present) + 1)]
+    frequencies = np.stack([share.mean(axis=0) for share in shares], axis=1)
+    return Ranking(present, ranks, frequencies, mean_kendall_tau(ranks, first))
 
 
 def mean_kendall_tau(ranks: Values, drawn: NDArray[np.int64]) -> float:
@@ -299,31 +302,46 @@ def mean_kendall_tau(ranks: Values, drawn: NDArray[np.int64]) -> float:
     return float(np.average(taus, weights=counts))
 
 
-def rank_table(cases: pd.DataFrame, record: Mapping[str, Any]) -> pd.DataFrame:
-    """A row for each trainer: its rank on each dataset that all trainers have finished, and the average."""
-    rankings = finished_rankings(cases, record)
-    table = pd.DataFrame({name: pd.Series(r.ranks, r.trainers) for name, r in rankings.items()})
-    if table.empty:
-        return table
-    table = table.dropna().rank()  # among those that are in all columns: others must not move their average
-    table["average"] = table.mean(axis=1)
-    return table.sort_values(["average"], kind="stable").rename_axis("trainer").reset_index()
-
-
-def finished_rankings(cases: pd.DataFrame, record: Mapping[str, Any], metric: str = "Dice") -> dict[str, Ranking]:
-    """The ranking of every dataset, configuration and part of which some trainers are finished."""
+def finished_rankings(
+    cases: pd.DataFrame, record: Mapping[str, Any], metric: str = "Dice"
+) -> dict[tuple[str, str, str], Ranking]:
+    """The ranking of every cell in which at least two trainers are finished."""
     found = {}
-    for (dataset, configuration, part), cell in cells(cases):
-        trainers = record["datasets"][dataset]["trainers"]
+    for key, cell in cells(cases):
+        trainers = record["datasets"][key[0]]["trainers"]
         finished = [trainer for trainer in trainers if is_finished(cell, trainer, record["suite"])]
         result = ranking(cell, finished, metric)
         if result is not None:
-            found[f"{dataset} {configuration} {part}"] = result
+            found[key] = result
     return found
 
 
+def rank_table(rankings: Mapping[tuple[str, str, str], Ranking], record: Mapping[str, Any]) -> pd.DataFrame:
+    """Ranks of trainers (rows, best first) in cells (columns): all comparable, as every row is in every column.
+
+    Left out are cells that lack one of their dataset's trainers, then trainers that are not in all other cells.
+    """
+    columns = {
+        key: pd.Series(found.ranks, found.trainers)
+        for key, found in rankings.items()
+        if set(found.trainers) == set(record["datasets"][key[0]]["trainers"])
+    }
+    table = pd.DataFrame(columns).dropna().rank()
+    if len(table) < 2:
+        return pd.DataFrame()
+    return table.loc[average_ranks(table).sort_values(kind="stable").index]
+
+
+def average_ranks(table: pd.DataFrame) -> pd.Series:
+    """Over the datasets of a :func:`rank_table`; none counts more because it has several configurations or parts."""
+    return table.T.groupby(level=0).mean().mean()
+
+
 def agreement(table: pd.DataFrame) -> float | None:
-    """Mean Kendall tau over all pairs of datasets of a :func:`rank_table`; None for a single dataset."""
-    columns = [name for name in table.columns if name not in ("trainer", "average")]
-    taus = [stats.kendalltau(table[a], table[b]).statistic for a, b in combinations(columns, 2)]
+    """Mean Kendall tau over all pairs of a :func:`rank_table`'s cells of different datasets; None if there are none.
+
+    Where all trainers are equal, tau is 0.
+    """
+    pairs = [(a, b) for a, b in combinations(table.columns, 2) if a[0] != b[0]]
+    taus = [stats.kendalltau(table[a], table[b]).statistic for a, b in pairs]
     return float(np.mean(np.nan_to_num(taus))) if taus else None

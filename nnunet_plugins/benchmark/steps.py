@@ -7,11 +7,14 @@ from what nnU-Net has kept.
 import math
 import os
 import shutil
+import signal
 import sys
 import time
 import traceback
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +27,23 @@ from nnunet_plugins.benchmark.runs import (
     TEST,
     VALIDATION,
     Run,
+    dataset_json,
     digest,
+    images_folder,
     log_file,
+    missing_cases,
     nnunet_folder,
     other_plans,
+    other_source,
+    other_split,
+    planned_configuration,
+    predictions,
     read_json,
+    references,
+    require_test_set,
     runs,
+    source,
+    split_of,
     stop_file,
     write_json,
 )
@@ -37,6 +51,7 @@ from nnunet_plugins.benchmark.suite import Suite, read_suite
 from nnunet_plugins.errors import UserError
 
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")
+SUMMARY = f"{VALIDATION}/summary.json"  # nnU-Net's
 SEED_VARIABLE = "NNUNET_PLUGINS_SEED"
 CURVES = ("train_losses", "val_losses", "mean_fg_dice", "ema_fg_dice", "lrs")
 PROCESS_VARIABLES = ("nnUNet_n_proc_DA", "nnUNet_def_n_proc")
@@ -71,6 +86,9 @@ def logged(path: Path, title: str) -> Iterator[None]:
     print(f"\n==== {time.strftime('%Y-%m-%d %H:%M:%S')} {title} (process {os.getpid()})", flush=True)
     try:
         yield
+    except KeyboardInterrupt:  # the terminal's, which the driver has too
+        print("Interrupted", flush=True)
+        raise SystemExit(128 + signal.SIGINT) from None
     except (Exception, SystemExit) as error:
         traceback.print_exc()
         with os.fdopen(terminal, "w", encoding="utf-8") as file:
@@ -89,7 +107,7 @@ def plan(suite: Suite, run: Run) -> None:
     allow_planning()
     from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprints, plan_experiments
 
-    plans_file = run.preprocessed / f"{run.data.plans}.json"
+    plans_file = run.plans_file
     with lock(run.preprocessed / ".bench.lock"):
         if not plans_file.exists():
             if run.data.plans != "nnUNetPlans":
@@ -134,31 +152,26 @@ def check_folds(suite: Suite, run: Run) -> None:
 
 
 def preprocess(suite: Suite, run: Run) -> None:
-    """nnU-Net's preprocessing, unless all cases are there."""
+    """nnU-Net's preprocessing, unless all cases are there, made of what they would be made of now.
+
+    Also of the next stage of a cascade: nnU-Net's validation of a low resolution predicts for it.
+    """
     allow_planning()
     from nnunetv2.experiment_planning.plan_and_preprocess_api import preprocess_dataset
-    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-    plans = PlansManager(str(run.preprocessed / f"{run.data.plans}.json"))
-    folder = run.preprocessed / plans.get_configuration(run.configuration).data_identifier
+    stages = planned_configuration(run).get("next_stage") or []
+    stages = [run.configuration, *([stages] if isinstance(stages, str) else stages)]
     with lock(run.preprocessed / ".bench.lock"):
-        if missing_cases(run, folder):
-            preprocess_dataset(run.data.id, run.data.plans, [run.configuration], [suite.resources.cpus])
-        if missing := missing_cases(run, folder):
-            raise UserError(
-                f"{run.preprocessed / SPLITS} names {len(missing)} cases, such as {min(missing)}, that {run.dataset} "
-                "does not have: correct or remove it"
-            )
-        write_json(run.preprocessed_receipt, {"folder": str(folder)})
-
-
-def missing_cases(run: Run, folder: Path) -> set[str]:
-    """Cases of the folds that have no reference or no properties, which nnU-Net writes after the image."""
-    splits = read_json(run.preprocessed / SPLITS)
-    preprocessed = {path.stem for path in folder.glob("*.pkl")}
-    ending = read_json(run.preprocessed / "dataset.json")["file_ending"]
-    references = {path.name.removesuffix(ending) for path in (run.preprocessed / "gt_segmentations").glob(f"*{ending}")}
-    return {case for split in splits for part in split.values() for case in part} - (preprocessed & references)
+        for stage in (replace(run, configuration=name) for name in stages):
+            if missing_cases(stage) or other_source(stage):
+                preprocess_dataset(run.data.id, run.data.plans, [stage.configuration], [suite.resources.cpus])
+            write_json(stage.source_note, source(stage))
+            if missing := missing_cases(stage):
+                raise UserError(
+                    f"{run.preprocessed / SPLITS} names {len(missing)} cases, such as {min(missing)}, that "
+                    f"{run.dataset} does not have: correct or remove it"
+                )
+        write_json(run.preprocessed_receipt, {"configurations": stages})
 
 
 def allow_planning() -> None:
@@ -182,15 +195,14 @@ def train(suite: Suite, run: Run) -> None:
         end_orphans(str(run.trained))
         refuse_other_plans(run)
         refuse_other_split(suite, run)
-        measured_file = run.folder / "bench_measured.json"  # what a later attempt could not measure again
-        measured: dict[str, float] = read_json(measured_file) if measured_file.exists() else {}
+        if run.data.test:
+            require_test_set(run)
         if unfinished(run):
             with one_gpu():
-                measured |= train_and_predict(suite, run)
-            write_json(measured_file, measured)
+                train_and_predict(suite, run)
         if missing := unfinished(run):
             raise UserError(f"{missing} is not there after the training of {run}: see the log")
-        write_json(run.trained, training_receipt(run, measured))
+        write_json(run.trained, training_receipt(run))
 
 
 def end_orphans(receipt: str) -> None:
@@ -211,8 +223,8 @@ def end_orphans(receipt: str) -> None:
                 process.kill()
 
 
-def train_and_predict(suite: Suite, run: Run) -> dict[str, float]:
-    """Train or go on training, predict the validation cases and perhaps the test set; seconds and bytes it took."""
+def train_and_predict(suite: Suite, run: Run) -> None:
+    """Train or go on training, predict the validation cases and perhaps the test set; what is there stays."""
     import torch
     from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoint
 
@@ -225,21 +237,32 @@ def train_and_predict(suite: Suite, run: Run) -> dict[str, float]:
     )
     trainer.save_every = max(1, min(trainer.save_every, trainer.num_epochs // 20))
     maybe_load_checkpoint(trainer, continue_training=not trained, validation_only=trained)
-    measured: dict[str, float] = {}
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
     if not trained:
+        for part in (VALIDATION, TEST):  # another model's
+            shutil.rmtree(run.folder / part, ignore_errors=True)
         trainer.run_training()
         if device.type == "cuda":
-            measured["peak_bytes_allocated"] = torch.cuda.max_memory_allocated()
-            measured["peak_bytes_reserved"] = torch.cuda.max_memory_reserved()
-    start = time.perf_counter()
-    trainer.perform_actual_validation()
-    measured["validation_seconds"] = time.perf_counter() - start
-    measured["compiled"] = bool(trainer._do_i_compile())
+            note_measured(run, peak_bytes_allocated=torch.cuda.max_memory_allocated())
+            note_measured(run, peak_bytes_reserved=torch.cuda.max_memory_reserved())
+    if unfinished(replace(run, data=replace(run.data, test=False))):
+        start = time.perf_counter()
+        trainer.perform_actual_validation()
+        compiled = bool(trainer._do_i_compile())
+        note_measured(run, validation_seconds=time.perf_counter() - start, compiled=compiled)
     if run.data.test:
         predict_test_set(suite, run, device)
-    return measured
+
+
+def measured(run: Run) -> dict[str, float]:
+    """What the attempts have measured; a later one could not do it again."""
+    path = run.folder / "bench_measured.json"
+    return read_json(path) if path.exists() else {}
+
+
+def note_measured(run: Run, **values: float) -> None:
+    write_json(run.folder / "bench_measured.json", measured(run) | values)
 
 
 def predict_test_set(suite: Suite, run: Run, device: Any) -> None:
@@ -248,12 +271,11 @@ def predict_test_set(suite: Suite, run: Run, device: Any) -> None:
 
     predictor = nnUNetPredictor(device=device, allow_tqdm=False)
     predictor.initialize_from_trained_model_folder(str(run.model), (run.fold,), CHECKPOINTS[0])
-    images = nnunet_folder(RAW) / run.dataset / "imagesTs"
     processes = max(1, suite.resources.cpus // 2)
     partial = run.folder / f"{TEST}.partial"  # a kill must leave no half-written file that looks like a prediction
     shutil.rmtree(partial, ignore_errors=True)
     predictor.predict_from_files(
-        str(images),
+        str(images_folder(run, TEST)),
         str(partial),
         num_processes_preprocessing=processes,
         num_processes_segmentation_export=processes,
@@ -275,67 +297,44 @@ def refuse_other_split(suite: Suite, run: Run) -> None:
     """Note the fold's cases when its training starts, and see later that they still are those of the dataset's split.
 
     Raises:
-        UserError: they are not; cases for validation may have been trained on.
+        UserError: they are not, or their labels have changed; cases for validation may have been trained on.
     """
     check_folds(suite, run)
-    split = read_json(run.preprocessed / SPLITS)[run.fold]
-    predicted = {path.name.removesuffix(ending(run)) for path in (run.folder / VALIDATION).glob(f"*{ending(run)}")}
-    if (run.split_note.exists() and read_json(run.split_note) != split) or predicted - set(split["val"]):
-        raise UserError(f"{run.folder} was trained with other cases than {SPLITS} gives it now: move that folder away")
+    split = split_of(run)
+    expected = predictions(run, VALIDATION)
+    predicted = {path.name for path in (run.folder / VALIDATION).glob(f"*{dataset_json(run)['file_ending']}")}
+    foreign = predicted - {path.name for path in expected.values()}
+    evaluated = summary(run)
+    if foreign or other_split(run) or (evaluated and not run.split_note.exists() and set(evaluated) != set(expected)):
+        raise UserError(
+            f"{run.folder} was trained with other cases than {SPLITS} gives it now, or with other labels: move that "
+            "folder away"
+        )
     write_json(run.split_note, split)
 
 
 def set_aside_unreadable_checkpoints(folder: Path) -> None:
     """Rename checkpoints that a killed training has left half written, so that nnU-Net takes the next best one."""
-    import torch
-
-    for name in CHECKPOINTS:
-        path = folder / name
-        if path.exists():
-            try:
-                torch.load(path, map_location="cpu", weights_only=False, mmap=True)
-            except Exception as error:  # torch has many: what cannot be read is of no use, for whatever reason
-                print(f"{path} cannot be read ({error}): going on from another checkpoint.", flush=True)
-                path.replace(path.with_name(name + ".unreadable"))
+    for path in (folder / name for name in CHECKPOINTS):
+        if path.exists() and not zipfile.is_zipfile(path):  # its directory is written last
+            print(f"{path} is half written: going on from another checkpoint.", flush=True)
+            path.replace(path.with_name(path.name + ".unreadable"))
 
 
 def unfinished(run: Run) -> Path | None:
     """The first file that a finished fold has and this one has not."""
-    expected = [run.folder / CHECKPOINTS[0], run.folder / VALIDATION / "summary.json"]
-    expected += [path for part in parts(run) for path in predictions(run, part).values()]
+    expected = [run.folder / CHECKPOINTS[0], run.folder / SUMMARY]
+    expected += [path for part in run.parts for path in predictions(run, part).values()]
     return next((path for path in expected if not path.exists()), None)
 
 
-def parts(run: Run) -> list[str]:
-    return [VALIDATION, TEST] if run.data.test else [VALIDATION]
+def finished_parts(run: Run) -> list[str]:
+    """What the suite wants, and a test set that another suite has wanted."""
+    with_test = replace(run, data=replace(run.data, test=True))
+    return with_test.parts if predictions(run, TEST) and not unfinished(with_test) else run.parts
 
 
-def predictions(run: Run, part: str) -> dict[str, Path]:
-    """The file of each case that the fold predicts."""
-    return {case: run.folder / part / f"{case}{ending(run)}" for case in references(run, part)}
-
-
-def references(run: Run, part: str) -> dict[str, Path]:
-    """The file with the true segmentation of each case that the fold predicts.
-
-    Raises:
-        UserError: there are none.
-    """
-    if part == VALIDATION:
-        folder = run.preprocessed / "gt_segmentations"
-        return {case: folder / f"{case}{ending(run)}" for case in read_json(run.preprocessed / SPLITS)[run.fold]["val"]}
-    folder = nnunet_folder(RAW) / run.dataset / "labelsTs"
-    found = {path.name.removesuffix(ending(run)): path for path in sorted(folder.glob(f"*{ending(run)}"))}
-    if not found:
-        raise UserError(f"{folder} has no segmentations: leave out 'test' for dataset {run.data.id}")
-    return found
-
-
-def ending(run: Run) -> str:
-    return read_json(run.preprocessed / "dataset.json")["file_ending"]
-
-
-def training_receipt(run: Run, measured: Mapping[str, float]) -> dict[str, Any]:
+def training_receipt(run: Run) -> dict[str, Any]:
     """What the report needs of a training: hashes, curves, costs, machine."""
     import nnunetv2  # noqa: F401 (its checkpoints may hold its classes)
     import torch
@@ -347,12 +346,13 @@ def training_receipt(run: Run, measured: Mapping[str, float]) -> dict[str, Any]:
     ]
     debug_file = run.folder / "debug.json"
     debug = read_json(debug_file) if debug_file.exists() else {}
-    files = [checkpoint, *(path for part in parts(run) for path in predictions(run, part).values())]
+    parts = finished_parts(run)
+    files = [checkpoint, *(path for part in parts for path in predictions(run, part).values())]
     return {
-        "parts": parts(run),
+        "parts": parts,
         "epoch_seconds": seconds,
         "curves": {name: [float(value) if math.isfinite(value) else None for value in log[name]] for name in CURVES},
-        "measured": dict(measured),
+        "measured": measured(run),
         "machine": {
             name: debug.get(name) for name in ("hostname", "device", "gpu_name", "torch_version", "cudnn_version")
         },
@@ -369,9 +369,11 @@ def validate(suite: Suite, run: Run) -> None:
     Raises:
         UserError: our Dice is not nnU-Net's: predictions or references have changed since.
     """
-    rows = [row for part in parts(run) for row in case_rows(run, part)]
-    check_against_summary(run, rows)
-    write_json(run.validated, {"tolerance": run.data.tolerance, "cases": rows})
+    with lock(run.folder / ".bench.lock"):
+        parts = finished_parts(run)
+        rows = [row for part in parts for row in case_rows(run, part)]
+        check_against_summary(run, rows)
+        write_json(run.validated, {"tolerance": run.data.tolerance, "parts": parts, "cases": rows})
 
 
 def case_rows(run: Run, part: str) -> Iterator[dict[str, Any]]:
@@ -383,7 +385,7 @@ def case_rows(run: Run, part: str) -> Iterator[dict[str, Any]]:
 
     from nnunet_plugins.benchmark.metrics import score
 
-    dataset = read_json(run.preprocessed / "dataset.json")
+    dataset = dataset_json(run)
     manager = LabelManager(dataset["labels"], dataset.get("regions_class_order"))
     values = manager.foreground_regions if manager.has_regions else manager.foreground_labels
     names = {as_tuple(value): name for name, value in dataset["labels"].items()}
@@ -405,17 +407,21 @@ def as_tuple(value: Any) -> tuple[int, ...]:
     return tuple(value) if isinstance(value, Sequence) else (value,)
 
 
+def summary(run: Run) -> dict[str, dict[str, Any]]:
+    """Each validated case's metrics of each label, as nnU-Net has written them; none before it has."""
+    path, ending = run.folder / SUMMARY, dataset_json(run)["file_ending"]
+    cases = read_json(path)["metric_per_case"] if path.exists() else []
+    return {Path(case["prediction_file"]).name.removesuffix(ending): case["metrics"] for case in cases}
+
+
 def check_against_summary(run: Run, rows: Sequence[Mapping[str, Any]]) -> None:
-    path = run.folder / VALIDATION / "summary.json"
-    summary = {
-        Path(case["prediction_file"]).name.removesuffix(ending(run)): case["metrics"]
-        for case in read_json(path)["metric_per_case"]
-    }
+    known = summary(run)
     for row in rows:
         if row["part"] == VALIDATION:
-            theirs = summary.get(row["case"], {}).get(row["key"], {}).get("Dice")
+            theirs = known.get(row["case"], {}).get(row["key"], {}).get("Dice")
             ours = float("nan") if row["Dice"] is None else row["Dice"]
             if theirs is None or not (theirs == ours or (theirs != theirs and ours != ours)):
+                path = run.folder / SUMMARY
                 raise UserError(
                     f"{path} gives {row['case']} ({row['label']}) a Dice of {theirs}, and its prediction has {ours}: "
                     f"predictions or references have changed; remove {path.parent} and run the benchmark again"

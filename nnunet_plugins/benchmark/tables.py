@@ -14,7 +14,9 @@ import pandas as pd
 from nnunet_plugins.benchmark.metrics import HIGHER_IS_BETTER
 from nnunet_plugins.benchmark.results import CASE_COLUMNS, COST_COLUMNS, Results
 from nnunet_plugins.benchmark.statistics import (
+    Ranking,
     agreement,
+    average_ranks,
     finished_rankings,
     of_main_label,
     rank_table,
@@ -35,9 +37,25 @@ PUBLISHED = Path(__file__).with_name("published.toml")
 DEFINITIONS = (
     "Dice as nnU-Net counts it. HD95 (the larger of both directions' 95th percentiles), ASSD and NSD between surfaces "
     "as MONAI defines them, in mm (pixels where images have no spacing). Where one of both masks is empty, Dice and "
-    "NSD are 0 and distances the image's diagonal; where both are, the case is left out. Intervals: 95 %, percentile "
+    "NSD are 0 and distances the image's diagonal; where both are, means leave the case out, and comparisons and ranks "
+    "count it as right (Dice 1, distances 0) against a trainer that finds something there. Intervals: 95 %, percentile "
     "bootstrap over units (10,000 resamples). p: Wilcoxon signed-rank on paired units, Holm's correction over trainers."
 )
+
+
+class Analysis(NamedTuple):
+    """What the cases of a report allow to say; tables and figures show it."""
+
+    results: Results
+    table: pd.DataFrame
+    """Of :func:`result_table`."""
+    rankings: dict[tuple[str, str, str], Ranking]
+    """Of :func:`finished_rankings`."""
+
+
+def analyse(results: Results) -> Analysis:
+    cases, record = results.cases, results.record
+    return Analysis(results, result_table(cases, record), finished_rankings(cases, record))
 
 
 class Table(NamedTuple):
@@ -83,19 +101,18 @@ def read_csv(path: Path) -> pd.DataFrame:
     )
 
 
-def result_files(results: Results) -> dict[str, bytes]:
-    """The files that ``verify`` compares, by name."""
-    table = result_table(results.cases, results.record)
-    tables = all_tables(results, table)
-    csv = table.to_csv(index=False, float_format="%.6g", lineterminator="\n")
-    texts = csv, markdown(results, table, tables), latex(tables)
+def result_files(analysis: Analysis) -> dict[str, bytes]:
+    """The tables, by file name."""
+    csv = analysis.table.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+    texts = csv, markdown(analysis), latex(all_tables(analysis))
     return {name: text.encode() for name, text in zip(TABLES, texts, strict=True)}
 
 
-def all_tables(results: Results, table: pd.DataFrame) -> list[Table]:
+def all_tables(analysis: Analysis) -> list[Table]:
     """Every table of the page, in its order."""
+    results, table, _ = analysis
     tables = [comparison(key, group, results.record) for key, group in cells_of(of_main_label(table))]
-    others = ranks(results), per_label(table), cost(results.costs), training_cost(results), published(results, table)
+    others = ranks(analysis), per_label(table), cost(results.costs), training_cost(results), published(results, table)
     return [*tables, *(other for other in others if other.rows)]
 
 
@@ -173,24 +190,26 @@ def p_value(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def ranks(results: Results) -> Table:
-    table = rank_table(results.cases, results.record)
+def ranks(analysis: Analysis) -> Table:
+    record = analysis.results.record
+    table = rank_table(analysis.rankings, record)
     if table.empty:
         return Table("Ranks", [], [])
-    rankings = finished_rankings(results.cases, results.record)
+    stability = ", ".join(f"{' '.join(key)} {found.kendall_tau:.2f}" for key, found in analysis.rankings.items())
+    note = "By Dice, over the cases that any finished trainer has a value for. Average: over datasets. Stability (mean "
+    note += f"Kendall tau of 10,000 resampled rankings with that of all finished trainers): {stability}."
     tau = agreement(table)
-    note = "By Dice, over the cases that any finished trainer has a value for. Stability (mean Kendall tau of 10,000 "
-    note += (
-        "resampled rankings with this one): " + ", ".join(f"{k} {r.kendall_tau:.2f}" for k, r in rankings.items()) + "."
-    )
     if tau is not None:
         note += f" Agreement of the datasets (mean Kendall tau of their pairs): {tau:.2f}."
-    columns = [name for name in table.columns if name != "trainer"]
+    if unfinished := [" ".join(key) for key in analysis.rankings if key not in table.columns]:
+        note += f" Left out, as trainers are not finished: {', '.join(unfinished)}."
+    if absent := [trainer for trainer in record["suite"]["trainers"] if trainer not in table.index]:
+        note += f" Left out, as they are not in every column: {', '.join(absent)}."
+    average = average_ranks(table)
     rows = [
-        [row["trainer"], *(f"{row[name]:g}" if name != "average" else f"{row[name]:.2f}" for name in columns)]
-        for _, row in table.iterrows()
+        [str(trainer), *(f"{rank:g}" for rank in row), f"{average[trainer]:.2f}"] for trainer, row in table.iterrows()
     ]
-    return Table("Ranks", ["trainer", *columns], rows, note)
+    return Table("Ranks", ["trainer", *map(" ".join, table.columns), "average"], rows, note)
 
 
 def per_label(table: pd.DataFrame) -> Table:
@@ -218,9 +237,10 @@ def training_cost(results: Results) -> Table:
         cells += [different(group.gpu_name) or different(group.device)]
         cells += [different(group[name]) for name in ("torch_version", "cudnn_version")]
         rows.append([*map(str, key), *cells])
-    columns = ["trainer", "dataset", "configuration", "folds", "s / epoch", "hours, all folds", "s / case"]
+    columns = ["trainer", "dataset", "configuration", "folds", "s / epoch", "hours, these folds", "s / case"]
     columns += ["peak GB allocated", "peak GB reserved", "compiled", "device", "torch", "cuDNN"]
-    note = "As nnU-Net logged it; s / case is nnU-Net's validation, from preprocessed image to segmentation in a file."
+    note = "As nnU-Net logged it; s / case is the whole of nnU-Net's validation over the number of cases: from "
+    note += "preprocessed image to segmentation in a file, and its metrics."
     return Table("What the trainings took", columns, rows, note)
 
 
@@ -263,20 +283,21 @@ def published_results() -> pd.DataFrame:
 
 
 def published(results: Results, table: pd.DataFrame) -> Table:
-    """The papers' numbers on the suite's datasets, and ours of the same trainers."""
+    """The papers' numbers on the suite's datasets, and ours of the same trainers, from whatever initialisation."""
     metrics = {"Dice": 4, "IoU": 4, "HD95": 2}
     ours = of_main_label(table[table["mean"].notna()])
     rows = []
     for dataset, description in results.record["datasets"].items():
         theirs = published_results()
         for _, row in theirs[(theirs.dataset == description["converter"]) & theirs.label.isna()].iterrows():
-            own = ours[(ours.dataset == dataset) & (ours.trainer == row["trainer"])]
+            same = ours.trainer.isin([row["trainer"], f"{row['trainer']}_pretrained"])
+            own = ours[(ours.dataset == dataset) & same]
             cells = []
             for metric, digits in metrics.items():
                 beside = [
-                    f"{fixed(value, digits)} ({configuration} {part})"
-                    for value, configuration, part in own[own.metric == metric][
-                        ["mean", "configuration", "part"]
+                    f"{fixed(value, digits)} ({', '.join(about)})"
+                    for value, *about in own[own.metric == metric][
+                        ["mean", "trainer", "configuration", "part"]
                     ].itertuples(index=False)
                 ]
                 cells += [fixed(row[metric], digits), "; ".join(beside)]
@@ -289,20 +310,21 @@ def published(results: Results, table: pd.DataFrame) -> Table:
         "method",
         *(name for metric in metrics for name in (metric, f"our {metric}")),
     ]
-    note = "Papers differ from us, and from each other, in splits, training, preprocessing and definitions of metrics."
+    note = "Papers differ from us, and from each other, in splits, training, initialisation, preprocessing and "
+    note += "definitions of metrics."
     return Table("Published", [*columns, "remark"], rows, note)
 
 
 # ---- as text ---------------------------------------------------------------------------------------------------------
 
 
-def markdown(results: Results, table: pd.DataFrame, tables: Sequence[Table]) -> str:
-    record = results.record
+def markdown(analysis: Analysis) -> str:
+    record = analysis.results.record
     lines = [f"# {record['suite']['name']}", "", as_text(summary(record)), "", DEFINITIONS, ""]
-    for note in notices(results, table):
+    for note in notices(analysis):
         lines += [f"- {as_text(note)}"]
-    for part in tables:
-        lines += ["", as_markdown(part)]
+    for table in all_tables(analysis):
+        lines += ["", as_markdown(table)]
     return "\n".join(lines) + "\n"
 
 
@@ -333,8 +355,9 @@ def summary(record: Mapping[str, Any]) -> str:
     )
 
 
-def notices(results: Results, table: pd.DataFrame) -> list[str]:
+def notices(analysis: Analysis) -> list[str]:
     """Unfinished, unequal or doubtful: what must be read beside the numbers."""
+    results, table, _ = analysis
     suite = results.record["suite"]
     wanted = [
         (name, configuration, trainer)
@@ -382,17 +405,3 @@ def tex_row(cells: Sequence[str]) -> str:
 
 def tex(text: str) -> str:
     return text.translate(TEX)
-
-
-def verify(folder: Path) -> list[str]:
-    """The names of the tables that differ from what the report's data give.
-
-    Raises:
-        UserError: the folder holds no report.
-    """
-    made = result_files(read_data(folder))
-    return [
-        name
-        for name, content in made.items()
-        if not (folder / name).is_file() or (folder / name).read_bytes() != content
-    ]

@@ -77,7 +77,7 @@ def nothing_starts(monkeypatch):
 
 def finish(run):
     write_json(run.trained, {"parts": ["validation"], "sha256": {}})
-    write_json(run.validated, {"tolerance": 1.0, "cases": []})
+    write_json(run.validated, {"tolerance": 1.0, "parts": ["validation"], "cases": []})
 
 
 ACTIONS = ("run", "status", "report", "cost")
@@ -276,7 +276,8 @@ def test_run_hands_over_the_suite_and_says_when_not_everything_succeeded(executo
 @pytest.mark.parametrize("succeeded", [True, False])
 def test_what_is_done_is_reported_even_if_something_failed(succeeded, root, suite_file, monkeypatch):
     path = suite_file()
-    finish(runs(read_suite(path))[0])
+    for run in runs(read_suite(path))[: None if succeeded else 1]:
+        finish(run)
     reported = []
     monkeypatch.setattr(engine, "run_suite", lambda *_: succeeded)
     monkeypatch.setattr(command, "report_to", lambda suite, folder: reported.append(folder))
@@ -287,10 +288,11 @@ def test_what_is_done_is_reported_even_if_something_failed(succeeded, root, suit
     assert reported == [root / "nnUNet_results" / "benchmarks" / "tiny" / "report"]
 
 
-def test_run_of_which_nothing_is_done_has_no_report(root, suite_file, monkeypatch):
+def test_run_of_which_nothing_is_done_has_not_succeeded_and_has_no_report(root, suite_file, monkeypatch):
+    """Whatever Snakemake says: another suite may have meddled with the folds."""
     monkeypatch.setattr(engine, "run_suite", lambda *_: True)
     monkeypatch.setattr(command, "report_to", never)
-    main(["benchmark", "run", str(suite_file())])
+    assert refusal(root, "run", suite_file()).startswith("Not everything succeeded")
 
 
 def test_dry_run_checks_and_runs_nothing(root, suite_file, monkeypatch):
@@ -449,12 +451,15 @@ def test_epochs_are_counted_on_after_a_restart(first, capsys):
 
 
 def test_verified_report_says_so(root, capsys, monkeypatch):
-    from nnunet_plugins.benchmark import tables
+    from nnunet_plugins.benchmark import page
 
-    monkeypatch.setattr(tables, "verify", lambda _: [])
+    monkeypatch.setattr(page, "verify", lambda _: [])
     main(["benchmark", "verify", str(root)])
-    assert capsys.readouterr().out == f"{root}: the tables are those that its data give, to the byte.\n"
-    monkeypatch.setattr(tables, "verify", lambda _: ["results.md", "results.tex"])
+    assert (
+        capsys.readouterr().out
+        == f"{root}: the tables and the page are those that its data and figures give, to the byte.\n"
+    )
+    monkeypatch.setattr(page, "verify", lambda _: ["results.md", "results.tex"])
     sentence = refusal(root, "verify", root)
     assert sentence.startswith(f"{root}: results.md, results.tex differ from what its data give:")
 

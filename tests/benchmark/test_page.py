@@ -82,7 +82,7 @@ def written(tmp_path_factory) -> Path:
     all_tables = tables.all_tables
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(page, "collect", lambda _: results)
-        monkeypatch.setattr(tables, "all_tables", lambda *given: [*all_tables(*given), SORTING])
+        monkeypatch.setattr(tables, "all_tables", lambda analysis: [*all_tables(analysis), SORTING])
         return page.write_report(suite, tmp_path_factory.mktemp("page") / "report", with_cases=False)
 
 

@@ -7,6 +7,7 @@ import json
 import math
 import re
 import tomllib
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -70,25 +71,19 @@ SUITE = suite_of(TRAINERS, tuple(DATASETS), FOLDS, cluster_regex="x")
 def remembered():
     """What the statistics have computed for the same cases, which takes seconds; tests may clear it."""
     memory = {}
+    analyse = tables.analyse
 
-    def remembering(function):
-        def call(cases, record):
-            key = function.__name__, cases.to_csv(), json.dumps(record)
-            if key not in memory:
-                memory[key] = function(cases, record)
-            return memory[key]
-
-        return call
+    def remembering(results):
+        key = results.cases.to_csv(), json.dumps(results.record)
+        if key not in memory:
+            memory[key] = analyse(results)
+        return memory[key]._replace(results=results)
 
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(
             statistics, "HIGHER_IS_BETTER", {m: HIGHER_IS_BETTER[m] for m in ("Dice", "IoU", *tables.SHOWN)}
         )
-        for module, name in itertools.product(
-            (tables, page, figures), ("result_table", "rank_table", "finished_rankings")
-        ):
-            if hasattr(module, name):
-                monkeypatch.setattr(module, name, remembering(getattr(module, name)))
+        monkeypatch.setattr(tables, "analyse", remembering)
         yield memory
 
 
@@ -98,13 +93,22 @@ def synthetic():
 
 
 @pytest.fixture(scope="module")
-def table(synthetic):
-    return result_table(synthetic.cases, synthetic.record)
+def analysis(synthetic):
+    return tables.analyse(synthetic)
+
+
+@pytest.fixture(scope="module")
+def table(analysis):
+    return analysis.table
+
+
+def files_of(results):
+    return tables.result_files(tables.analyse(results))
 
 
 @pytest.fixture(scope="module")
 def texts(synthetic):
-    return {name: content.decode() for name, content in tables.result_files(synthetic).items()}
+    return {name: content.decode() for name, content in files_of(synthetic).items()}
 
 
 def written_data(synthetic, folder):
@@ -114,9 +118,12 @@ def written_data(synthetic, folder):
 
 
 def report_of(synthetic, folder):
-    """Data and tables, without figures and page."""
+    """Data, tables and page, with a picture instead of figures."""
     written_data(synthetic, folder)
-    for name, content in tables.result_files(tables.read_data(folder)).items():
+    (folder / "figures").mkdir()
+    (folder / "figures" / "a.svg").write_text("<svg/>")
+    write_json(folder / page.CAPTIONS, {"svg": [("a", "A figure")], "png": []})
+    for name, content in page.made_files(tables.analyse(tables.read_data(folder)), folder).items():
         (folder / name).write_bytes(content)
     return folder
 
@@ -170,16 +177,16 @@ def test_many_numbers_are_kept_to_the_last_digit(tmp_path):
 def test_costs_that_were_not_measured_are_read_as_none(synthetic, tmp_path):
     read = tables.read_data(written_data(synthetic._replace(costs=pd.DataFrame()), tmp_path))
     assert read.costs.empty
-    assert "Cost, without training" not in tables.result_files(read)["results.md"].decode()
+    assert "Cost, without training" not in files_of(read)["results.md"].decode()
 
 
 def test_tables_are_the_same_every_time_and_of_what_was_read(synthetic, remembered, tmp_path):
-    files = tables.result_files(synthetic)
+    files = files_of(synthetic)
     remembered.clear()
     assert set(files) == {"results.csv", "results.md", "results.tex"}
-    assert tables.result_files(synthetic) == files
+    assert files_of(synthetic) == files
     remembered.clear()
-    assert tables.result_files(tables.read_data(written_data(synthetic, tmp_path))) == files
+    assert files_of(tables.read_data(written_data(synthetic, tmp_path))) == files
     assert b"\r" not in b"".join(files.values())
 
 
@@ -192,7 +199,7 @@ def test_order_of_the_cases_does_not_matter(synthetic, table):
 
 
 def test_untouched_report_is_verified(synthetic, tmp_path):
-    assert tables.verify(report_of(synthetic, tmp_path)) == []
+    assert page.verify(report_of(synthetic, tmp_path)) == []
 
 
 def change_digit(path, position):
@@ -206,25 +213,25 @@ def change_digit(path, position):
 def test_changed_case_changes_every_table(synthetic, tmp_path):
     folder = report_of(synthetic, tmp_path)
     change_digit(folder / "cases.csv", 0)
-    assert tables.verify(folder) == ["results.csv", "results.md", "results.tex"]
+    assert page.verify(folder) == ["results.csv", "results.md", "results.tex", "report.html"]
 
 
 @pytest.mark.parametrize(("name", "position"), [("trainings.csv", 1), ("costs.csv", 0)])
 def test_changed_costs_change_the_tables_that_show_them(name, position, synthetic, tmp_path):
     folder = report_of(synthetic, tmp_path)
     change_digit(folder / name, position)
-    assert tables.verify(folder) == ["results.md", "results.tex"]
+    assert page.verify(folder) == ["results.md", "results.tex", "report.html"]
 
 
 @pytest.mark.parametrize("position", [0, 7, -1])
-@pytest.mark.parametrize("name", ["results.csv", "results.md", "results.tex"])
+@pytest.mark.parametrize("name", ["results.csv", "results.md", "results.tex", "report.html"])
 def test_changed_digit_of_a_table_is_found(name, position, synthetic, tmp_path):
     folder = report_of(synthetic, tmp_path)
     change_digit(folder / name, position)
-    assert tables.verify(folder) == [name]
+    assert page.verify(folder) == [name]
 
 
-@pytest.mark.parametrize("name", ["results.csv", "results.md", "results.tex"])
+@pytest.mark.parametrize("name", ["results.csv", "results.md", "results.tex", "report.html"])
 @pytest.mark.parametrize("harm", ["missing", "longer", "empty", "folder"])
 def test_table_that_is_missing_or_longer_is_found(name, harm, synthetic, tmp_path):
     path = report_of(synthetic, tmp_path) / name
@@ -234,16 +241,28 @@ def test_table_that_is_missing_or_longer_is_found(name, harm, synthetic, tmp_pat
         path.mkdir()
     elif harm != "missing":
         path.write_bytes(content + b"\n" if harm == "longer" else b"")
-    assert tables.verify(tmp_path) == [name]
+    assert page.verify(tmp_path) == [name]
 
 
-@pytest.mark.parametrize("name", [*tables.DATA, tables.RECORD])
+@pytest.mark.parametrize("harm", ["missing", "changed"])
+def test_changed_figure_is_found(harm, synthetic, tmp_path):
+    path = report_of(synthetic, tmp_path) / "figures" / "a.svg"
+    if harm == "changed":
+        path.write_text("<svg>better</svg>")
+        assert page.verify(tmp_path) == ["report.html"]
+        return
+    path.unlink()
+    with pytest.raises(UserError, match=r"holds no whole report .*a\.svg"):
+        page.verify(tmp_path)
+
+
+@pytest.mark.parametrize("name", [*tables.DATA, tables.RECORD, page.CAPTIONS])
 @pytest.mark.parametrize("harm", ["missing", "binary"])
 def test_report_without_its_data_is_no_report(name, harm, synthetic, tmp_path):
     path = report_of(synthetic, tmp_path) / name
     path.unlink() if harm == "missing" else path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UserError, match="holds no report"):
-        tables.verify(tmp_path)
+    with pytest.raises(UserError, match=r"holds no (whole )?report"):
+        page.verify(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -253,7 +272,7 @@ def test_report_without_its_data_is_no_report(name, harm, synthetic, tmp_path):
 def test_report_whose_data_are_cut_off_is_refused_in_a_sentence(name, content, synthetic, tmp_path):
     (report_of(synthetic, tmp_path) / name).write_text(content)
     with pytest.raises(UserError):
-        tables.verify(tmp_path)
+        page.verify(tmp_path)
 
 
 # ---- unfinished ------------------------------------------------------------------------------------------------------
@@ -302,7 +321,7 @@ def test_unfinished_training_times_are_not_those_of_all_folds(texts):
     """Hours of three folds beside hours of five would make it look fast."""
     header, _, *rows = cells_of_markdown(texts["results.md"], "What the trainings took")
     (unfinished,) = [row for row in rows if row[:2] == [THIRD, SKIN]]
-    hours = unfinished[header.index("hours, all folds")]
+    hours = unfinished[header.index("hours, these folds")]
     assert hours != "0.75" or "3/5" in " ".join(unfinished)
 
 
@@ -343,7 +362,7 @@ def test_without_clusters_units_are_called_cases():
     rows = rows_of({REFERENCE: [0.5, 0.75]})
     rows[0] |= {"outcome": "missed"}
     synthetic = results_of(rows, suite, {CELLS: None})
-    text = tables.result_files(synthetic)["results.md"].decode()
+    text = files_of(synthetic)["results.md"].decode()
     assert "\n2 cases, label cell; NSD at 2.5. Mean [95 % interval].\n" in text
     assert cells_of_markdown(text, f"{CELLS}, 2d, validation")[2][-1] == "1 / 0"
 
@@ -366,11 +385,25 @@ def test_long_table_has_all_metrics_of_all_trainers_and_labels(texts, table):
             assert number == pytest.approx(expected[name], rel=1e-5, nan_ok=True), name
 
 
-def test_ranks_are_of_the_trainers_that_are_finished_everywhere(texts):
-    _, _, *rows = cells_of_markdown(texts["results.md"], "Ranks")
-    assert [row[0] for row in rows] == [OTHER, REFERENCE]
-    assert rows[0][-1] == "1.00"
-    assert "Agreement of the datasets (mean Kendall tau of their pairs): 1.00." in texts["results.md"]
+def test_ranks_are_of_datasets_that_all_trainers_have_finished_and_say_so(texts):
+    header, _, *rows = cells_of_markdown(texts["results.md"], "Ranks")
+    assert header == ["trainer", f"{CELLS} 2d validation", "average"]
+    assert rows == [[OTHER, "1", "1.00"], [REFERENCE, "2", "2.00"], [THIRD, "3", "3.00"]]
+    assert f"Left out, as trainers are not finished: {SKIN} 2d validation." in texts["results.md"]
+    assert "Agreement" not in texts["results.md"] and "not in every column" not in texts["results.md"]
+
+
+def test_ranks_say_which_trainers_are_not_on_every_dataset():
+    rows = [
+        *rows_of({REFERENCE: [0.5, 0.4], OTHER: [0.3, 0.2], THIRD: [0.9, 0.8]}, dataset=CELLS),
+        *rows_of({REFERENCE: [0.5, 0.4], OTHER: [0.3, 0.2]}, dataset=SKIN),
+    ]
+    synthetic = results_of(rows, suite_of(TRAINERS, (CELLS, SKIN)), {CELLS: None, SKIN: None})
+    synthetic.record["datasets"][SKIN]["trainers"] = [REFERENCE, OTHER]
+    shown = tables.ranks(tables.analyse(synthetic))
+    assert shown.rows == [[REFERENCE, "1", "1", "1.00"], [OTHER, "2", "2", "2.00"]]
+    assert "Agreement of the datasets (mean Kendall tau of their pairs): 1.00." in shown.note
+    assert f"Left out, as they are not in every column: {THIRD}." in shown.note and "not finished" not in shown.note
 
 
 def test_labels_have_a_table_where_there_are_several(texts, table):
@@ -386,7 +419,7 @@ def test_labels_have_a_table_where_there_are_several(texts, table):
 def test_trainings_are_summed_up_by_medians_sums_and_peaks(texts):
     header, _, *rows = cells_of_markdown(texts["results.md"], "What the trainings took")
     row = dict(zip(header, next(r for r in rows if r[:2] == [OTHER, CELLS]), strict=True))
-    assert (row["s / epoch"], row["hours, all folds"], row["s / case"]) == ("3.5", "1.25", "0.50")
+    assert (row["s / epoch"], row["hours, these folds"], row["s / case"]) == ("3.5", "1.25", "0.50")
     assert (row["peak GB allocated"], row["peak GB reserved"], row["compiled"]) == ("5.25", "2.50", "yes")
     assert (row["device"], row["torch"], row["cuDNN"]) == ("a GPU", "2.9.0+cu128", "91002")
 
@@ -420,7 +453,7 @@ def test_notices_warn_of_noise_and_of_test_cases(texts):
         *rows_of({REFERENCE: np.arange(16) / 32, OTHER: np.arange(16) / 32}, part="test"),
     ]
     synthetic = results_of(rows, suite_of((REFERENCE, OTHER)), {CELLS: None})
-    assert tables.notices(synthetic, result_table(synthetic.cases, synthetic.record)) == [
+    assert tables.notices(tables.analyse(synthetic)) == [
         f"{CELLS} 2d test: {OTHER} differs by +0.0000, and the confidence interval holds 0",
         "A test case's value is the mean over the folds' models, not that of their ensemble",
     ]
@@ -429,7 +462,7 @@ def test_notices_warn_of_noise_and_of_test_cases(texts):
 def test_notices_name_trainers_of_another_length(synthetic):
     trainings = synthetic.trainings.assign(epochs=100)
     trainings.loc[trainings.trainer == OTHER, "epochs"] = [7, *[100] * 8, 9]
-    notes = tables.notices(synthetic._replace(trainings=trainings), result_table(synthetic.cases, synthetic.record))
+    notes = tables.notices(tables.analyse(synthetic._replace(trainings=trainings)))
     assert f"Unequal: {OTHER} trained 7 to 9 epochs" in notes
     assert len([note for note in notes if note.startswith("Unequal")]) == 1
 
@@ -439,9 +472,10 @@ def test_notices_name_what_has_not_begun(synthetic):
         cases=synthetic.cases[synthetic.cases.trainer != THIRD],
         trainings=synthetic.trainings[synthetic.trainings.trainer != THIRD],
     )
-    table = result_table(none_of_third.cases, synthetic.record)
-    assert THIRD in set(table.trainer) and THIRD not in {row[0] for row in tables.per_label(table).rows}
-    notes = tables.notices(none_of_third, table)
+    analysis = tables.analyse(none_of_third)
+    assert THIRD in set(analysis.table.trainer)
+    assert THIRD not in {row[0] for row in tables.per_label(analysis.table).rows}
+    notes = tables.notices(analysis)
     assert notes[:2] == [f"Unfinished: {name} 2d {THIRD} has 0/5 folds" for name in DATASETS]
 
 
@@ -473,7 +507,9 @@ def test_published_numbers_stand_beside_ours_where_the_dataset_is_theirs(texts, 
         assert row["Dice"] == f"{expected['Dice']:.4f}" and row["remark"] == expected.get("note", "")
         assert row["IoU"] == (f"{expected['IoU']:.4f}" if "IoU" in expected else "")
         ours = table[(table.dataset == SKIN) & (table.metric == "Dice") & (table.trainer == expected.get("trainer"))]
-        assert row["our Dice"] == "".join(f"{mean:.4f} (2d validation)" for mean in ours["mean"])
+        assert row["our Dice"] == "".join(
+            f"{mean:.4f} ({expected['trainer']}, 2d, validation)" for mean in ours["mean"]
+        )
     assert any(row["our Dice"] for row in shown) and any(not row["our Dice"] for row in shown)
 
 
@@ -481,7 +517,7 @@ def test_published_numbers_stand_beside_ours_where_the_dataset_is_theirs(texts, 
 def test_published_numbers_are_not_shown_for_other_data(converter, synthetic):
     rows = [row | {"dataset": CELLS} for row in rows_of({name: [0.5, 0.25] for name in TRAINERS})]
     others = results_of(rows, suite_of(TRAINERS), {CELLS: converter})
-    files = tables.result_files(others)
+    files = files_of(others)
     assert b"Published" not in files["results.md"] + files["results.tex"]
 
 
@@ -565,11 +601,11 @@ class Cells(HTMLParser):
             self.tables[-1][-1][-1] += data
 
 
-def test_page_has_all_tables_cell_by_cell(synthetic, table, quick, tmp_path):
+def test_page_has_all_tables_cell_by_cell(analysis, quick, tmp_path):
     text = page.write_report(SUITE, tmp_path / "report").read_text(encoding="utf-8")
     found = Cells()
     found.feed(text)
-    made = tables.all_tables(synthetic, table)
+    made = tables.all_tables(analysis)
     assert found.tables == [[shown.columns, *shown.rows] for shown in made]
     assert "a_b & <c>" in {cell for shown in found.tables for row in shown for cell in row}
     assert [shown.title for shown in made] == [
@@ -581,16 +617,17 @@ def test_page_has_all_tables_cell_by_cell(synthetic, table, quick, tmp_path):
 # ---- figures ---------------------------------------------------------------------------------------------------------
 
 
-def test_figures_are_drawn_twice_the_same_as_svg_and_png(synthetic, table, tmp_path):
+def test_figures_are_drawn_twice_the_same_as_svg_and_png(synthetic, tmp_path):
     synthetic = synthetic._replace(
         cases=synthetic.cases[synthetic.cases.dataset == SKIN],
         curves=synthetic.curves[synthetic.curves.dataset == SKIN],
     )
+    analysis = tables.analyse(synthetic)
     contents = []
     for name in ("first", "second"):
         folder = tmp_path / name
         folder.mkdir()
-        drawn = figures.draw_all(synthetic, table[table.dataset == SKIN], folder)
+        drawn = figures.draw_all(analysis, folder)
         contents.append({path.name: path.read_bytes() for path in folder.iterdir()})
     names = [name for name, _ in drawn]
     where = f"{SKIN}_2d_validation"
@@ -601,11 +638,11 @@ def test_figures_are_drawn_twice_the_same_as_svg_and_png(synthetic, table, tmp_p
     assert all(caption for _, caption in drawn)
 
 
-def test_a_trainer_has_one_colour_in_all_figures(synthetic, table):
+def test_a_trainer_has_one_colour_in_all_figures(synthetic):
     """Also where another one is unfinished."""
     kept = synthetic.cases[~((synthetic.cases.trainer == REFERENCE) & (synthetic.cases.fold > 2))]
     synthetic = synthetic._replace(cases=kept)
-    expected = matplotlib.colors.to_rgba(figures.colour(OTHER, synthetic.record))
+    expected = matplotlib.colors.to_rgba(figures.look(OTHER, synthetic.record).colour)
     cell = kept[kept.dataset == CELLS]
     (axis,) = figures.units_figure(
         cell, figures.finished_trainers(cell, synthetic.record, CELLS), synthetic.record
@@ -625,8 +662,7 @@ def test_a_trainer_has_one_colour_in_all_figures(synthetic, table):
 def test_without_a_comparison_there_is_no_map_of_differences(tmp_path):
     synthetic = results_of(rows_of({REFERENCE: [0.5, 0.25]}), suite_of([REFERENCE]), {CELLS: None})
     synthetic = synthetic._replace(curves=pd.DataFrame())
-    table = result_table(synthetic.cases, synthetic.record)
-    drawn = figures.draw_all(synthetic, table, tmp_path)
+    drawn = figures.draw_all(tables.analyse(synthetic), tmp_path)
     assert [name for name, _ in drawn] == [f"units_{CELLS}_2d_validation", "accuracy_and_cost"]
 
 
@@ -650,7 +686,7 @@ def test_report_holds_data_tables_and_page_and_is_verified(quick, tmp_path):
     names = {*tables.DATA, "record.json", "results.csv", "results.md", "results.tex", "report.html", "figures"}
     assert {path.name for path in written.parent.iterdir()} == names
     assert [path.name for path in written.parent.parent.iterdir()] == ["report"]
-    assert tables.verify(written.parent) == []
+    assert page.verify(written.parent) == []
 
 
 def test_earlier_report_is_replaced_whole(quick, tmp_path):
@@ -718,7 +754,7 @@ def test_failure_on_the_way_leaves_the_earlier_report(module, name, quick, tmp_p
 
     with monkeypatch.context() as broken:
         broken.setattr(module, name, fail)
-        with pytest.raises(OSError, match="no space"):
+        with pytest.raises((OSError, UserError), match="no space"):
             page.write_report(SUITE, folder)
     assert everything(tmp_path) == before
     assert [path.name for path in tmp_path.iterdir()] == ["report"]  # nothing half done lies about
@@ -729,7 +765,7 @@ def test_leftover_of_a_killed_report_is_no_obstacle(quick, tmp_path):
     (tmp_path / ".report.partial" / "figures" / "old.svg").write_text("half")
     page.write_report(SUITE, tmp_path / "report")
     assert [path.name for path in tmp_path.iterdir()] == ["report"]
-    assert not list((tmp_path / "report" / "figures").iterdir())
+    assert [path.name for path in (tmp_path / "report" / "figures").iterdir()] == ["captions.json"]
 
 
 # ---- what trainings have left ----------------------------------------------------------------------------------------
@@ -750,7 +786,7 @@ COLLECTED = Suite(
     (REFERENCE, OTHER),
     REFERENCE,
     3,
-    (Data(1, tolerance=2.0, cluster_regex=r"(p\d)_"),),
+    (Data(1, tolerance=2.0, cluster_regex=r"(p\d)_", test=True),),
     folds=(0, 1),
     repeats=2,
 )
@@ -767,13 +803,13 @@ def finish(run, seconds=(10.0, 30.0, 20.0), cases=("p1_a", "p2_a"), **measured):
     }
     curves = {name: [0.1, 0.2, None] for name in ("train_losses", "ema_fg_dice")}
     receipt = {"epoch_seconds": list(seconds), "curves": curves, "measured": measured, "machine": machine}
-    write_json(run.trained, receipt | {"sha256": {}, "parts": ["validation"]})
+    write_json(run.trained, receipt | {"sha256": {}, "parts": ["validation", "test"]})
     rows = [
         {"part": part, "case": case, "label": "cell", "key": "1", "outcome": "segmented", "volume_error": 1.0} | METRICS
         for part, names in (("validation", cases), ("test", ["p9_t"]))
         for case in names
     ]
-    write_json(run.validated, {"tolerance": 2.0, "cases": rows})
+    write_json(run.validated, {"tolerance": 2.0, "parts": ["validation", "test"], "cases": rows})
 
 
 def test_collected_cases_name_their_training_and_their_patient(folders):
@@ -789,6 +825,12 @@ def test_collected_cases_name_their_training_and_their_patient(folders):
     }  # fmt: skip
     assert all(row["Dice"] == 0.5 and row["volume_error"] == 1.0 and row["dataset"] == CELLS for row in rows)
     assert [row["part"] for row in rows] == ["test"] * 8 + ["validation"] * 16
+
+
+def test_a_test_set_that_another_suite_wanted_is_not_collected(folders):
+    finish(runs(COLLECTED)[0])
+    suite = replace(COLLECTED, datasets=(replace(COLLECTED.datasets[0], test=False),))
+    assert set(results.collect(suite).cases.part) == {"validation"}
 
 
 def test_collected_trainings_have_medians_hours_and_gigabytes(folders):
@@ -872,5 +914,5 @@ def test_collected_results_become_a_report_that_is_verified(folders, quick, monk
         finish(run)
     monkeypatch.setattr(page, "collect", results.collect)
     written = page.write_report(COLLECTED, folders / "report")
-    assert tables.verify(written.parent) == []
+    assert page.verify(written.parent) == []
     assert f"Unfinished: {CELLS} 2d {OTHER} has 3/4 folds" in (written.parent / "results.md").read_text()

@@ -141,7 +141,7 @@ def finished(root) -> Run:
     for name in names:
         (run.folder / name).write_text(name)
     write_json(run.trained, {"parts": ["validation"], "sha256": {name: digest(run.folder / name) for name in names}})
-    write_json(run.validated, {"tolerance": 1.0, "cases": []})
+    write_json(run.validated, {"tolerance": 1.0, "parts": ["validation"], "cases": []})
     return run
 
 

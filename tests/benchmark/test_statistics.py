@@ -18,6 +18,7 @@ from nnunet_plugins.benchmark.statistics import (
     NUM_RESAMPLES,
     NUMBERS,
     agreement,
+    average_ranks,
     bootstrap,
     case_values,
     compare,
@@ -548,8 +549,9 @@ def test_equal_trainers_share_a_rank():
         case_table(rows_of({REFERENCE: GRID / 3, OTHER: GRID / 3, THIRD: GRID / 7})), (REFERENCE, OTHER, THIRD)
     )
     assert result.ranks.tolist() == [1.5, 1.5, 3]
-    assert result.frequencies[:2].tolist() == [[1, 0, 0]] * 2
+    assert result.frequencies[:2] == pytest.approx(np.array([[0.5, 0.5, 0]] * 2), abs=1e-3)
     assert result.frequencies[2] == pytest.approx([0, 0, 1], abs=1e-3)
+    assert result.frequencies.sum(axis=0) == pytest.approx([1, 1, 1])
 
 
 def test_rightly_empty_is_ranked_above_hallucinated():
@@ -572,8 +574,32 @@ def test_comparison_over_more_than_the_means_is_explained(empty):
     difference = (16 * -0.25 + (1 if empty == OTHER else -1)) / 17
     assert cell(table)["difference"] == pytest.approx(difference)
     assert warnings(table, REFERENCE) == [
-        f"{CELLS} 2d validation: {OTHER} differs by {difference:+.4f} over 17 units: where only one of both is empty "
-        "as it should be, that counts as Dice 1 against 0 here, and is left out of its mean"
+        f"{CELLS} 2d validation: {OTHER} differs by {difference:+.4f}, its mean by {gap(table):+.4f}: {HALLUCINATED}"
+    ]
+
+
+HALLUCINATED = (
+    "where only one of both is empty as it should be, that counts as Dice 1 against 0 in comparisons, and is left out "
+    "of its mean"
+)
+
+
+def gap(table, label="cell"):
+    return cell(table, label=label)["mean"] - cell(table, REFERENCE, label=label)["mean"]
+
+
+def test_comparison_of_other_cases_than_the_means_is_explained_if_all_units_have_a_mean():
+    """The unit's other label has values."""
+    rows = [
+        *rows_of({REFERENCE: [0.5] * 20, OTHER: [0.5] * 20}, label="a"),
+        *rows_of({REFERENCE: [None] * 10 + [0.5] * 10, OTHER: [0.0] * 10 + [0.5] * 10}, label="b"),
+    ]
+    table = table_of(rows)
+    both = cell(table, label="mean")
+    assert both["units"] == both["pairs"] == 20
+    assert (both["difference"], gap(table, "mean")) == (-0.25, -0.125)
+    assert warnings(table, REFERENCE) == [
+        f"{CELLS} 2d validation: {OTHER} differs by -0.2500, its mean by -0.1250: {HALLUCINATED}"
     ]
 
 
@@ -624,43 +650,79 @@ def three_datasets():
     return rows, record((REFERENCE, OTHER, THIRD), names)
 
 
+def ranks_of(rows, described):
+    return rank_table(finished_rankings(case_table(rows), described), described)
+
+
+def columns_of(described):
+    return [(name, "2d", "validation") for name in described["datasets"]]
+
+
 def test_ranks_are_averaged_over_datasets_best_first():
     rows, described = three_datasets()
-    table = rank_table(case_table(rows), described)
-    columns = [f"{name} 2d validation" for name in described["datasets"]]
-    assert list(table.columns) == ["trainer", *columns, "average"]
-    assert table.trainer.tolist() == [REFERENCE, THIRD, OTHER]
-    assert table[columns].to_numpy().tolist() == [[1, 1, 3], [3, 2, 1], [2, 3, 2]]
-    assert dict(zip(table.trainer, table.average, strict=True)) == pytest.approx(
-        {REFERENCE: 5 / 3, THIRD: 2, OTHER: 7 / 3}
-    )
+    table = ranks_of(rows, described)
+    columns = columns_of(described)
+    assert list(table.columns) == columns
+    assert table.index.tolist() == [REFERENCE, THIRD, OTHER]
+    assert table.to_numpy().tolist() == [[1, 1, 3], [3, 2, 1], [2, 3, 2]]
+    assert average_ranks(table).to_dict() == pytest.approx({REFERENCE: 5 / 3, THIRD: 2, OTHER: 7 / 3})
     # tau of the pairs: A and B 1/3, A and C -1, B and C -1/3
     assert agreement(table) == pytest.approx((1 / 3 - 1 - 1 / 3) / 3)
-    assert agreement(table[["trainer", columns[0], columns[1], "average"]]) == pytest.approx(1 / 3)
-    assert agreement(table[["trainer", columns[0], "average"]]) is None
+    assert agreement(table[columns[:2]]) == pytest.approx(1 / 3)
+    assert agreement(table[columns[:1]]) is None
 
 
-def test_average_rank_is_among_the_same_trainers_on_every_dataset():
+def test_no_dataset_counts_more_for_its_configurations_and_parts():
+    """The second trainer wins the first dataset twice or six times, and the first one the other dataset."""
+    first, second = "Dataset001_A", "Dataset002_B"
+    cells = [(configuration, part) for configuration in ("2d", "3d_fullres") for part in ("validation", "test")]
+    won = rows_of({REFERENCE: GRID, OTHER: GRID / 2}, dataset=second)
+    lost = [
+        row
+        for configuration, part in cells
+        for row in rows_of({REFERENCE: GRID / 2, OTHER: GRID}, dataset=first, configuration=configuration, part=part)
+    ]
+    table = ranks_of([*won, *lost], record(datasets=(first, second)))
+    assert table.shape == (2, 5)
+    assert average_ranks(table).tolist() == [1.5, 1.5]
+    assert agreement(table) == -1  # not raised by the cells of one dataset, which agree
+    assert agreement(table[[column for column in table.columns if column[0] == first]]) is None
+
+
+def test_ranks_are_of_trainers_on_every_dataset_and_of_datasets_with_every_trainer():
     """A rank among three and a rank among two must not be averaged."""
     rows, described = three_datasets()
-    rows = [row for row in rows if (row["dataset"], row["trainer"]) != ("Dataset002_B", OTHER)]
-    table = rank_table(case_table(rows), described)
-    for column in table.columns.drop(["trainer", "average"]):
-        assert sorted(table[column]) == list(range(1, len(table) + 1)), table
+    unfinished = [row for row in rows if (row["dataset"], row["trainer"]) != ("Dataset002_B", OTHER)]
+    table = ranks_of(unfinished, described)
+    assert list(table.columns) == [column for column in columns_of(described) if column[0] != "Dataset002_B"]
+    assert set(table.index) == {REFERENCE, OTHER, THIRD}
+    described["datasets"]["Dataset002_B"]["trainers"] = [REFERENCE, THIRD]  # the suite does not want that one there
+    table = ranks_of(unfinished, described)
+    assert list(table.columns) == columns_of(described) and set(table.index) == {REFERENCE, THIRD}
+    assert all(sorted(table[column]) == [1, 2] for column in table.columns)
+
+
+def test_trainers_that_never_met_have_no_ranks():
+    rows, described = three_datasets()
+    for name, trainers in zip(
+        described["datasets"], ([REFERENCE, OTHER], [REFERENCE, THIRD], [OTHER, THIRD]), strict=True
+    ):
+        described["datasets"][name]["trainers"] = trainers
+    assert ranks_of(rows, described).empty
 
 
 def test_without_finished_trainers_there_are_no_ranks():
     described = record(folds=(0, 1))
-    cases = case_table(rows_of({REFERENCE: GRID, OTHER: GRID}))
-    assert rank_table(cases, described).empty and finished_rankings(cases, described) == {}
+    rows = rows_of({REFERENCE: GRID, OTHER: GRID})
+    assert ranks_of(rows, described).empty and finished_rankings(case_table(rows), described) == {}
 
 
 def test_rankings_are_kept_apart_by_dataset_configuration_and_part():
     rows = [*rows_of({REFERENCE: GRID, OTHER: GRID / 2}), *rows_of({REFERENCE: GRID / 2, OTHER: GRID}, part="test")]
     found = finished_rankings(case_table(rows), record())
     assert {name: result.ranks.tolist() for name, result in found.items()} == {
-        f"{CELLS} 2d test": [2, 1],
-        f"{CELLS} 2d validation": [1, 2],
+        (CELLS, "2d", "test"): [2, 1],
+        (CELLS, "2d", "validation"): [1, 2],
     }
 
 

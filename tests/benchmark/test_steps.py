@@ -16,13 +16,27 @@ import psutil
 import pytest
 import tiny_suite
 import torch
-from cell_datasets import LABELS
+from cell_datasets import LABELS, VOLUMES
 from skimage import io
 
 from nnunet_plugins.benchmark import steps
 from nnunet_plugins.benchmark.locks import is_locked
 from nnunet_plugins.benchmark.results import collect
-from nnunet_plugins.benchmark.runs import Run, digest, is_trained, read_json, runs, stop_file, write_json
+from nnunet_plugins.benchmark.runs import (
+    Run,
+    digest,
+    discard_stale_receipts,
+    is_done,
+    is_planned,
+    is_preprocessed,
+    is_trained,
+    labels_digest,
+    other_source,
+    read_json,
+    runs,
+    stop_file,
+    write_json,
+)
 from nnunet_plugins.benchmark.suite import Data, Resources, Suite, read_suite
 from nnunet_plugins.errors import UserError
 
@@ -63,7 +77,7 @@ def change(path: Path, **values: object) -> None:
 
 def test_plan_and_preprocess_leave_their_receipts(run):
     assert read_json(run.planned) == {"sha256": digest(run.preprocessed / "nnUNetPlans.json")}
-    assert read_json(run.preprocessed_receipt)["folder"].endswith("nnUNetPlans_2d")
+    assert read_json(run.preprocessed_receipt) == {"configurations": ["2d"]}
 
 
 def test_folds_are_those_that_nnunet_draws(run):
@@ -140,6 +154,67 @@ def test_preprocessing_that_was_killed_is_done_again(run):
     assert (folder / "case3.b2nd").stat().st_size > 0
 
 
+def test_data_made_of_other_labels_or_with_another_spacing_are_made_again(run):
+    made_of = read_json(run.source_note)
+    folder = run.preprocessed / "nnUNetPlans_2d"
+
+    def is_made_again() -> bool:
+        before = {path: path.stat().st_mtime_ns for path in folder.glob("*.pkl")}
+        stale = not is_preprocessed(run)
+        steps.preprocess(SUITE, run)
+        again = {path: path.stat().st_mtime_ns for path in folder.glob("*.pkl")} != before
+        assert stale == again
+        assert is_preprocessed(run)
+        return again
+
+    assert not is_made_again()
+    label = Path(os.environ["nnUNet_raw"], DATASET, "labelsTr", "case0.png")
+    os.utime(label)  # the same again
+    assert not is_made_again()
+    io.imsave(label, np.zeros_like(io.imread(label)), check_contrast=False)
+    assert is_made_again()
+    assert read_json(run.source_note) == made_of | {"labels": labels_digest(run)}
+    assert not io.imread(run.preprocessed / "gt_segmentations" / "case0.png").any()
+
+    plans = read_json(run.plans_file)
+    plans["configurations"]["2d"]["patch_size"] = [32, 32]  # is for the training alone
+    write_plans(run, plans)
+    assert not is_made_again()
+    plans["configurations"]["2d"]["spacing"] = [2.0, 2.0]
+    write_plans(run, plans)
+    assert is_made_again()
+
+
+def write_plans(run: Run, plans: dict) -> None:
+    """Edit the plans and let them be checked."""
+    write_json(run.plans_file, plans)
+    assert not is_planned(run) and not is_preprocessed(run)
+    steps.plan(SUITE, run)
+
+
+def test_data_that_were_made_by_hand_are_believed(run):
+    run.source_note.unlink()
+    assert not other_source(run)
+    steps.preprocess(SUITE, run)
+    assert run.source_note.exists()
+
+
+def test_a_low_resolution_gets_the_data_of_the_stage_after_it_too(tmp_path, monkeypatch):
+    """nnU-Net's validation predicts for that stage, and fails without its data."""
+    cell_datasets.use_nnunet_folders(tmp_path, monkeypatch)
+    cell_datasets.write_raw_dataset(VOLUMES)
+    cell_datasets.extract_fingerprint(VOLUMES)
+    suite = replace(SUITE, datasets=(Data(VOLUMES, ("3d_fullres",)),))
+    steps.plan(suite, runs(suite)[0])
+    cell_datasets.add_cascade(VOLUMES)
+    suite = replace(SUITE, datasets=(Data(VOLUMES, ("3d_lowres",)),))
+    run = runs(suite)[0]
+    steps.plan(suite, run)
+    steps.preprocess(suite, run)
+    for name in ("3d_lowres", "3d_fullres"):
+        assert (run.preprocessed / f"nnUNetPlans_{name}" / "case0.pkl").exists()
+
+
 def test_cases_of_the_folds_that_do_not_exist_are_named(run):
     splits = read_json(run.preprocessed / steps.SPLITS)
     splits[4]["val"].append("case99")
@@ -202,7 +277,7 @@ def test_a_fold_that_lacks_something_is_trained(run, monkeypatch, missing):
         trained.append(run)
         assert not run.trained.exists()
         path.write_bytes(content)
-        return {"validation_seconds": 1.0}
+        steps.note_measured(run, validation_seconds=1.0)
 
     monkeypatch.setattr(steps, "train_and_predict", train_and_predict)
     steps.train(SUITE, run)
@@ -212,14 +287,15 @@ def test_a_fold_that_lacks_something_is_trained(run, monkeypatch, missing):
 
 def test_costs_outlive_the_receipt(run, monkeypatch):
     def train_and_predict(suite, run):
+        steps.note_measured(run, peak_bytes_allocated=5)
         write_finished_fold(run)
-        return {"validation_seconds": 1.0}
+        steps.note_measured(run, validation_seconds=1.0)
 
     monkeypatch.setattr(steps, "train_and_predict", train_and_predict)
     steps.train(SUITE, run)
     run.trained.unlink()  # as Snakemake does with a receipt whose job was not done when its driver was killed
     steps.train(SUITE, run)
-    assert read_json(run.trained)["measured"] == {"validation_seconds": 1.0}
+    assert read_json(run.trained)["measured"] == {"peak_bytes_allocated": 5, "validation_seconds": 1.0}
 
 
 def test_a_training_that_fails_or_leaves_nothing_has_no_receipt(run, monkeypatch):
@@ -229,7 +305,7 @@ def test_a_training_that_fails_or_leaves_nothing_has_no_receipt(run, monkeypatch
     monkeypatch.setattr(steps, "train_and_predict", out_of_memory)
     with pytest.raises(RuntimeError, match="out of memory"):
         steps.train(SUITE, run)
-    monkeypatch.setattr(steps, "train_and_predict", lambda *_: {})
+    monkeypatch.setattr(steps, "train_and_predict", lambda *_: None)
     with pytest.raises(
         UserError, match=r"checkpoint_final.pth is not there after the training of Dataset901_Cells 2d A_2"
     ):
@@ -249,7 +325,6 @@ def test_repetitions_train_in_their_own_folder_with_another_seed(run, monkeypatc
         assert os.environ[steps.SEED_VARIABLE] == "42"
         assert run.folder == folder
         write_finished_fold(run)
-        return {}
 
     monkeypatch.setattr(steps, "train_and_predict", train_and_predict)
     steps.train(SUITE, repeated)
@@ -268,6 +343,91 @@ def test_a_model_of_other_plans_is_refused(run):
     assert not run.trained.exists()
 
 
+@pytest.mark.parametrize("change", ["split", "labels"])
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_a_fold_of_other_cases_or_labels_is_refused(run, monkeypatch, change, by_hand):
+    write_finished_fold(run)
+    if not by_hand:
+        steps.train(SUITE, run)
+        assert is_trained(run)
+    if change == "split":
+        splits = read_json(run.preprocessed / steps.SPLITS)
+        splits[0]["val"].append(splits[0]["train"].pop())
+        write_json(run.preprocessed / steps.SPLITS, splits)
+    else:
+        label = Path(os.environ["nnUNet_raw"], DATASET, "labelsTr", "case0.png")
+        io.imsave(label, np.zeros_like(io.imread(label)), check_contrast=False)
+    if by_hand and change == "labels":
+        steps.train(SUITE, run)  # nobody knows what it was trained with
+        return
+    assert not is_trained(run)
+    monkeypatch.setattr(steps, "train_and_predict", lambda *_: pytest.fail("it was trained"))
+    run.trained.unlink(missing_ok=True)
+    with pytest.raises(UserError, match=r"was trained with other cases than splits_final.json gives it now, or with"):
+        steps.train(SUITE, run)
+    assert not run.trained.exists()
+
+
+@pytest.mark.parametrize("missing", ["imagesTs", "labelsTs"])
+def test_a_test_set_that_is_not_whole_is_refused_before_training(run, monkeypatch, missing):
+    write_test_set(["case0"])
+    shutil.rmtree(Path(os.environ["nnUNet_raw"], DATASET, missing))
+    monkeypatch.setattr(steps, "train_and_predict", lambda *_: pytest.fail("it was trained"))
+    suite = replace(SUITE, datasets=(Data(LABELS, test=True),))
+    with pytest.raises(UserError, match=r"has no (image|segmentations).*: add (it|them), or leave out 'test' for data"):
+        steps.train(suite, runs(suite)[0])
+
+
+def test_a_test_set_that_another_suite_has_predicted_stays_in_the_receipts(run):
+    write_test_set(["case0", "case1"])
+    write_finished_fold(run)
+    with_test = runs(replace(SUITE, datasets=(Data(LABELS, test=True),)))[0]
+    shutil.copytree(Path(os.environ["nnUNet_raw"], DATASET, "labelsTs"), run.folder / "test")
+    steps.train(SUITE, run)
+    steps.validate(SUITE, run)
+    assert is_done(run) and is_done(with_test)
+
+    first, second = sorted((run.folder / "test").iterdir())
+    second.write_bytes(first.read_bytes())  # nnU-Net has no summary of it
+    assert not is_trained(run) and not is_done(with_test)
+    discard_stale_receipts(SUITE)
+    assert not run.trained.exists() and not second.exists()
+    steps.train(SUITE, run)
+    steps.validate(SUITE, run)
+    assert is_done(run) and not is_done(with_test)
+
+
+def test_metrics_without_those_of_a_wanted_test_set_are_not_all(run):
+    write_test_set(["case0"])
+    write_finished_fold(run)
+    steps.train(SUITE, run)
+    steps.validate(SUITE, run)
+    shutil.copytree(Path(os.environ["nnUNet_raw"], DATASET, "labelsTs"), run.folder / "test")
+    suite = replace(SUITE, datasets=(Data(LABELS, test=True),))
+    run = runs(suite)[0]
+    steps.train(suite, run)
+    assert is_trained(run) and not is_done(run)
+    steps.validate(suite, run)
+    assert is_done(run)
+
+
+def test_predictions_of_another_model_are_not_taken_for_its_own(run, monkeypatch):
+    """Killed between the last epoch and the validation, a new training must not find those of an older one."""
+    write_finished_fold(run)
+    (run.folder / "checkpoint_final.pth").unlink()
+
+    def killed(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("nnunetv2.training.nnUNetTrainer.nnUNetTrainer.nnUNetTrainer.run_training", killed)
+    suite = replace(SUITE, trainers=("nnUNetTrainer",), reference="nnUNetTrainer")
+    stock = runs(suite)[0]
+    shutil.copytree(run.folder, stock.folder)
+    with pytest.raises(KeyboardInterrupt):
+        steps.train(suite, stock)
+    assert not (stock.folder / "validation").exists()
+
+
 def test_checkpoints_that_were_being_written_are_set_aside(tmp_path, capsys):
     for name in steps.CHECKPOINTS:
         torch.save({"network_weights": torch.arange(1000), "name": name}, tmp_path / name)
@@ -281,7 +441,7 @@ def test_checkpoints_that_were_being_written_are_set_aside(tmp_path, capsys):
             "checkpoint_final.pth",
             "checkpoint_latest.pth.unreadable",
         ]
-        assert "checkpoint_latest.pth cannot be read" in capsys.readouterr().out
+        assert "checkpoint_latest.pth is half written" in capsys.readouterr().out
     steps.set_aside_unreadable_checkpoints(tmp_path / "new")
     assert (tmp_path / "checkpoint_latest.pth.unreadable").read_bytes() == whole[:-1]
 
@@ -431,6 +591,13 @@ def test_a_failure_is_one_sentence_on_the_terminal_and_a_traceback_in_the_log(tm
         assert (finished.returncode, finished.stdout) == (1, "")
         assert finished.stderr == f"train fold 0 failed: no memory. See {path}\n"
     assert path.read_text().count("Traceback") == 2
+
+
+def test_an_interrupted_step_has_not_failed(tmp_path):
+    path = tmp_path / "a.log"
+    finished = logged(path, "raise KeyboardInterrupt")
+    assert (finished.returncode, finished.stdout, finished.stderr) == (128 + signal.SIGINT, "", "")
+    assert path.read_text().endswith("Interrupted\n") and "Traceback" not in path.read_text()
 
 
 def test_the_log_of_a_killed_step_has_what_it_printed(tmp_path):

@@ -73,8 +73,14 @@ def training_row(dataset: str, trainer: str, fold: int, **about: Any) -> dict[st
 
 
 def cost_row(dataset: str, trainer: str, **about: Any) -> dict[str, Any]:
-    row: dict[str, Any] = {"dataset": dataset, "configuration": "2d", "trainer": trainer, "patch": "48 x 64"}
-    row |= {"batch": 2, "parameters": 1_929_065, "flops": 864_681_984, "memory_mb": 35.9983024597168}
+    row: dict[str, Any] = {"dataset": dataset, "configuration": "2d", "trainer": trainer, "plans": "nnUNetPlans"}
+    row |= {
+        "patch": "48 x 64",
+        "batch": 2,
+        "parameters": 1_929_065,
+        "flops": 864_681_984,
+        "memory_mb": 35.9983024597168,
+    }
     for name, value in (("step_ms", 163.27675400316366), ("latency_ms", 28.056762505002553)):
         row |= {name: value, f"{name}_low": value - 1, f"{name}_high": value + 1}
     return row | {"device": "cpu", "compiled": False, "torch_version": "2.9.0", "cudnn_version": None} | about

@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from nnunet_plugins.benchmark.runs import RESULTS, Run, runs
+from nnunet_plugins.benchmark.runs import RESULTS, Run, planned_configuration, read_json, runs
 from nnunet_plugins.benchmark.suite import Suite
 from nnunet_plugins.errors import UserError
 
@@ -177,7 +177,7 @@ def suite_costs(suite: Suite, steps: int) -> list[dict[str, Any]]:
         torch.set_num_threads(suite.resources.cpus)
     chosen = [run for run in runs(suite) if run.repeat == 1 and run.fold == suite.folds[0]]
     for run in chosen:
-        if not is_preprocessed(run):
+        if not has_data(run):
             raise UserError(
                 f"{run.dataset} is not preprocessed: run nnUNetv2_plan_and_preprocess -d {run.data.id} "
                 f"-c {run.configuration}"
@@ -186,16 +186,11 @@ def suite_costs(suite: Suite, steps: int) -> list[dict[str, Any]]:
         return [run_cost(run, device, steps) for run in tqdm(chosen, desc="Trainers")]
 
 
-def is_preprocessed(run: Run) -> bool:
-    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-
-    plans_file = run.preprocessed / f"{run.data.plans}.json"
-    if not plans_file.exists():
+def has_data(run: Run) -> bool:
+    """Whether a trainer can be made: by our steps or by nnU-Net's commands, the dataset is preprocessed."""
+    if not run.plans_file.exists() or run.configuration not in read_json(run.plans_file)["configurations"]:
         return False
-    plans = PlansManager(str(plans_file))
-    if run.configuration not in plans.available_configurations:
-        return False
-    return any((run.preprocessed / plans.get_configuration(run.configuration).data_identifier).glob("*.pkl"))
+    return any((run.preprocessed / planned_configuration(run)["data_identifier"]).glob("*.pkl"))
 
 
 def run_cost(run: Run, device: torch.device, steps: int) -> dict[str, Any]:
@@ -217,7 +212,7 @@ def run_cost(run: Run, device: torch.device, steps: int) -> dict[str, Any]:
             latency = [seconds(lambda: contestant.predict(1), device) for _ in range(steps)]
         flops = contestant.flops()
     row: dict[str, Any] = {"dataset": run.dataset, "configuration": run.configuration, "trainer": run.trainer}
-    row |= {"patch": " x ".join(map(str, plan.patch_size)), "batch": plan.batch_size}
+    row |= {"plans": run.data.plans, "patch": " x ".join(map(str, plan.patch_size)), "batch": plan.batch_size}
     row |= {"parameters": contestant.parameters(), "flops": flops, "memory_mb": memory / 2**20}
     for name, values in (("step_ms", training), ("latency_ms", latency)):
         low, middle, high = quartiles([1e3 * value for value in values])

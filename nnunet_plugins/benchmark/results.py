@@ -97,8 +97,9 @@ def cost_file(suite: Suite) -> Path:
 def read_costs(suite: Suite) -> pd.DataFrame:
     """What ``benchmark cost`` has measured of the suite as it is now."""
     rows = read_json(cost_file(suite)) if cost_file(suite).exists() else []
-    wanted = {(run.dataset, run.configuration, run.trainer) for run in runs(suite)}
-    return pd.DataFrame(row for row in rows if (row["dataset"], row["configuration"], row["trainer"]) in wanted)
+    wanted = {(run.dataset, run.configuration, run.trainer, run.data.plans) for run in runs(suite)}
+    about = ("dataset", "configuration", "trainer", "plans")
+    return pd.DataFrame(row for row in rows if tuple(row[name] for name in about) in wanted)
 
 
 def record(suite: Suite) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from nnunet_plugins.errors import UserError
 DATA = ("cases.csv", "trainings.csv", "curves.csv", "costs.csv")
 TEXTS = (
     "dataset", "configuration", "part", "trainer", "case", "cluster", "label", "outcome", "device", "gpu_name",
-    "hostname", "torch_version", "cudnn_version",
+    "hostname", "torch_version", "cudnn_version", "plans",
 )  # fmt: skip
 RECORD = "record.json"
 TABLES = ("results.csv", "results.md", "results.tex")

@@ -880,6 +880,7 @@ def test_only_trainings_with_both_receipts_are_collected(folders):
 def test_measured_costs_are_collected_but_not_of_what_the_suite_no_longer_has(folders):
     finish(runs(COLLECTED)[0])
     others = [cost_row(CELLS, THIRD), cost_row(SKIN, OTHER), cost_row(CELLS, OTHER, configuration="3d_fullres")]
+    others.append(cost_row(CELLS, OTHER, plans="nnUNetResEncUNetMPlans"))
     write_json(results.cost_file(COLLECTED), [cost_row(CELLS, OTHER), *others])
     assert results.collect(COLLECTED).costs.to_dict("records") == [cost_row(CELLS, OTHER)]
 

@@ -264,7 +264,8 @@ def cost(costs: pd.DataFrame) -> Table:
         rows.append([*about, str(row["batch"]), *counts, *times, fixed(row["memory_mb"], 0), row["device"]])
     columns = ["trainer", "dataset", "configuration", "patch", "batch", "parameters, M", "GFLOPs", "training step, ms"]
     columns += ["latency, ms", "training memory, MB", "device"]
-    note = "GFLOPs (2 x MACs, by torch's FlopCounterMode) and latency: one patch, not mirrored. Medians [quartiles]. "
+    note = "GFLOPs (2 x MACs, by torch's FlopCounterMode) and latency: one patch, not mirrored. Training step: of the "
+    note += "last epoch, one batch in memory, without loading and augmentation. Medians [quartiles]. "
     note += "Memory: CUDA's peak; on the CPU what autograd keeps, parameters, gradients and the optimiser's state."
     return Table("Cost, without training", columns, rows, note)
 

@@ -134,6 +134,18 @@ def test_flops_of_a_convolution_are_twice_its_multiplications_of_one_patch(resul
     assert contestant.trainer.network.training and contestant.trainer.network.decoder.deep_supervision
 
 
+def test_a_method_of_two_stages_is_measured_in_its_last(results):
+    """It is what the model predicts with, and most epochs train."""
+    first, second = (
+        Contestant(make_trainer(name, LABELS), *random_batch((32, 32), 2, 3, 3))
+        for name in ("ConDSegTrainer_oneStage", "ConDSegTrainer")
+    )
+    assert second.trainer.num_stage_1_epochs > 0
+    assert second.flops() == first.flops()
+    second.train()
+    assert second.trainer.network.stage == 2
+
+
 def test_volumes_are_measured_too(results):
     (run,) = runs(suite_of(Data(VOLUMES, ("3d_fullres",)), trainers=(STOCK,)))
     row = run_cost(run, torch.device("cpu"), steps=1)

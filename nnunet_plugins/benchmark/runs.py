@@ -198,8 +198,14 @@ def require_test_set(run: Run) -> None:
 
 
 def planned_configuration(run: Run) -> dict[str, Any]:
-    """As the plans have it, with what it inherits."""
+    """As the plans have it, with what it inherits.
+
+    Raises:
+        UserError: the plans do not have it.
+    """
     plans, name = read_json(run.plans_file)["configurations"], run.configuration
+    if name not in plans:
+        raise UserError(f"{run.plans_file} has no configuration {name}: choose from {', '.join(plans)}")
     found: dict[str, Any] = {}
     while name:
         found = plans[name] | found
@@ -217,14 +223,14 @@ def source(run: Run) -> dict[str, Any]:
 
 def labels_digest(run: Run) -> str | None:
     """Of the training cases' segmentations; None if the raw data are not here."""
-    files = [(path, path.stat()) for path in sorted((nnunet_folder(RAW) / run.dataset / "labelsTr").glob("[!.]*"))]
-    return digest_of_all(tuple((path, stat.st_size, stat.st_mtime_ns) for path, stat in files)) if files else None
+    return folder_digest(nnunet_folder(RAW) / run.dataset / "labelsTr")
 
 
-@cache
-def digest_of_all(files: tuple[tuple[Path, int, int], ...]) -> str:
-    """Of names and contents; sizes and times only tell whether they were read before."""
-    return hashlib.sha256("".join(f"{path.name} {digest(path)}\n" for path, *_ in files).encode()).hexdigest()
+@cache  # a command reads them once, for however many trainings
+def folder_digest(folder: Path) -> str | None:
+    """Of the names and contents of its files; None if there are none."""
+    files = [f"{path.name} {digest(path)}\n" for path in sorted(folder.glob("[!.]*"))]
+    return hashlib.sha256("".join(files).encode()).hexdigest() if files else None
 
 
 def missing_cases(run: Run) -> set[str]:
@@ -265,10 +271,9 @@ def digest(path: Path) -> str:
 
 
 def is_planned(run: Run) -> bool:
-    """Whether the plans are those that were checked."""
-    return (
-        run.planned.exists() and run.plans_file.exists() and read_json(run.planned)["sha256"] == digest(run.plans_file)
-    )
+    """Whether there are folds, and the plans are those that were checked."""
+    files = run.planned, run.plans_file, run.preprocessed / SPLITS
+    return all(path.exists() for path in files) and read_json(run.planned)["sha256"] == digest(run.plans_file)
 
 
 def is_preprocessed(run: Run) -> bool:
@@ -296,8 +301,9 @@ def is_done(run: Run) -> bool:
 def discard_stale_receipts(suite: Suite) -> None:
     """Remove receipts of what must be done again, or refused, by the steps."""
     for run in runs(suite):
-        if not is_done(run):
-            run.validated.unlink(missing_ok=True)
+        if is_done(run):
+            continue
+        run.validated.unlink(missing_ok=True)
         if is_trained(run):
             continue
         if run.trained.exists():

@@ -26,6 +26,7 @@ from nnunet_plugins.benchmark.runs import (
     Run,
     digest,
     discard_stale_receipts,
+    folder_digest,
     is_done,
     is_planned,
     is_preprocessed,
@@ -170,8 +171,9 @@ def test_data_made_of_other_labels_or_with_another_spacing_are_made_again(run):
     assert not is_made_again()
     label = Path(os.environ["nnUNet_raw"], DATASET, "labelsTr", "case0.png")
     os.utime(label)  # the same again
+    folder_digest.cache_clear()
     assert not is_made_again()
-    io.imsave(label, np.zeros_like(io.imread(label)), check_contrast=False)
+    erase(label)
     assert is_made_again()
     assert read_json(run.source_note) == made_of | {"labels": labels_digest(run)}
     assert not io.imread(run.preprocessed / "gt_segmentations" / "case0.png").any()
@@ -185,11 +187,31 @@ def test_data_made_of_other_labels_or_with_another_spacing_are_made_again(run):
     assert is_made_again()
 
 
+def erase(label: Path) -> None:
+    io.imsave(label, np.zeros_like(io.imread(label)), check_contrast=False)
+    folder_digest.cache_clear()  # as in another process
+
+
 def write_plans(run: Run, plans: dict) -> None:
     """Edit the plans and let them be checked."""
     write_json(run.plans_file, plans)
     assert not is_planned(run) and not is_preprocessed(run)
     steps.plan(SUITE, run)
+
+
+def test_folds_that_were_removed_are_drawn_again(run):
+    splits = read_json(run.preprocessed / steps.SPLITS)
+    (run.preprocessed / steps.SPLITS).unlink()
+    assert not is_planned(run) and not is_preprocessed(run)
+    discard_stale_receipts(SUITE)
+    assert not run.planned.exists() and not run.preprocessed_receipt.exists()
+    steps.plan(SUITE, run)
+    assert read_json(run.preprocessed / steps.SPLITS) == splits
+
+
+def test_a_configuration_that_is_no_longer_planned_is_refused(run):
+    suite = replace(SUITE, datasets=(Data(LABELS, ("3d_fullres",)),))
+    refused(steps.preprocess, suite, "has no configuration 3d_fullres: choose from 2d", "preprocessed_receipt")
 
 
 def test_data_that_were_made_by_hand_are_believed(run):
@@ -355,8 +377,7 @@ def test_a_fold_of_other_cases_or_labels_is_refused(run, monkeypatch, change, by
         splits[0]["val"].append(splits[0]["train"].pop())
         write_json(run.preprocessed / steps.SPLITS, splits)
     else:
-        label = Path(os.environ["nnUNet_raw"], DATASET, "labelsTr", "case0.png")
-        io.imsave(label, np.zeros_like(io.imread(label)), check_contrast=False)
+        erase(Path(os.environ["nnUNet_raw"], DATASET, "labelsTr", "case0.png"))
     if by_hand and change == "labels":
         steps.train(SUITE, run)  # nobody knows what it was trained with
         return

@@ -49,12 +49,13 @@ def run_benchmark(options: argparse.Namespace) -> None:
         return
     gpus = () if options.executor == "slurm" else local_gpus(suite, options.gpus)
     succeeded = run_suite(options.suite.resolve(), options.executor, gpus)
-    if any(map(is_done, runs(suite))):
+    all_runs = runs(suite)
+    left = [run for run in all_runs if not is_done(run)]
+    if len(left) < len(all_runs):
         report_to(suite, work_folder(suite) / "report")
-    if not (succeeded and all(map(is_done, runs(suite)))):  # another suite may have meddled with a fold
-        for run in runs(suite):
-            if not is_done(run):
-                print(f"{run}: {state(suite, run)}", file=sys.stderr)
+    if left or not succeeded:  # another suite may have meddled with a fold
+        for run in left:
+            print(f"{run}: {state(suite, run)}", file=sys.stderr)
         logs = work_folder(suite) / "logs"
         raise UserError(f"Not everything succeeded: see the messages above and the logs in {logs}; then run this again")
 
@@ -151,7 +152,7 @@ def check(suite: Suite, path: Path) -> None:
         UserError: something that the suite needs is missing.
     """
     all_runs = runs(suite)
-    for run in all_runs:
+    for run in {(run.dataset, run.configuration): run for run in all_runs}.values():
         has_raw = (nnunet_folder(RAW) / run.dataset / "dataset.json").is_file()
         if not has_raw and not run.preprocessed_receipt.exists():
             raise UserError(f"{run.dataset} has no dataset.json in {nnunet_folder(RAW)}: convert it first")

@@ -168,10 +168,11 @@ def snakemake(suite: Suite, suite_file: Path, folder: Path, executor: Executor, 
 def dry_run(suite: Suite) -> None:
     """Print how many jobs of which kind are left, and write nothing."""
     all_runs = runs(suite)
+    untrained = [run for run in all_runs if not is_trained(run)]
     left = {
-        "plan": {run.planned for run in all_runs if not (is_planned(run) or is_trained(run))},
-        "preprocess": {run.preprocessed_receipt for run in all_runs if not (is_preprocessed(run) or is_trained(run))},
-        "train": {run.trained for run in all_runs if not is_trained(run)},
+        "plan": {run.planned for run in untrained if not is_planned(run)},
+        "preprocess": {run.preprocessed_receipt for run in untrained if not is_preprocessed(run)},
+        "train": {run.trained for run in untrained},
         "validate": {run.validated for run in all_runs if not is_done(run)},
     }
     for step, receipts in left.items():

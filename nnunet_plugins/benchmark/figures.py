@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import matplotlib
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nnunet_plugins.benchmark.results import Results
@@ -14,7 +15,7 @@ from nnunet_plugins.benchmark.statistics import (
     Ranking,
     case_values,
     cells,
-    is_finished,
+    finished_trainers,
     of_main_label,
     unit_values,
 )
@@ -87,11 +88,6 @@ def draw_all(analysis: Analysis, folder: Path) -> list[tuple[str, str]]:
             )
             save(curves_figure(results.curves, results.record), "training_curves", caption)
     return drawn
-
-
-def finished_trainers(cell: pd.DataFrame, record: Mapping[str, Any], dataset: str) -> list[str]:
-    trainers = record["datasets"][dataset]["trainers"]
-    return [trainer for trainer in trainers if is_finished(cell, trainer, record["suite"])]
 
 
 def units_figure(cell: pd.DataFrame, trainers: Sequence[str], record: Mapping[str, Any]) -> Figure:
@@ -185,11 +181,8 @@ def accuracy_against_cost(chosen: pd.DataFrame, results: Results) -> pd.DataFram
 def cost_figure(accuracy: pd.DataFrame, record: Mapping[str, Any]) -> Figure:
     """A panel for each dataset: Dice with its interval over seconds per epoch."""
     groups = list(accuracy.groupby(["dataset", "configuration", "part"]))
-    figure = Figure(figsize=(4.6 * min(2, len(groups)), 3.4 * -(-len(groups) // 2)), layout="constrained")
-    axes = figure.subplots(-(-len(groups) // 2), min(2, len(groups)), squeeze=False)
-    for axis in axes.flat[len(groups) :]:
-        axis.set_axis_off()
-    for axis, (key, group) in zip(axes.flat, groups, strict=False):
+    figure, axes = panels(len(groups), 3.4)
+    for axis, (key, group) in zip(axes, groups, strict=True):
         for index, row in enumerate(group.itertuples()):
             y, low, high = group["mean"].iloc[index], row.ci_low, row.ci_high
             error = None if pd.isna(low) else [[max(0, y - low)], [max(0, high - y)]]
@@ -203,11 +196,8 @@ def cost_figure(accuracy: pd.DataFrame, record: Mapping[str, Any]) -> Figure:
 def curves_figure(curves: pd.DataFrame, record: Mapping[str, Any]) -> Figure:
     """A panel for each dataset and configuration."""
     groups = list(curves.groupby(["dataset", "configuration"]))
-    figure = Figure(figsize=(4.6 * min(2, len(groups)), 3.2 * -(-len(groups) // 2)), layout="constrained")
-    axes = figure.subplots(-(-len(groups) // 2), min(2, len(groups)), squeeze=False)
-    for axis in axes.flat[len(groups) :]:
-        axis.set_axis_off()
-    for axis, (key, group) in zip(axes.flat, groups, strict=False):
+    figure, axes = panels(len(groups), 3.2)
+    for axis, (key, group) in zip(axes, groups, strict=True):
         for (trainer, _, _), curve in group.groupby(["trainer", "repeat", "fold"]):
             colour, _, line = look(trainer, record)
             marker = "." if len(curve) < 5 else ""
@@ -215,6 +205,16 @@ def curves_figure(curves: pd.DataFrame, record: Mapping[str, Any]) -> Figure:
         axis.set(xlabel="epoch", ylabel="Dice, moving average", title=" ".join(key))
     add_legend(figure)
     return figure
+
+
+def panels(count: int, height: float) -> tuple[Figure, list[Axes]]:
+    """Two in a row, each of that height in inches."""
+    rows, columns = -(-count // 2), min(2, count)
+    figure = Figure(figsize=(4.6 * columns, height * rows), layout="constrained")
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axis in axes[count:]:
+        axis.set_axis_off()
+    return figure, axes[:count]
 
 
 def add_legend(figure: Figure) -> None:

@@ -12,10 +12,9 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from nnunet_plugins.benchmark.figures import finished_trainers
+from nnunet_plugins.benchmark.files import label_manager, reader_of
 from nnunet_plugins.benchmark.results import Results
 from nnunet_plugins.benchmark.runs import (
-    VALIDATION,
     Run,
     dataset_json,
     images_folder,
@@ -23,7 +22,7 @@ from nnunet_plugins.benchmark.runs import (
     references,
     runs,
 )
-from nnunet_plugins.benchmark.statistics import case_values, cells
+from nnunet_plugins.benchmark.statistics import case_values, cells, finished_trainers
 from nnunet_plugins.benchmark.suite import Suite
 
 LABEL_COLOURS = ("#00e060", "#ff4040", "#40a0ff", "#ffd000", "#ff60ff", "#00e0e0", "#ff9030", "#b080ff")
@@ -62,16 +61,18 @@ def overlay_figure(chosen: dict[str, str], cell: pd.DataFrame, found: list[Run],
     trainers = list(dict.fromkeys(run.trainer for run in found))
     figure = Figure(figsize=(2.1 * (len(trainers) + 1), 2.5 * len(chosen)), layout="constrained")
     axes = figure.subplots(len(chosen), len(trainers) + 1, squeeze=False)
+    labels = label_manager(found[0])
+    reader = reader_of(found[0], next(iter(references(found[0], part).values())))
     for row, (name, case) in zip(axes, chosen.items(), strict=True):
         scores = cell[(cell.case == case) & (cell.fold == cell[cell.case == case].fold.min())]
         own = {run.trainer: run for run in found if (run.fold, run.repeat) == (scores.fold.iloc[0], 1)}
-        image, truth, index = read_slice(own[trainers[0]], case, part)
+        image, truth, index = read_slice(own[trainers[0]], case, part, reader, labels)
         row[0].imshow(image, cmap="gray")
         row[0].set_ylabel(f"{name}: {case[:24]}", fontsize=7)
         for axis, trainer in zip(row[1:], trainers, strict=True):
-            prediction = read_labels(predictions(own[trainer], part)[case], own[trainer])[index]
+            prediction = reader.read_seg(str(predictions(own[trainer], part)[case]))[0][0][index]
             axis.imshow(image, cmap="gray")
-            draw_labels(axis, truth, prediction, labels_of(own[trainer]))
+            draw_labels(axis, truth, prediction, labels)
             dice = scores[scores.trainer == trainer].Dice.mean()
             axis.set_xlabel("" if np.isnan(dice) else f"{dice:.3f}", fontsize=7)
     for axis, title in zip(axes[0], ["image", *trainers], strict=True):
@@ -93,36 +94,16 @@ def draw_labels(axis: Axes, truth: NDArray[Any], prediction: NDArray[Any], label
     axis.imshow(area)
 
 
-def read_slice(run: Run, case: str, part: str) -> tuple[NDArray[Any], NDArray[Any], Any]:
+def read_slice(run: Run, case: str, part: str, reader: Any, labels: Any) -> tuple[NDArray[Any], NDArray[Any], Any]:
     """Image ``(H, W)`` or ``(H, W, 3)``, truth ``(H, W)`` and index: of a volume, the slice with most foreground."""
-    truth = read_labels(references(run, part)[case], run)
-    foreground = (truth > 0) & (truth != labels_of(run).ignore_label)
+    truth = reader.read_seg(str(references(run, part)[case]))[0][0]
+    foreground = (truth > 0) & (truth != labels.ignore_label)
     index = (int(foreground.sum(axis=(1, 2)).argmax()), slice(None), slice(None))
     description = dataset_json(run)
     names = f"{glob.escape(case)}_[0-9][0-9][0-9][0-9]{description['file_ending']}"
-    array, _ = reader(run).read_images(sorted(map(str, images_folder(run, part).glob(names))))
+    array, _ = reader.read_images(sorted(map(str, images_folder(run, part).glob(names))))
     channels = array[(slice(None), *index)].astype(float)
     low, high = np.percentile(channels, [0.5, 99.5], axis=(1, 2), keepdims=True)
     scaled = ((channels - low) / np.maximum(high - low, 1e-9)).clip(0, 1)
     colours = list(description["channel_names"].values()) == ["R", "G", "B"]
     return np.moveaxis(scaled, 0, -1) if colours else scaled[0], truth[index], index
-
-
-def read_labels(path: Path, run: Run) -> NDArray[Any]:
-    """Label map ``(D, H, W)``; D = 1 for images."""
-    return reader(run).read_seg(str(path))[0][0]
-
-
-def reader(run: Run) -> Any:
-    from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
-
-    example = next(iter(references(run, VALIDATION).values()))
-    return determine_reader_writer_from_dataset_json(dataset_json(run), str(example), verbose=False)()
-
-
-def labels_of(run: Run) -> Any:
-    """nnU-Net's label manager."""
-    from nnunetv2.utilities.label_handling.label_handling import LabelManager
-
-    description = dataset_json(run)
-    return LabelManager(description["labels"], description.get("regions_class_order"))

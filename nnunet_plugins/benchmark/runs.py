@@ -188,11 +188,12 @@ def require_test_set(run: Run) -> None:
     Raises:
         UserError: there is no test set, or it has no image of a segmentation.
     """
-    files, remedy = references(run, TEST), f"or leave out 'test' for dataset {run.data.id}"
+    files, ending = references(run, TEST), dataset_json(run)["file_ending"]
+    remedy = f"or leave out 'test' for dataset {run.data.id}"
     if not files:
         raise UserError(f"{nnunet_folder(RAW) / run.dataset / 'labelsTs'} has no segmentations: add them, {remedy}")
     for case, path in files.items():
-        image = images_folder(run, TEST) / f"{case}_0000{dataset_json(run)['file_ending']}"
+        image = images_folder(run, TEST) / f"{case}_0000{ending}"
         if not image.exists():
             raise UserError(f"{path} has no image {image}: add it, {remedy}")
 

@@ -20,6 +20,7 @@ from scipy import stats
 from nnunet_plugins.benchmark.metrics import HIGHER_IS_BETTER
 
 Values = NDArray[np.float64]
+Cell = tuple[str, str, str]  # dataset, configuration and part
 NUM_RESAMPLES = 10_000
 SEED = 0
 CONFIDENCE = 0.95
@@ -128,6 +129,12 @@ def is_finished(cases: pd.DataFrame, trainer: str, suite: Mapping[str, Any]) -> 
     return done == wanted
 
 
+def finished_trainers(cell: pd.DataFrame, record: Mapping[str, Any], dataset: str) -> list[str]:
+    """Of a cell, in the suite's order."""
+    trainers = record["datasets"][dataset]["trainers"]
+    return [trainer for trainer in trainers if is_finished(cell, trainer, record["suite"])]
+
+
 def case_values(cases: pd.DataFrame, metric: str) -> pd.DataFrame:
     """A row for each cluster, case and label, a column for each trainer: mean over folds and repetitions."""
     index = ["cluster", "case", "label"]
@@ -159,7 +166,7 @@ def of_label(cases: pd.DataFrame, label: str) -> pd.DataFrame:
 # ---- tables ----------------------------------------------------------------------------------------------------------
 
 
-def cells(cases: pd.DataFrame) -> Iterator[tuple[tuple[str, str, str], pd.DataFrame]]:
+def cells(cases: pd.DataFrame) -> Iterator[tuple[Cell, pd.DataFrame]]:
     """The cases of each cell: dataset, configuration and part."""
     for key, group in cases.groupby(["dataset", "configuration", "part"], sort=True):
         yield tuple(map(str, key)), group  # type: ignore[misc]
@@ -302,21 +309,17 @@ def mean_kendall_tau(ranks: Values, drawn: NDArray[np.int64]) -> float:
     return float(np.average(taus, weights=counts))
 
 
-def finished_rankings(
-    cases: pd.DataFrame, record: Mapping[str, Any], metric: str = "Dice"
-) -> dict[tuple[str, str, str], Ranking]:
+def finished_rankings(cases: pd.DataFrame, record: Mapping[str, Any], metric: str = "Dice") -> dict[Cell, Ranking]:
     """The ranking of every cell in which at least two trainers are finished."""
     found = {}
     for key, cell in cells(cases):
-        trainers = record["datasets"][key[0]]["trainers"]
-        finished = [trainer for trainer in trainers if is_finished(cell, trainer, record["suite"])]
-        result = ranking(cell, finished, metric)
+        result = ranking(cell, finished_trainers(cell, record, key[0]), metric)
         if result is not None:
             found[key] = result
     return found
 
 
-def rank_table(rankings: Mapping[tuple[str, str, str], Ranking], record: Mapping[str, Any]) -> pd.DataFrame:
+def rank_table(rankings: Mapping[Cell, Ranking], record: Mapping[str, Any]) -> pd.DataFrame:
     """Ranks of trainers (rows, best first) in cells (columns): all comparable, as every row is in every column.
 
     Left out are cells that lack one of their dataset's trainers, then trainers that are not in all other cells.

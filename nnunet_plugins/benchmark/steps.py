@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_plugins import _startup
+from nnunet_plugins.benchmark.files import label_manager, reader_of
 from nnunet_plugins.benchmark.locks import lock, one_gpu
 from nnunet_plugins.benchmark.runs import (
     RAW,
@@ -195,10 +196,10 @@ def train(suite: Suite, run: Run) -> None:
         refuse_other_split(suite, run)
         if run.data.test:
             require_test_set(run)
-        if unfinished(run):
+        if unfinished(run, run.parts):
             with one_gpu():
                 train_and_predict(suite, run)
-        if missing := unfinished(run):
+        if missing := unfinished(run, run.parts):
             raise UserError(f"{missing} is not there after the training of {run}: see the log")
         write_json(run.trained, training_receipt(run))
 
@@ -244,7 +245,7 @@ def train_and_predict(suite: Suite, run: Run) -> None:
         if device.type == "cuda":
             note_measured(run, peak_bytes_allocated=torch.cuda.max_memory_allocated())
             note_measured(run, peak_bytes_reserved=torch.cuda.max_memory_reserved())
-    if unfinished(replace(run, data=replace(run.data, test=False))):
+    if unfinished(run, [VALIDATION]):
         start = time.perf_counter()
         trainer.perform_actual_validation()
         compiled = bool(trainer._do_i_compile())
@@ -319,17 +320,17 @@ def set_aside_unreadable_checkpoints(folder: Path) -> None:
             path.replace(path.with_name(path.name + ".unreadable"))
 
 
-def unfinished(run: Run) -> Path | None:
-    """The first file that a finished fold has and this one has not."""
+def unfinished(run: Run, parts: Sequence[str]) -> Path | None:
+    """The first file that a fold has whose parts are finished, and this one has not."""
     expected = [run.folder / CHECKPOINTS[0], run.folder / SUMMARY]
-    expected += [path for part in run.parts for path in predictions(run, part).values()]
+    expected += [path for part in parts for path in predictions(run, part).values()]
     return next((path for path in expected if not path.exists()), None)
 
 
 def finished_parts(run: Run) -> list[str]:
     """What the suite wants, and a test set that another suite has wanted."""
-    with_test = replace(run, data=replace(run.data, test=True))
-    return with_test.parts if predictions(run, TEST) and not unfinished(with_test) else run.parts
+    both = [VALIDATION, TEST]
+    return both if predictions(run, TEST) and not unfinished(run, both) else run.parts
 
 
 def training_receipt(run: Run) -> dict[str, Any]:
@@ -377,18 +378,15 @@ def validate(suite: Suite, run: Run) -> None:
 def case_rows(run: Run, part: str) -> Iterator[dict[str, Any]]:
     """A row for each case and label of the part."""
     from nnunetv2.evaluation.evaluate_predictions import region_or_label_to_mask
-    from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
-    from nnunetv2.utilities.label_handling.label_handling import LabelManager
     from tqdm import tqdm
 
     from nnunet_plugins.benchmark.metrics import score
 
-    dataset = dataset_json(run)
-    manager = LabelManager(dataset["labels"], dataset.get("regions_class_order"))
+    manager = label_manager(run)
     values = manager.foreground_regions if manager.has_regions else manager.foreground_labels
-    names = {as_tuple(value): name for name, value in dataset["labels"].items()}
+    names = {as_tuple(value): name for name, value in dataset_json(run)["labels"].items()}
     files, predicted = references(run, part), predictions(run, part)
-    reader = determine_reader_writer_from_dataset_json(dataset, str(next(iter(files.values()))))()
+    reader = reader_of(run, next(iter(files.values())))
     for case, file in tqdm(files.items(), desc=f"Metrics, {part}"):
         reference, properties = reader.read_seg(str(file))
         prediction, _ = reader.read_seg(str(predicted[case]))

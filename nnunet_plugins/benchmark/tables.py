@@ -14,6 +14,7 @@ import pandas as pd
 from nnunet_plugins.benchmark.metrics import HIGHER_IS_BETTER
 from nnunet_plugins.benchmark.results import CASE_COLUMNS, COST_COLUMNS, Results
 from nnunet_plugins.benchmark.statistics import (
+    Cell,
     Ranking,
     agreement,
     average_ranks,
@@ -49,7 +50,7 @@ class Analysis(NamedTuple):
     results: Results
     table: pd.DataFrame
     """Of :func:`result_table`."""
-    rankings: dict[tuple[str, str, str], Ranking]
+    rankings: dict[Cell, Ranking]
     """Of :func:`finished_rankings`."""
 
 
@@ -123,7 +124,7 @@ def cells_of(table: pd.DataFrame) -> Iterable[tuple[Any, pd.DataFrame]]:
 # ---- one table each --------------------------------------------------------------------------------------------------
 
 
-def comparison(key: tuple[str, str, str], group: pd.DataFrame, record: Mapping[str, Any]) -> Table:
+def comparison(key: Cell, group: pd.DataFrame, record: Mapping[str, Any]) -> Table:
     """One row per trainer: the short table of a dataset."""
     dataset, configuration, part = key
     by_metric = {metric: group[group.metric == metric].set_index("trainer") for metric in SHOWN}

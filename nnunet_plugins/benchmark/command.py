@@ -13,10 +13,12 @@ from pathlib import Path
 from nnunet_plugins.benchmark.locks import is_locked
 from nnunet_plugins.benchmark.runs import (
     RAW,
+    SPLITS,
     Run,
     is_done,
     log_file,
     nnunet_folder,
+    require_folds,
     require_test_set,
     runs,
     work_folder,
@@ -156,6 +158,8 @@ def check(suite: Suite, path: Path) -> None:
         has_raw = (nnunet_folder(RAW) / run.dataset / "dataset.json").is_file()
         if not has_raw and not run.preprocessed_receipt.exists():
             raise UserError(f"{run.dataset} has no dataset.json in {nnunet_folder(RAW)}: convert it first")
+        if (run.preprocessed / SPLITS).exists():
+            require_folds(suite, run)
         for part in ("labelsTr", "labelsTs") if run.data.test else ("labelsTr",):
             for label in (nnunet_folder(RAW) / run.dataset / part).glob("[!.]*"):
                 run.data.cluster(label.name.split(".")[0])

@@ -183,6 +183,19 @@ def predictions(run: Run, part: str) -> dict[str, Path]:
     return {case: run.folder / part / path.name for case, path in references(run, part).items()}
 
 
+def require_folds(suite: Suite, run: Run) -> None:
+    """
+    Raises:
+        UserError: the dataset's split does not have a fold that the suite wants.
+    """
+    splits = read_json(run.preprocessed / SPLITS)
+    if max(suite.folds) >= len(splits):
+        raise UserError(
+            f"{run.preprocessed / SPLITS} has {len(splits)} folds, numbered from 0, and the suite asks for fold "
+            f"{max(suite.folds)}: leave it out of the suite's folds"
+        )
+
+
 def require_test_set(run: Run) -> None:
     """
     Raises:

@@ -41,6 +41,7 @@ from nnunet_plugins.benchmark.runs import (
     predictions,
     read_json,
     references,
+    require_folds,
     require_test_set,
     runs,
     source,
@@ -121,7 +122,7 @@ def plan(suite: Suite, run: Run) -> None:
         for configuration in run.data.configurations:
             planned_configuration(replace(run, configuration=configuration))
         write_missing_splits(run)
-        check_folds(suite, run)
+        require_folds(suite, run)
         write_json(run.planned, {"sha256": digest(plans_file)})
 
 
@@ -139,15 +140,6 @@ def write_missing_splits(run: Run) -> None:
             f"{run.dataset} has {len(cases)} training cases, too few for nnU-Net's five folds: write {path}"
         )
     write_json(path, generate_crossval_split(cases, seed=12345, n_splits=5))
-
-
-def check_folds(suite: Suite, run: Run) -> None:
-    splits = read_json(run.preprocessed / SPLITS)
-    if max(suite.folds) >= len(splits):
-        raise UserError(
-            f"{run.preprocessed / SPLITS} has {len(splits)} folds, numbered from 0, and the suite asks for fold "
-            f"{max(suite.folds)}: leave it out of the suite's folds"
-        )
 
 
 def preprocess(suite: Suite, run: Run) -> None:
@@ -298,7 +290,7 @@ def refuse_other_split(suite: Suite, run: Run) -> None:
     Raises:
         UserError: they are not, or their labels have changed; cases for validation may have been trained on.
     """
-    check_folds(suite, run)
+    require_folds(suite, run)
     split = split_of(run)
     expected = predictions(run, VALIDATION)
     predicted = {path.name for path in (run.folder / VALIDATION).glob(f"*{dataset_json(run)['file_ending']}")}

@@ -31,6 +31,12 @@ TEXTS = (
     "dataset", "configuration", "part", "trainer", "case", "cluster", "label", "outcome", "device", "gpu_name",
     "hostname", "torch_version", "cudnn_version", "plans",
 )  # fmt: skip
+WHOLE = ("repeat", "fold", "epochs", "batch", "parameters", "flops")
+REAL = (
+    *HIGHER_IS_BETTER, "seconds_per_epoch", "training_hours", "seconds_per_case", "peak_gb_allocated",
+    "peak_gb_reserved", "memory_mb", "step_ms", "step_ms_low", "step_ms_high", "latency_ms", "latency_ms_low",
+    "latency_ms_high",
+)  # fmt: skip
 RECORD = "record.json"
 TABLES = ("results.csv", "results.md", "results.tex")
 SHOWN = ("Dice", "HD95", "NSD")  # in the short tables; results.csv has all
@@ -96,9 +102,9 @@ def read_csv(path: Path) -> pd.DataFrame:
     text = path.read_text(encoding="utf-8")
     if not text.strip():
         return pd.DataFrame()
-    texts = dict.fromkeys(TEXTS, str)
+    types = dict.fromkeys(TEXTS, str) | dict.fromkeys(WHOLE, int) | dict.fromkeys(REAL, float)
     return pd.read_csv(
-        io.StringIO(text), float_precision="round_trip", keep_default_na=False, na_values=[""], dtype=texts
+        io.StringIO(text), float_precision="round_trip", keep_default_na=False, na_values=[""], dtype=types
     )
 
 

@@ -214,6 +214,17 @@ def test_case_without_a_patient_is_named_before_anything_starts(root, suite_file
     assert "does not match the case 'volunteer'" in refusal(root, "run", path)
 
 
+def test_fold_that_the_split_does_not_have_is_named_before_anything_starts(root, suite_file, nothing_starts):
+    path = suite_file()
+    splits = root / "nnUNet_preprocessed" / "Dataset501_Cells" / "splits_final.json"
+    write_json(splits, [{"train": ["a"], "val": ["b"]}] * 2)
+    command.check(read_suite(path), path)
+    write_json(splits, [{"train": ["a"], "val": ["b"]}])
+    assert refusal(root, "run", path) == (
+        f"{splits} has 1 folds, numbered from 0, and the suite asks for fold 1: leave it out of the suite's folds"
+    )
+
+
 @pytest.mark.parametrize("steps", [0, -3])
 def test_number_of_steps_is_at_least_one(steps, root, suite_file):
     assert refusal(root, "cost", suite_file(), f"--steps={steps}") == f"--steps {steps} must be at least 1"

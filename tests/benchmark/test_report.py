@@ -275,6 +275,17 @@ def test_report_whose_data_are_cut_off_is_refused_in_a_sentence(name, content, s
         page.verify(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["cases.csv", "trainings.csv", "costs.csv"])
+@pytest.mark.parametrize("position", [0, -1])
+def test_number_that_is_none_is_refused_in_a_sentence(name, position, synthetic, tmp_path):
+    path = report_of(synthetic, tmp_path) / name
+    text = path.read_text()
+    start, end = [number.span() for number in re.finditer(r"(?<=,)\d+\.\d+(?=[,\n])", text)][position]
+    path.write_text(f"{text[:start]}abc{text[end:]}")
+    with pytest.raises(UserError, match=r"holds no report \(.*abc"):
+        page.verify(tmp_path)
+
+
 # ---- unfinished ------------------------------------------------------------------------------------------------------
 
 

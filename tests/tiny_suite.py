@@ -100,7 +100,11 @@ class Driver:
 
     def training(self) -> Run | None:
         """A training that is in its middle."""
-        return next((run for run in self.runs if is_training(run)), None)
+        return next(self.trainings(), None)
+
+    def trainings(self) -> Iterator[Run]:
+        """Those that are in their middle."""
+        return filter(is_training, self.runs)
 
     def wait(self, timeout: float = 400) -> Finished:
         return Finished(self.process.wait(timeout), self.output.read_text())

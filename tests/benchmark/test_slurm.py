@@ -68,11 +68,16 @@ def story(root) -> Story:
 
     driver = Driver(suite_file, "--executor", "slurm")
     driver.wait_until(lambda: queued() and not queued() & story.abandoned)
-    story.killed = driver.wait_until(driver.training)
+    story.killed = driver.wait_until(lambda: next(filter(has_checkpoints, driver.trainings()), None))
     for process in tiny_suite.processes_of(story.killed):
         process.kill()
     story.finished = driver.wait()
     return story
+
+
+def has_checkpoints(run: Run) -> bool:
+    """Whether none of its attempts ended in the first epoch, as one that the killed driver had just started may."""
+    return all(len(attempt) > 1 for attempt in tiny_suite.epochs(run))
 
 
 def queued() -> set[str]:

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import shutil
 from collections.abc import Iterator
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import pytest
@@ -19,9 +20,11 @@ os.environ["nnUNet_compile"] = "f"
 os.environ["nnUNet_n_proc_DA"] = "1"  # 0 breaks nnU-Net's planning
 os.environ["nnUNet_def_n_proc"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["MPLBACKEND"] = "agg"
+os.environ["MATPLOTLIBRC"] = str(Path(__file__).with_name("matplotlibrc"))
 for variable in ("NNUNET_PLUGINS_SEED", "NNUNET_PLUGINS_WEIGHTS", "NNUNET_PLUGINS_STAGE1", *NNUNET_FOLDERS):
     os.environ.pop(variable, None)
+
+torch.serialization.set_crc32_options(False)  # a third of the time that large checkpoints take
 
 settings.register_profile("suite", deadline=None, max_examples=30, derandomize=True)
 settings.load_profile("suite")
@@ -56,6 +59,7 @@ def planned(tmp_path_factory) -> Iterator[Path]:
     root = tmp_path_factory.mktemp("nnunet")
     with pytest.MonkeyPatch.context() as monkeypatch:
         cell_datasets.use_nnunet_folders(root, monkeypatch)
+        monkeypatch.setattr("nnunetv2.utilities.utils.Pool", ThreadPool)  # 12 processes to list ten files, 24 times
         for dataset_id in NAMES:
             cell_datasets.write_raw_dataset(dataset_id)
         cell_datasets.plan_and_preprocess(list(NAMES))

@@ -65,13 +65,10 @@ def test_the_whole_pipeline(root, monkeypatch):
         TRAINER,
         "-device",
         "cpu",
-        "-npp",
-        1,
-        "-nps",
-        1,
+        "--save_probabilities",
     )
-    run(*predict, "-o", root / "folds01", "-f", 0, 1, "--save_probabilities")
-    run(*predict, "-o", root / "folds234", "-f", 2, 3, 4, "--save_probabilities", "--disable_tta")
+    run(*predict, "-o", root / "folds01", "-f", 0, 1, "-npp", 1, "-nps", 1)
+    run(*predict, "-o", root / "folds234", "-f", 2, 3, 4, "-npp", 0, "-nps", 0, "--disable_tta")
     run("ensemble", "-i", root / "folds01", root / "folds234", "-o", root / "ensemble", "-np", 1)
 
     postprocessing = model / "crossval_results_folds_0_1_2_3_4" / "postprocessing.pkl"
@@ -92,7 +89,7 @@ def test_the_whole_pipeline(root, monkeypatch):
     subprocess.run(
         [
             *(Path(sys.executable).with_name("nnUNetv2_predict_from_modelfolder"), "-i", images),
-            *("-o", root / "anywhere", "-m", model, "-f", "0", "-device", "cpu"),
+            *("-o", root / "anywhere", "-m", model, "-f", "0", "-device", "cpu", "-npp", "1", "-nps", "1"),
         ],
         env=environment,
         check=True,

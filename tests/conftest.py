@@ -20,6 +20,7 @@ os.environ["nnUNet_compile"] = "f"
 os.environ["nnUNet_n_proc_DA"] = "1"  # 0 breaks nnU-Net's planning
 os.environ["nnUNet_def_n_proc"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["MPLBACKEND"] = "agg"
 os.environ["MATPLOTLIBRC"] = str(Path(__file__).with_name("matplotlibrc"))
 for variable in ("NNUNET_PLUGINS_SEED", "NNUNET_PLUGINS_WEIGHTS", "NNUNET_PLUGINS_STAGE1", *NNUNET_FOLDERS):
     os.environ.pop(variable, None)

@@ -1,5 +1,6 @@
 """The figures of a report, each as SVG and PNG."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ from nnunet_plugins.benchmark.statistics import (
 from nnunet_plugins.benchmark.tables import Analysis
 
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8c6bb1", "#7f7f7f")  # for all eyes
+INCHES_PER_LETTER = 0.08  # of the font below
 MARKERS, LINES = "osD^v", ("-", "--", ":", "-.")
 STYLE: dict[Any, Any] = {
     "svg.hashsalt": "nnunet-plugins",
@@ -141,12 +143,16 @@ def ranks_figure(ranking: Ranking) -> Figure:
 
 def significance_figure(chosen: pd.DataFrame, record: Mapping[str, Any]) -> Figure:
     """Map of differences to the reference, with stars."""
-    where = chosen.dataset + " " + chosen.configuration + " " + chosen.part
+    where = chosen.dataset.map(wrapped) + "\n" + chosen.configuration + " " + chosen.part
     differences = chosen.assign(where=where).pivot(index="trainer", columns="where", values="difference")
     p_values = chosen.assign(where=where).pivot(index="trainer", columns="where", values="p_holm")
     names = [t for t in record["suite"]["trainers"] if t in differences.index and t != record["suite"]["reference"]]
     differences, p_values = differences.loc[names], p_values.loc[names]
-    figure = Figure(figsize=(2.4 + 1.5 * differences.shape[1], 1.6 + 0.4 * len(names)), layout="constrained")
+    scale = f"Dice − {record['suite']['reference']}"
+    width = 1.3 + 1.5 * differences.shape[1] + INCHES_PER_LETTER * max(map(len, names))
+    lines = 1 + max(column.count("\n") for column in differences.columns)
+    height = 0.4 + 0.15 * lines + max(0.45 * len(names), INCHES_PER_LETTER * len(scale))
+    figure = Figure(figsize=(width, height), layout="constrained")
     axis = figure.subplots()
     bound = max(0.01, float(np.nanmax(np.abs(differences.to_numpy()))))
     image = axis.imshow(differences, cmap="RdBu", vmin=-bound, vmax=bound, aspect="auto")
@@ -165,11 +171,14 @@ def significance_figure(chosen: pd.DataFrame, record: Mapping[str, Any]) -> Figu
                 color="white" if dark else "black",
             )
     axis.set(yticks=range(len(names)), yticklabels=names)
-    axis.set_xticks(
-        range(differences.shape[1]), [name.replace(" ", "\n", 1) for name in differences.columns], fontsize=8
-    )
-    figure.colorbar(image, label=f"Dice − {record['suite']['reference']}")
+    axis.set_xticks(range(differences.shape[1]), differences.columns, fontsize=8)
+    figure.colorbar(image, label=scale)
     return figure
+
+
+def wrapped(dataset: str) -> str:
+    """The name in lines of up to 20 letters, broken after underscores."""
+    return "\n".join(textwrap.wrap(dataset.replace("_", "_ "), 20)).replace("_ ", "_")
 
 
 def accuracy_against_cost(chosen: pd.DataFrame, results: Results) -> pd.DataFrame:

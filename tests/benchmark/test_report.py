@@ -649,6 +649,30 @@ def test_figures_are_drawn_twice_the_same_as_svg_and_png(synthetic, tmp_path):
     assert all(caption for _, caption in drawn)
 
 
+@pytest.mark.parametrize("num_datasets", [1, 2])
+def test_long_names_leave_room_for_the_map_of_differences(num_datasets):
+    datasets = [f"Dataset00{number}_Intracranial_Haemorrhage_of_the_Challenge_2022" for number in range(num_datasets)]
+    trainers = ["ConDSegTrainer_withoutSADecoder", "DCFFSNetTrainer_pretrained", "DLKUNetSTrainer_C64"]
+    chosen = pd.DataFrame(
+        {"dataset": name, "configuration": "3d_fullres", "part": "validation", "trainer": trainer}
+        | {"difference": 0.1, "p_holm": 0.0001}
+        for name in datasets
+        for trainer in trainers[1:]
+    )
+    with matplotlib.rc_context({**figures.STYLE, "figure.dpi": 100}):
+        figure = figures.significance_figure(chosen, {"suite": {"trainers": trainers, "reference": trainers[0]}})
+        figure.draw_without_rendering()
+    axis, colours = figure.axes
+    inches = axis.get_window_extent().width / figure.dpi, axis.get_window_extent().height / figure.dpi
+    assert inches[0] / num_datasets > 1
+    assert inches[1] / 2 > 0.35
+    columns = [label.get_window_extent() for label in axis.get_xticklabels()]
+    assert all(left.x1 <= right.x0 for left, right in itertools.pairwise(columns))
+    for box in (*columns, *(label.get_window_extent() for label in (*axis.get_yticklabels(), colours.yaxis.label))):
+        assert box.x0 >= 0 and box.x1 <= figure.bbox.width
+        assert box.y0 >= 0 and box.y1 <= figure.bbox.height
+
+
 def test_a_trainer_has_one_colour_in_all_figures(synthetic):
     """Also where another one is unfinished."""
     kept = synthetic.cases[~((synthetic.cases.trainer == REFERENCE) & (synthetic.cases.fold > 2))]

@@ -17,7 +17,7 @@ import pytest
 from nnunet_plugins.benchmark.runs import Run, runs
 from nnunet_plugins.benchmark.suite import read_suite
 
-EPOCHS = 5  # long enough to be killed on the way
+EPOCHS = 6  # long enough to be killed on the way
 NUM_CASES = 6
 MARK = "TINY_SUITE"  # in the environment of all processes of a suite
 
@@ -100,7 +100,7 @@ class Driver:
 
     def training(self) -> Run | None:
         """A training that is in its middle."""
-        return next(filter(is_training, self.runs), None)
+        return next((run for run in self.runs if is_training(run)), None)
 
     def wait(self, timeout: float = 400) -> Finished:
         return Finished(self.process.wait(timeout), self.output.read_text())
@@ -131,7 +131,7 @@ def epochs(run: Run) -> list[list[int]]:
 def is_training(run: Run) -> bool:
     """Whether the fold is in the middle: a checkpoint is written, and epochs are left."""
     attempts = epochs(run)
-    return bool(attempts) and 1 <= attempts[-1][-1] < EPOCHS - 1 and len(attempts[-1]) > 1 and bool(processes_of(run))
+    return bool(attempts) and 2 <= attempts[-1][-1] < EPOCHS - 1 and len(attempts[-1]) > 1 and bool(processes_of(run))
 
 
 def processes_of(run: Run) -> list[psutil.Process]:

@@ -31,8 +31,6 @@ class Story:
     abandoned: set[str] = field(default_factory=set)
     """Jobs of the killed driver, which went on without it."""
     killed: Run | None = None
-    attempts_before: int = 0
-    """Of the killed training, without the one that was killed."""
     finished: Finished | None = None
 
 
@@ -72,7 +70,6 @@ def story(root) -> Story:
     driver = Driver(suite_file, "--executor", "slurm")
     driver.wait_until(lambda: queued() and not queued() & story.abandoned)
     story.killed = driver.wait_until(driver.training)
-    story.attempts_before = len(tiny_suite.epochs(story.killed)) - 1
     for process in tiny_suite.processes_of(story.killed):
         process.kill()
     story.finished = driver.wait()
@@ -114,9 +111,11 @@ def test_jobs_of_the_killed_driver_are_cancelled(story):
 
 def test_a_killed_training_is_tried_again_and_goes_on(story):
     assert [job["JobState"] for job in jobs().values()].count("FAILED") == 1
-    attempts = tiny_suite.epochs(story.killed)[story.attempts_before :]
+    attempts = tiny_suite.epochs(story.killed)
     assert len(attempts) > 1
-    assert all(0 < after[0] <= before[-1] + 1 for before, after in itertools.pairwise(attempts))
+    for before, after in itertools.pairwise(attempts):
+        first = 0 if before == [0] else 1  # an attempt that a driver's end met in its first epoch left no checkpoint
+        assert first <= after[0] <= before[-1] + 1
     assert attempts[-1][-1] == EPOCHS - 1
 
 

@@ -1,6 +1,5 @@
 """The trainers under test, planned datasets for the session, and one finished training of every main trainer."""
 
-import math
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -126,9 +125,9 @@ def trained(planned) -> Callable[[str], Path]:
             with pytest.MonkeyPatch.context() as monkeypatch:
                 monkeypatch.setenv("nnUNet_results", str(planned / "nnUNet_results"))  # outlives the test
                 trainer = cell_datasets.make_trainer(f"{name}_1epoch_2iterations", LABELS)
-                trainer._best_ema = math.inf  # one checkpoint will do
                 trainer.run_training()
                 trainer.perform_actual_validation()
+            Path(trainer.output_folder, "checkpoint_best.pth").unlink()
             drop_optimizer_state(Path(trainer.output_folder, "checkpoint_final.pth"))
             finished[name] = Path(trainer.output_folder_base)
         return finished[name]

@@ -1,11 +1,11 @@
 """Proves for every trainer: its network is what nnU-Net's training, inference, compilation and checkpoints expect."""
 
 import inspect
+from typing import Any
 
 import cell_datasets
 import pytest
 import torch
-from outputs import tensors
 from torch import Tensor, nn
 
 from nnunet_plugins.architectures import DCSNet
@@ -40,6 +40,18 @@ def build(
     configuration = plans.get_configuration("2d" if len(patch_size) == 2 else "3d_fullres")
     torch.manual_seed(0)
     return find_trainer(trainer_name).build_network_architecture(plans, configuration, channels, heads, training)
+
+
+def tensors(outputs: Any) -> list[Tensor]:
+    """The outputs that there are, the logits first."""
+    match outputs:
+        case None:
+            return []
+        case Tensor():
+            return [outputs]
+        case dict():
+            return tensors(tuple(outputs.values()))
+    return [tensor for output in outputs for tensor in tensors(output)]
 
 
 def training_input(network: nn.Module, images: Tensor) -> Tensor | Annotated:
@@ -86,9 +98,10 @@ def test_any_patch_number_of_channels_and_of_heads(trainer_and_dimensions):
         assert tensors(outputs)[0].shape == (2, heads, *patch_size)
         network.deep_supervision = False
         with torch.inference_mode():
-            logits = network.eval()(x)
-        assert isinstance(logits, Tensor)
-        assert logits.shape == (2, heads, *patch_size)
+            for training in (True, False):
+                logits = network.train(training)(x)
+                assert isinstance(logits, Tensor)
+                assert logits.shape == (2, heads, *patch_size)
 
 
 def test_output_does_not_change_form_for_online_validation(trainer_and_dimensions):

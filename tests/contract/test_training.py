@@ -223,6 +223,7 @@ def test_model_predicts_in_a_fresh_process(fresh_process_predictions, trained, m
     model = trained(main_trainer_name)
     predictions, validated = fresh_process_predictions / model.name, model / "fold_0" / "validation"
     names = [path.name for path in validated.glob("*.png")]
+    assert len(names) == 2
     assert sorted(names) == sorted(path.name for path in predictions.glob("*.png"))
     for name in names:  # the same weights, so the same segmentation
         assert np.array_equal(io.imread(predictions / name), io.imread(validated / name))

@@ -107,7 +107,7 @@ def add_benchmark(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     benchmark = commands.add_parser(
         "benchmark",
         help="train and compare many trainers on many datasets",
-        description="Train and compare the trainers of a suite file. See docs/benchmarking.md and benchmarks/suites.",
+        description="Train and compare the trainers of a suite file. See docs/benchmarking.md and suites.",
     )
     actions = benchmark.add_subparsers(dest="action", required=True, metavar="ACTION")
     run = actions.add_parser("run", help="plan, preprocess, train, validate and report all that is not done yet")
@@ -230,7 +230,7 @@ def run_nnunet_command(command: str, *arguments: str) -> None:
 
 
 def require_nnunet() -> None:
-    from nnunet_plugins.trainers.compatibility import nnunet_problem
+    from nnunet_plugins.compatibility import nnunet_problem
 
     if problem := nnunet_problem():
         raise UserError(f"nnunet-plugins cannot use this nnU-Net: {problem}")

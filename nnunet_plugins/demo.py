@@ -26,11 +26,11 @@ from numpy.typing import NDArray
 from skimage.io import imread
 
 from nnunet_plugins import _startup
-from nnunet_plugins.cores import usable_cores
+from nnunet_plugins.compatibility import nnunet_problem
 from nnunet_plugins.errors import UserError
+from nnunet_plugins.files import usable_cores
 from nnunet_plugins.synthetic import write_dataset
 from nnunet_plugins.trainers import TRAINERS
-from nnunet_plugins.trainers.compatibility import nnunet_problem
 
 DEFAULT_EPOCHS = 4
 ITERATIONS = 40

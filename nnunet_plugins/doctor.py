@@ -21,8 +21,8 @@ from typing import Literal, NamedTuple
 
 from nnunet_plugins import __version__
 from nnunet_plugins._startup import DISABLE_VARIABLE, DISCOVERY_FOLDER, VARIABLE, switched_off
+from nnunet_plugins.compatibility import nnunet_problem, overwriting_problem, trainer_problem
 from nnunet_plugins.trainers import TRAINERS, find_trainer
-from nnunet_plugins.trainers.compatibility import nnunet_problem, overwriting_problem, trainer_problem
 
 GB = 1e9
 MINIMUM_FREE_DISK = 5 * GB

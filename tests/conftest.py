@@ -11,10 +11,10 @@ import pytest
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # two cores, many processes: waiting threads must not spin
 
-import cell_datasets
 import torch
-from cell_datasets import NAMES, NNUNET_FOLDERS
 from hypothesis import settings
+from support import cell_datasets
+from support.cell_datasets import NAMES, NNUNET_FOLDERS
 
 os.environ["nnUNet_compile"] = "f"
 os.environ["nnUNet_n_proc_DA"] = "1"  # 0 breaks nnU-Net's planning

@@ -12,7 +12,7 @@ import pytest
 import nnunet_plugins
 from nnunet_plugins._startup import DISCOVERY_FOLDER
 from nnunet_plugins.cli import main
-from nnunet_plugins.dataset_conversion import CONVERTERS
+from nnunet_plugins.dataset_conversion.datasets import CONVERTERS
 from nnunet_plugins.trainers import TRAINERS, find_trainer
 
 

@@ -7,10 +7,10 @@ import csv
 import json
 from pathlib import Path
 
-import cell_datasets
 import pytest
 import SimpleITK as sitk
 import torch
+from support import cell_datasets
 
 from nnunet_plugins.cli import main
 

@@ -10,22 +10,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from nnunet_plugins.benchmark.locks import is_locked
-from nnunet_plugins.benchmark.runs import (
-    RAW,
-    SPLITS,
-    Run,
-    is_done,
-    log_file,
-    nnunet_folder,
-    require_folds,
-    require_test_set,
-    runs,
-    work_folder,
-    write_json,
-)
+from nnunet_plugins.benchmark.jobs.locks import is_locked
+from nnunet_plugins.benchmark.runs import Run, is_done, log_file, require_folds, require_test_set, runs, work_folder
 from nnunet_plugins.benchmark.suite import BadSuite, Suite, read_suite
 from nnunet_plugins.errors import UserError
+from nnunet_plugins.files import write_json
+from nnunet_plugins.nnunet_folders import RAW, SPLITS, nnunet_folder
 
 NEEDED = ("snakemake", "psutil", "pandas", "jinja2")
 
@@ -42,7 +32,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def run_benchmark(options: argparse.Namespace) -> None:
-    from nnunet_plugins.benchmark.engine import dry_run, run_suite
+    from nnunet_plugins.benchmark.jobs.engine import dry_run, run_suite
 
     suite = read_suite(options.suite)
     check(suite, options.suite)
@@ -68,7 +58,7 @@ def report(options: argparse.Namespace) -> None:
 
 
 def report_to(suite: Suite, folder: Path, with_cases: bool = True) -> None:
-    from nnunet_plugins.benchmark.page import write_report
+    from nnunet_plugins.benchmark.report.page import write_report
 
     page = write_report(suite, Path(os.path.abspath(folder)), with_cases)
     print((page.parent / "results.md").read_text(encoding="utf-8"))
@@ -76,7 +66,7 @@ def report_to(suite: Suite, folder: Path, with_cases: bool = True) -> None:
 
 
 def verify(options: argparse.Namespace) -> None:
-    from nnunet_plugins.benchmark import page
+    from nnunet_plugins.benchmark.report import page
 
     if differing := page.verify(options.report):
         raise UserError(
@@ -87,8 +77,8 @@ def verify(options: argparse.Namespace) -> None:
 
 
 def cost(options: argparse.Namespace) -> None:
-    from nnunet_plugins.benchmark import results, tables
     from nnunet_plugins.benchmark.cost import suite_costs
+    from nnunet_plugins.benchmark.report import results, tables
 
     suite = read_suite(options.suite)
     check(suite, options.suite)
@@ -165,7 +155,7 @@ def check(suite: Suite, path: Path) -> None:
                 run.data.cluster(label.name.split(".")[0])
         if run.data.test:
             require_test_set(run)
-    from nnunet_plugins.trainers.compatibility import nnunet_problem
+    from nnunet_plugins.compatibility import nnunet_problem
 
     if problem := nnunet_problem():
         raise UserError(f"nnunet-plugins cannot use this nnU-Net: {problem}")

@@ -23,9 +23,11 @@ from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from nnunet_plugins.benchmark.runs import RESULTS, Run, planned_configuration, read_json, runs
+from nnunet_plugins.benchmark.runs import Run, planned_configuration, runs
 from nnunet_plugins.benchmark.suite import Suite
 from nnunet_plugins.errors import UserError
+from nnunet_plugins.files import read_json
+from nnunet_plugins.nnunet_folders import RESULTS
 
 WARM_UP = 2
 

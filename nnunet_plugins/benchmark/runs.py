@@ -4,8 +4,6 @@ Nothing here needs torch or nnU-Net: Snakemake reads it in every job.
 """
 
 import hashlib
-import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -14,10 +12,10 @@ from typing import Any
 
 from nnunet_plugins.benchmark.suite import Data, Suite
 from nnunet_plugins.errors import UserError
+from nnunet_plugins.files import digest, read_json
+from nnunet_plugins.nnunet_folders import PREPROCESSED, RAW, RESULTS, SPLITS, dataset_name, nnunet_folder
 
-RAW, PREPROCESSED, RESULTS = "nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"
 VALIDATION, TEST = "validation", "test"
-SPLITS = "splits_final.json"
 
 
 @dataclass(frozen=True)
@@ -108,32 +106,6 @@ def runs(suite: Suite) -> list[Run]:
         for fold in suite.folds
         for trainer in suite.trainers_of(data)
     ]
-
-
-def nnunet_folder(variable: str) -> Path:
-    value = os.environ.get(variable)
-    if not value:
-        folder = variable.removeprefix("nnUNet_")
-        raise UserError(
-            f'{variable} is not set: say where nnU-Net keeps its files, e.g. export {variable}="$PWD/{folder}"'
-        )
-    return Path(os.path.abspath(value))
-
-
-def dataset_name(dataset_id: int) -> str:
-    """``DatasetNNN_Name``, as nnU-Net would find it."""
-    folders = [nnunet_folder(variable) for variable in (RAW, PREPROCESSED)]
-    names = {path.name for folder in folders for path in folder.glob(f"Dataset{dataset_id:03}_*") if path.is_dir()}
-    if not names:
-        raise UserError(
-            f"There is no dataset {dataset_id} in {' or '.join(map(str, folders))}: convert it first, with "
-            "'nnunet-plugins convert', or correct the suite's id"
-        )
-    if len(names) > 1:
-        raise UserError(
-            f"The number {dataset_id} belongs to several datasets ({', '.join(sorted(names))}): rename all but one"
-        )
-    return names.pop()
 
 
 def work_folder(suite: Suite) -> Path:
@@ -258,30 +230,6 @@ def missing_cases(run: Run) -> set[str]:
 
 
 # ---- receipts --------------------------------------------------------------------------------------------------------
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write the file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")  # suites that share a fold may meet
-    temporary.write_text(json.dumps(content, indent=1, allow_nan=False), encoding="utf-8")
-    temporary.replace(path)
-
-
-def read_json(path: Path) -> Any:
-    """
-    Raises:
-        UserError: the file cannot be read as JSON.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}): remove it and run the benchmark again") from error
-
-
-def digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def is_planned(run: Run) -> bool:

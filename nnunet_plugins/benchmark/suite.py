@@ -104,7 +104,7 @@ def read_suite(path: Path) -> Suite:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise BadSuite(f"{path} cannot be read ({reason}): give the path of a suite file") from error
     except tomllib.TOMLDecodeError as error:
-        raise BadSuite(f"{path} is not TOML ({error}): see benchmarks/suites for examples") from error
+        raise BadSuite(f"{path} is not TOML ({error}): see suites for examples") from error
     try:
         return parse(content)
     except BadSuite as error:
@@ -139,7 +139,7 @@ def build(record: type, table: Mapping[str, Any], prefix: str) -> Any:
         if name in table:
             values[name] = converted(table[name], f.type, f"{prefix}{name}")
         elif f.default is MISSING and f.default_factory is MISSING:
-            raise BadSuite(f"{prefix}{name} is missing: add it, as the examples in benchmarks/suites do")
+            raise BadSuite(f"{prefix}{name} is missing: add it, as the examples in suites do")
     return record(**values)
 
 

@@ -1,50 +1,5 @@
 """From a download, as its owners publish it, to ``nnUNet_raw/DatasetNNN_Name``.
 
-A converter is a declarative record (:mod:`.dataset`) in a file of its own; reading, checking and writing is the work of
-one shared writer (:mod:`.writer`).
+A converter is a declarative record (:mod:`.dataset`) in a file of its own under :mod:`.datasets`; reading, checking and
+writing is the work of one shared writer (:mod:`.writer`).
 """
-
-from nnunet_plugins.dataset_conversion import (
-    acdc,
-    brain_tumor,
-    chase_db1,
-    dsb2018,
-    folder,
-    glas,
-    isic2016,
-    isic2017,
-    isic2018,
-    kidney_stone,
-    kvasir_seg,
-    kvasir_sessile,
-    kvasir_small,
-    lits17,
-    monuseg,
-    promise12,
-    synapse,
-)
-from nnunet_plugins.dataset_conversion.dataset import Dataset
-
-CONVERTERS: dict[str, Dataset] = {
-    module.DATASET.name: module.DATASET
-    for module in (
-        isic2018,
-        isic2016,
-        isic2017,
-        dsb2018,
-        monuseg,
-        kvasir_seg,
-        kvasir_sessile,
-        kvasir_small,
-        glas,
-        synapse,
-        acdc,
-        promise12,
-        chase_db1,
-        lits17,
-        brain_tumor,
-        kidney_stone,
-        folder,
-    )
-}
-"""All converters by name; ``folder``'s record is completed by the user's options."""

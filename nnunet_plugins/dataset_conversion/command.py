@@ -12,14 +12,14 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
 
-from nnunet_plugins import __version__
-from nnunet_plugins.cores import usable_cores
-from nnunet_plugins.dataset_conversion import CONVERTERS, folder, nnunet_folders
+from nnunet_plugins import __version__, nnunet_folders
 from nnunet_plugins.dataset_conversion.cases import digest
 from nnunet_plugins.dataset_conversion.dataset import Dataset
+from nnunet_plugins.dataset_conversion.datasets import CONVERTERS, folder
 from nnunet_plugins.dataset_conversion.source import Source
 from nnunet_plugins.dataset_conversion.writer import Options, convert
 from nnunet_plugins.errors import UserError
+from nnunet_plugins.files import usable_cores
 
 FOLDER_OPTIONS = ("images", "masks", "dataset_name", "channels", "label_map", "threshold")
 

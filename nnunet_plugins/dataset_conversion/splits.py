@@ -6,8 +6,8 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-Split = dict[str, list[str]]
-"""``{"train": identifiers, "val": identifiers}``"""
+from nnunet_plugins.nnunet_folders import Split
+
 Key = TypeVar("Key")
 NUM_FOLDS = 5
 SEED = 12345  # nnU-Net's own

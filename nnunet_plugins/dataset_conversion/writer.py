@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-from nnunet_plugins.dataset_conversion import nnunet_folders, output, splits
+from nnunet_plugins import nnunet_folders
+from nnunet_plugins.dataset_conversion import output, splits
 from nnunet_plugins.dataset_conversion.cases import Outcome, convert_case, digest, identifier, source_files
 from nnunet_plugins.dataset_conversion.dataset import Case, Dataset
 from nnunet_plugins.dataset_conversion.source import Source, without_ending
@@ -149,7 +150,7 @@ def user_group(case: Case, groups: Mapping[str, str], source: Source) -> str:
 
 def other_dataset(dataset: Dataset, source: Source) -> UserError:
     """Nothing was found: say what was expected, and which converter would find something."""
-    from nnunet_plugins.dataset_conversion import CONVERTERS
+    from nnunet_plugins.dataset_conversion.datasets import CONVERTERS
 
     fitting = [
         name

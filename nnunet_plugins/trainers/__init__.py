@@ -12,8 +12,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from nnunet_plugins.compatibility import nnunet_problem
 from nnunet_plugins.errors import UserError
-from nnunet_plugins.trainers.compatibility import nnunet_problem
 
 
 class Variant(NamedTuple):

@@ -23,9 +23,9 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from nnunet_plugins.architectures.layers.encoders import load_imagenet_weights
+from nnunet_plugins.compatibility import trainer_problem
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.losses.common import LabelFormat, PluginLoss, full_resolution
-from nnunet_plugins.trainers.compatibility import trainer_problem
 
 if problem := trainer_problem(nnUNetTrainer):
     raise UserError(f"nnunet-plugins cannot use this nnU-Net: {problem}")

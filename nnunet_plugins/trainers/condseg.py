@@ -15,7 +15,7 @@ from nnunet_plugins.architectures.layers.encoders import load_imagenet_weights
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.losses import ConDSegLoss
 from nnunet_plugins.trainers.base import PluginTrainer
-from nnunet_plugins.trainers.strong_augmentation import strongly_augmented
+from nnunet_plugins.trainers.data.strong_augmentation import strongly_augmented
 
 STAGE_1_VARIABLE = "NNUNET_PLUGINS_STAGE1"
 

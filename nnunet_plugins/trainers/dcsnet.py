@@ -15,7 +15,7 @@ from nnunet_plugins.architectures.dcsnet import Annotated
 from nnunet_plugins.losses import DCSNetLoss
 from nnunet_plugins.losses.common import full_resolution
 from nnunet_plugins.trainers.base import PluginTrainer
-from nnunet_plugins.trainers.object_boxes import objects_in
+from nnunet_plugins.trainers.data.object_boxes import objects_in
 
 
 class DCSNetTrainer(PluginTrainer):

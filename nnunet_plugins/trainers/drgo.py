@@ -20,14 +20,14 @@ from nnunet_plugins.errors import UserError
 from nnunet_plugins.losses import DRGOLoss
 from nnunet_plugins.losses.common import LabelFormat
 from nnunet_plugins.losses.drgo import RegionStatistics, region_grid
-from nnunet_plugins.trainers.region_importance import (
+from nnunet_plugins.trainers.data.region_importance import (
     Case,
     RegionImportance,
     class_frequency,
     count_labels_of_cases,
     find_cases,
 )
-from nnunet_plugins.trainers.region_sampling import RegionDataLoader, cell_centers
+from nnunet_plugins.trainers.data.region_sampling import RegionDataLoader, cell_centers
 
 
 class Observation(NamedTuple):

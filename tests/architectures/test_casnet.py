@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
-from fake_cuda import fake_cuda_autocast
 from hypothesis import given
 from hypothesis import strategies as st
+from support.fake_cuda import fake_cuda_autocast
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F

@@ -3,8 +3,8 @@
 import pytest
 import timm
 import torch
-from fake_cuda import fake_cuda_autocast
-from references import literal_aggregation
+from support.fake_cuda import fake_cuda_autocast
+from support.references import literal_aggregation
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode

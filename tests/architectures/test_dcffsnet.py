@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from fake_cuda import fake_cuda_autocast
+from support.fake_cuda import fake_cuda_autocast
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode

@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from fake_cuda import fake_cuda_autocast
+from support.fake_cuda import fake_cuda_autocast
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F

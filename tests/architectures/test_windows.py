@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from references import literal_aggregation
+from support.references import literal_aggregation
 from torch.nn import functional as F
 
 from nnunet_plugins.architectures.layers.windows import aggregate_windows

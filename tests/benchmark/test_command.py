@@ -8,12 +8,14 @@ import sys
 
 import pytest
 import torch
-from cell_datasets import use_nnunet_folders
+from support.cell_datasets import use_nnunet_folders
 
-from nnunet_plugins.benchmark import command, engine
-from nnunet_plugins.benchmark.runs import log_file, runs, work_folder, write_json
+from nnunet_plugins.benchmark import command
+from nnunet_plugins.benchmark.jobs import engine
+from nnunet_plugins.benchmark.runs import log_file, runs, work_folder
 from nnunet_plugins.benchmark.suite import parse, read_suite
 from nnunet_plugins.cli import main
+from nnunet_plugins.files import write_json
 
 SUITE = """
 name = "tiny"
@@ -416,7 +418,7 @@ def test_dataset_that_cannot_be_prepared_is_why_nothing_is_trained(step, first, 
 def locked(first):
     """Another process holds the training's lock."""
     script = (
-        "import sys; from pathlib import Path; from nnunet_plugins.benchmark.locks import lock\n"
+        "import sys; from pathlib import Path; from nnunet_plugins.benchmark.jobs.locks import lock\n"
         "with lock(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
     )
     command_line = [sys.executable, "-c", script, str(first[2].folder / ".bench.lock")]
@@ -462,7 +464,7 @@ def test_epochs_are_counted_on_after_a_restart(first, capsys):
 
 
 def test_verified_report_says_so(root, capsys, monkeypatch):
-    from nnunet_plugins.benchmark import page
+    from nnunet_plugins.benchmark.report import page
 
     monkeypatch.setattr(page, "verify", lambda _: [])
     main(["benchmark", "verify", str(root)])

@@ -7,11 +7,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from cell_datasets import LABELS, REGIONS_IGNORE, VOLUMES, dataset_name, load_plans, make_trainer
+from support.cell_datasets import LABELS, REGIONS_IGNORE, VOLUMES, dataset_name, load_plans, make_trainer
 from torch import nn
 
-from nnunet_plugins.benchmark import cost, tables
+from nnunet_plugins.benchmark import cost
 from nnunet_plugins.benchmark.cost import Contestant, quartiles, random_batch, run_cost, seconds, suite_costs
+from nnunet_plugins.benchmark.report import tables
 from nnunet_plugins.benchmark.runs import runs
 from nnunet_plugins.benchmark.suite import Data, Resources, Suite
 from nnunet_plugins.errors import UserError

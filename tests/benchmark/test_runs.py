@@ -6,18 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from nnunet_plugins.benchmark.runs import (
-    Run,
-    digest,
-    discard_stale_receipts,
-    log_file,
-    read_json,
-    runs,
-    work_folder,
-    write_json,
-)
+from nnunet_plugins.benchmark.runs import Run, discard_stale_receipts, log_file, runs, work_folder
 from nnunet_plugins.benchmark.suite import Data, Suite
 from nnunet_plugins.errors import UserError
+from nnunet_plugins.files import digest, read_json, write_json
 
 SUITE = Suite("cells", ("A", "B"), "A", 100, (Data(1), Data(2, ("2d", "3d_fullres"), trainers=("A",))), folds=(0, 3))
 

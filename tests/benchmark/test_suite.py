@@ -159,7 +159,7 @@ def test_suite_that_cannot_be_read_is_refused(tmp_path):
     assert refusal(path) == " cannot be read (it is not UTF-8 text): give the path of a suite file"
     path.write_text("name: cells\n")
     assert refusal(path).startswith(" is not TOML (") and "line 1" in refusal(path)
-    assert refusal(path).endswith(": see benchmarks/suites for examples")
+    assert refusal(path).endswith(": see suites for examples")
 
 
 def test_suite_is_read_as_utf_8_whatever_the_machine_prefers(suite_file):
@@ -211,7 +211,7 @@ def test_suite_without_datasets_is_refused(tmp_path):
     ],
 )
 def test_missing_key_is_refused(suite_file, section, key):
-    expected = f": {section}{key} is missing: add it, as the examples in benchmarks/suites do"
+    expected = f": {section}{key} is missing: add it, as the examples in suites do"
     assert refusal(suite_file(section, key, None)) == expected
 
 

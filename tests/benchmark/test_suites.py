@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from nnunet_plugins.benchmark.metrics import HIGHER_IS_BETTER
-from nnunet_plugins.benchmark.page import verify
+from nnunet_plugins.benchmark.report.page import verify
 from nnunet_plugins.benchmark.suite import Suite, read_suite
-from nnunet_plugins.dataset_conversion import CONVERTERS
 from nnunet_plugins.dataset_conversion.dataset import PNG
+from nnunet_plugins.dataset_conversion.datasets import CONVERTERS
 from nnunet_plugins.trainers import TRAINERS, find_trainer
 
-FOLDER = Path(__file__).parents[2] / "benchmarks" / "suites"
+FOLDER = Path(__file__).parents[2] / "suites"
 EVIDENCE = FOLDER / "shared_data.toml"  # of folders that are no published datasets
 SUITES = sorted({*FOLDER.glob("*.toml")} - {EVIDENCE})
 PAPERS = ["DCFFSNet", "ConDSeg", "DLKUNet", "MedFusion-TransNet", "DCSNet"]
@@ -29,7 +29,9 @@ TWO_CASES_OF_A_PATIENT_AND_ANOTHERS = {
 }
 """As the converters name cases."""
 
-PUBLISHED = tomllib.loads((files("nnunet_plugins.benchmark") / "published.toml").read_text(encoding="utf-8"))["results"]
+PUBLISHED = tomllib.loads((files("nnunet_plugins.benchmark.report") / "published.toml").read_text(encoding="utf-8"))[
+    "results"
+]
 DESCRIPTION = ("paper", "table", "dataset", "method", "trainer", "label", "note")
 NEEDED = DESCRIPTION[:4]
 

@@ -3,12 +3,12 @@
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-import cell_datasets
 import pytest
 import timm
 import torch
-from cell_datasets import LABELS, NAMES
-from table import (
+from support import cell_datasets
+from support.cell_datasets import LABELS, NAMES
+from support.table import (
     DIFFERENT_LOSSES,
     DIFFERENT_NETWORKS,
     DIFFERENT_OUTPUTS,

@@ -8,9 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import cell_datasets
 import pytest
-from cell_datasets import LABELS
+from support import cell_datasets
+from support.cell_datasets import LABELS
 
 TRAINER = "DLKUNetSTrainer_C64_1epoch_2iterations"
 MODEL = f"{TRAINER}__nnUNetPlans__2d"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch.multiprocessing as mp
-from table import WITH_OTHER_OUTPUTS
+from support.table import WITH_OTHER_OUTPUTS
 
 EVEN, UNEVEN = 4, 5
 JOBS = [(WITH_OTHER_OUTPUTS[0], EVEN), *((name, UNEVEN) for name in WITH_OTHER_OUTPUTS)]
@@ -21,7 +21,7 @@ JOBS = [(WITH_OTHER_OUTPUTS[0], EVEN), *((name, UNEVEN) for name in WITH_OTHER_O
 @pytest.fixture(scope="module")
 def outcomes(planned, tmp_path_factory) -> Path:
     """All trainings in one pair of processes, each of which takes seconds to start."""
-    import ddp_workers
+    from support import ddp_workers
 
     folder = tmp_path_factory.mktemp("ddp")
     with socket.socket() as free:

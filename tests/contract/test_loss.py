@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import torch
 from batchgeneratorsv2.transforms.utils.deep_supervision_downsampling import DownsampleSegForDSTransform
-from cell_datasets import FORMATS, IMAGE_SIZE, LABELS, VOLUME_FORMATS, VOLUME_SIZES, initialized_trainer
-from fake_cuda import fake_cuda_autocast
+from support.cell_datasets import FORMATS, IMAGE_SIZE, LABELS, VOLUME_FORMATS, VOLUME_SIZES, initialized_trainer
+from support.fake_cuda import fake_cuda_autocast
 from torch import Tensor
 
 from nnunet_plugins.architectures import DCSNet

@@ -3,9 +3,9 @@
 import inspect
 from typing import Any
 
-import cell_datasets
 import pytest
 import torch
+from support import cell_datasets
 from torch import Tensor, nn
 
 from nnunet_plugins.architectures import DCSNet

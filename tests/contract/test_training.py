@@ -14,12 +14,12 @@ import sys
 import zipfile
 from pathlib import Path
 
-import cell_datasets
 import numpy as np
 import pytest
 import torch
-from cell_datasets import LABELS, REGIONS, THICK_VOLUMES, VOLUMES, make_trainer
-from table import MAIN_TRAINERS
+from support import cell_datasets
+from support.cell_datasets import LABELS, REGIONS, THICK_VOLUMES, VOLUMES, make_trainer
+from support.table import MAIN_TRAINERS
 
 from nnunet_plugins.losses.common import PluginLoss
 

@@ -17,11 +17,11 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
-import cell_datasets
 import numpy as np
 import pytest
 import SimpleITK as sitk
 from PIL import Image
+from support import cell_datasets
 
 from nnunet_plugins.cli import main
 from nnunet_plugins.dataset_conversion import command, writer

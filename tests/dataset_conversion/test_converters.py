@@ -16,13 +16,10 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import cell_datasets
 import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from dataset_conversion import miniatures
-from dataset_conversion.miniatures import FACTS, NIFTI, PNG, WRITERS, Miniature, Sample
 from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 from nnunetv2.preprocessing.normalization.map_channel_name_to_normalization import get_normalization_scheme
@@ -30,9 +27,12 @@ from nnunetv2.utilities.crossval_split import generate_crossval_split
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 from skimage import io
+from support import cell_datasets, miniatures
+from support.miniatures import FACTS, NIFTI, PNG, WRITERS, Miniature, Sample
 
 from nnunet_plugins.cli import main
-from nnunet_plugins.dataset_conversion import CONVERTERS, command, writer
+from nnunet_plugins.dataset_conversion import command, writer
+from nnunet_plugins.dataset_conversion.datasets import CONVERTERS
 
 NAMES = list(WRITERS)
 VOLUMES = [name for name in NAMES if FACTS[name].ending == NIFTI]

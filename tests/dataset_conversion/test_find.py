@@ -16,8 +16,9 @@ from nnunetv2.utilities.utils import (
 )
 from PIL import Image
 
-from nnunet_plugins.dataset_conversion import folder, writer
+from nnunet_plugins.dataset_conversion import writer
 from nnunet_plugins.dataset_conversion.cases import identifier
+from nnunet_plugins.dataset_conversion.datasets import folder
 from nnunet_plugins.dataset_conversion.pairing import filled, paired
 from nnunet_plugins.dataset_conversion.source import Source, pattern_expression, walk, without_ending
 from nnunet_plugins.errors import UserError

@@ -8,7 +8,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from nnunet_plugins.dataset_conversion.cases import to_labels
 from nnunet_plugins.dataset_conversion.dataset import Dataset
-from nnunet_plugins.dataset_conversion.folder import parse_label_map
+from nnunet_plugins.dataset_conversion.datasets.folder import parse_label_map
 from nnunet_plugins.dataset_conversion.labels import (
     Binary,
     LabelMap,
@@ -140,7 +140,7 @@ def test_label_map_that_is_no_bijection_is_refused(labels):
 def dataset_with(rule) -> Dataset:
     from dataclasses import replace
 
-    from nnunet_plugins.dataset_conversion import CONVERTERS
+    from nnunet_plugins.dataset_conversion.datasets import CONVERTERS
 
     return replace(CONVERTERS["isic2018"], to_labels=rule)
 

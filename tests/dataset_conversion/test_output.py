@@ -3,10 +3,10 @@
 import json
 from pathlib import Path
 
-import cell_datasets
 import numpy as np
 import pytest
 from PIL import Image
+from support import cell_datasets
 
 from nnunet_plugins.cli import main
 from nnunet_plugins.dataset_conversion import output

@@ -20,7 +20,7 @@ from PIL import Image
 
 from nnunet_plugins.dataset_conversion import pictures
 from nnunet_plugins.dataset_conversion.cases import fit_channels, write_case
-from nnunet_plugins.dataset_conversion.folder import DATASET
+from nnunet_plugins.dataset_conversion.datasets.folder import DATASET
 from nnunet_plugins.dataset_conversion.pictures import (
     Geometry,
     Picture,

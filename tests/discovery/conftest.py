@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from discovery.environments import Environment, call
+from support.environments import Environment, call
 
 REPOSITORY = Path(__file__).parents[2]
 

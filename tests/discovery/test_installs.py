@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from discovery.environments import Environment, call
 from PIL import Image
+from support.environments import Environment, call
 
 PROBE = Path(__file__).with_name("probe.py")
 PACKAGE = "nnunet_plugins"

@@ -1,9 +1,9 @@
 """Proves: what all trainers share: class attributes, schedules, parameter groups, seeds, refusals, default loss."""
 
-import cell_datasets
 import pytest
 import timm
 import torch
+from support import cell_datasets
 from torch import nn
 
 from nnunet_plugins.errors import UserError

@@ -5,12 +5,11 @@ import os
 import signal
 from pathlib import Path
 
-import cell_datasets
-import killed_training
 import numpy as np
 import pytest
 import timm
 import torch
+from support import cell_datasets, killed_training
 from torch import nn
 
 from nnunet_plugins.architectures import ConDSeg, Net0

@@ -2,14 +2,14 @@
 
 import math
 
-import cell_datasets
 import numpy as np
 import pytest
 import timm
 import torch
-from cell_datasets import LABELS, REGIONS, initialized_trainer
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from support import cell_datasets
+from support.cell_datasets import LABELS, REGIONS, initialized_trainer
 
 from nnunet_plugins.architectures import DCSNet
 from nnunet_plugins.architectures.dcsnet import Segments
@@ -18,8 +18,8 @@ from nnunet_plugins.architectures.layers.detector import Detections
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.losses.common import LabelFormat
 from nnunet_plugins.trainers import find_trainer
+from nnunet_plugins.trainers.data.object_boxes import objects_in
 from nnunet_plugins.trainers.dcsnet import PlateauSchedule, clip_gradients, epochs_without_improvement
-from nnunet_plugins.trainers.object_boxes import objects_in
 
 pytestmark = pytest.mark.usefixtures("results")
 

@@ -1,6 +1,5 @@
 """Proves: DLKUNet is trained as section 4.3 of its paper says: rates, optimiser, weights in the log, augmentation."""
 
-import cell_datasets
 import numpy as np
 import pytest
 import torch
@@ -9,6 +8,7 @@ from batchgeneratorsv2.transforms.spatial.rot90 import Rot90Transform
 from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from batchgeneratorsv2.transforms.utils.random import RandomTransform
 from batchgeneratorsv2.transforms.utils.remove_label import RemoveLabelTansform
+from support import cell_datasets
 from torch import nn
 
 from nnunet_plugins.architectures import DLKUNet

@@ -2,21 +2,21 @@
 
 from pathlib import Path
 
-import cell_datasets
 import numpy as np
 import pytest
 import torch
-from cell_datasets import LABELS, REGIONS_IGNORE, THICK_VOLUMES, VOLUMES, make_trainer
 from nnunetv2.run.run_training import maybe_load_checkpoint
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from support import cell_datasets
+from support.cell_datasets import LABELS, REGIONS_IGNORE, THICK_VOLUMES, VOLUMES, make_trainer
 
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.losses.drgo import RegionStatistics
 from nnunet_plugins.trainers import find_trainer
+from nnunet_plugins.trainers.data.region_importance import class_frequency
+from nnunet_plugins.trainers.data.region_sampling import RegionDataLoader
 from nnunet_plugins.trainers.drgo import DRGO, Observation, gathered
-from nnunet_plugins.trainers.region_importance import class_frequency
-from nnunet_plugins.trainers.region_sampling import RegionDataLoader
 
 NAME = "DRGOTrainer_2epochs_2iterations"
 

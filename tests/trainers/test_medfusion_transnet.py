@@ -2,13 +2,13 @@
 
 import math
 
-import cell_datasets
 import numpy as np
 import pytest
 import torch
-from cell_datasets import LABELS, THICK_VOLUMES, VOLUMES, initialized_trainer, make_trainer
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from support import cell_datasets
+from support.cell_datasets import LABELS, THICK_VOLUMES, VOLUMES, initialized_trainer, make_trainer
 
 from nnunet_plugins.architectures import CASNet
 from nnunet_plugins.architectures.casnet import ContextualAttention

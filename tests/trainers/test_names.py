@@ -5,10 +5,10 @@ import pickle
 from inspect import getattr_static, signature
 
 import pytest
-from cell_datasets import LABELS, make_trainer
 from hypothesis import given
 from hypothesis import strategies as st
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from support.cell_datasets import LABELS, make_trainer
 
 from nnunet_plugins import trainers
 from nnunet_plugins._startup import DISCOVERY_FOLDER

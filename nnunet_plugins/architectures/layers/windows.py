@@ -3,7 +3,7 @@
 Read literally, the K x K window of values around every position is unfolded, two K^2 x K^2 matrices are applied to
 it, and the windows are folded again, that is, summed where they overlap. Here the two matrices are multiplied first,
 and the sum over all windows that hold a position is one filter of (2K - 1) x (2K - 1) taps for it. Nothing is unfolded,
-which takes a fraction of time and memory (``benchmarks/condseg_ops.py``).
+which takes a fraction of time and memory (``speed/condseg_ops.py``).
 """
 
 import math

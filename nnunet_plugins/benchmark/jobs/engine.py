@@ -1,0 +1,256 @@
+"""Hands a suite's jobs to Snakemake, on this machine or on Slurm, and cleans up after whatever ended it before.
+
+Snakemake decides what is left to do, from the receipts alone. It runs in a thread, so that signals are ours: whether
+the driver is interrupted, terminated or killed, the next one goes the same way.
+"""
+
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+from tqdm import tqdm
+
+from nnunet_plugins.benchmark.jobs.locks import GPUS, lock
+from nnunet_plugins.benchmark.runs import (
+    discard_stale_receipts,
+    is_done,
+    is_planned,
+    is_preprocessed,
+    is_trained,
+    runs,
+    stop_file,
+    work_folder,
+)
+from nnunet_plugins.benchmark.suite import Suite, read_suite
+from nnunet_plugins.errors import UserError
+from nnunet_plugins.files import usable_cores
+
+Executor = Literal["local", "slurm"]
+SNAKEFILE = Path(__file__).with_name("Snakefile")
+SUITE = "suite.toml"
+MAX_SLURM_JOBS = 1000
+
+
+def run_suite(suite_file: Path, executor: Executor, gpus: Sequence[str]) -> bool:
+    """Do all that is left of the suite; whether everything succeeded.
+
+    Raises:
+        UserError: another driver works on the suite, or the executor cannot be used.
+    """
+    suite = read_suite(suite_file)
+    folder = work_folder(suite)
+    with ExitStack() as stack:
+        if not stack.enter_context(lock(folder / ".driver.lock", wait=False)):
+            raise UserError(f"Another 'benchmark run' works on {folder}: wait for it, or stop it")
+        if executor == "slurm":
+            require_slurm()
+            cancel_slurm_jobs(folder)
+        else:
+            os.environ[GPUS] = ",".join(gpus)
+        discard_stale_receipts(suite)
+        stop_file(suite).unlink(missing_ok=True)
+        copy = folder / SUITE  # what the jobs read: editing the file must not change a suite that runs
+        if copy.resolve() != suite_file.resolve():
+            shutil.copyfile(suite_file, copy.with_suffix(".partial"))
+            copy.with_suffix(".partial").replace(copy)
+        return supervise(suite, copy, executor, gpus)
+
+
+def supervise(suite: Suite, suite_file: Path, executor: Executor, gpus: Sequence[str]) -> bool:
+    """Run Snakemake in a thread, with a progress bar; on SIGINT or SIGTERM end its jobs and this process."""
+    folder = work_folder(suite)
+    all_runs = runs(suite)
+    received: list[int] = []
+    handlers = {
+        number: signal.signal(number, lambda n, _: received.append(n)) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    bar = tqdm(total=len(all_runs), desc="Trainings", unit="fold", smoothing=0, mininterval=5)
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            workflow = pool.submit(snakemake, suite, suite_file, folder, executor, gpus)
+            done = False
+            while not (received or done):
+                done = bool(wait([workflow], timeout=0.5).done)
+                with suppress(OSError):  # whoever reads our output may be gone
+                    bar.update(sum(run.validated.exists() for run in all_runs) - bar.n)
+            with suppress(OSError):
+                bar.close()
+            if received:
+                stop(suite, executor, received[0])
+        return workflow.result()
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def stop(suite: Suite, executor: Executor, signal_number: int) -> NoReturn:
+    """End the jobs, then this process at once: its thread would wait for jobs, and try them again."""
+    try:
+        stop_file(suite).touch()  # for the next attempts, which Snakemake starts as we end those that run
+        with suppress(OSError):
+            print("Stopping. The same command goes on from the last checkpoints.", flush=True)
+        end_jobs(executor, work_folder(suite))
+    except Exception as error:
+        with suppress(OSError):
+            print(f"Jobs may be left: {error}", file=sys.stderr, flush=True)
+    finally:
+        os._exit(128 + signal_number)
+
+
+def snakemake(suite: Suite, suite_file: Path, folder: Path, executor: Executor, gpus: Sequence[str]) -> bool:
+    """Run Snakemake's workflow; whether all jobs succeeded."""
+    from snakemake.api import SnakemakeApi
+    from snakemake.exceptions import WorkflowError
+    from snakemake.scheduling.greedy import SchedulerSettings
+    from snakemake.settings.enums import Quietness, RerunTrigger
+    from snakemake.settings.types import (
+        ConfigSettings,
+        DAGSettings,
+        ExecutionSettings,
+        OutputSettings,
+        RemoteExecutionSettings,
+        ResourceSettings,
+        SchedulingSettings,
+    )
+
+    resources = suite.resources
+    slurm = executor == "slurm"
+    level = logging.ERROR if slurm else logging.CRITICAL  # what fails here says so itself; Slurm may refuse a job
+    output = OutputSettings(quiet={Quietness.HOST, Quietness.REASON, Quietness.RULES}, log_level_override=level)
+    num_gpus = len(gpus) if resources.device == "cuda" else int(resources.device != "cpu")
+    with SnakemakeApi(output) as api:
+        workflow = api.workflow(
+            resource_settings=ResourceSettings(
+                cores=None if slurm else max(usable_cores(), num_gpus * resources.cpus),
+                nodes=MAX_SLURM_JOBS if slurm else None,
+                resources={} if slurm else {"gpu": num_gpus},
+            ),
+            config_settings=ConfigSettings(config={"suite": str(suite_file)}),
+            snakefile=SNAKEFILE,
+            workdir=folder,
+        )
+        dag = workflow.dag(
+            DAGSettings(
+                targets={"all"},
+                force_incomplete=True,
+                rerun_triggers={RerunTrigger.MTIME, RerunTrigger.INPUT},
+            )
+        )
+        try:
+            dag.execute_workflow(
+                executor=executor,
+                executor_settings=slurm_settings() if slurm else None,
+                execution_settings=ExecutionSettings(
+                    keep_going=True, lock=False, retries=resources.retries, latency_wait=60 if slurm else 5
+                ),
+                scheduling_settings=SchedulingSettings(scheduler="greedy"),
+                scheduler_settings=SchedulerSettings(),
+                remote_execution_settings=RemoteExecutionSettings(
+                    seconds_between_status_checks=10, job_deploy_sources=False
+                ),
+            )
+        except WorkflowError as error:
+            if "At least one job" not in str(error):  # of failed jobs, the steps themselves have said why
+                print(error, file=sys.stderr)
+            return False
+    return True
+
+
+def dry_run(suite: Suite) -> None:
+    """Print how many jobs of which kind are left, and write nothing."""
+    all_runs = runs(suite)
+    untrained = [run for run in all_runs if not is_trained(run)]
+    left = {
+        "plan": {run.planned for run in untrained if not is_planned(run)},
+        "preprocess": {run.preprocessed_receipt for run in untrained if not is_preprocessed(run)},
+        "train": {run.trained for run in untrained},
+        "validate": {run.validated for run in all_runs if not is_done(run)},
+    }
+    for step, receipts in left.items():
+        print(f"{step:12}{len(receipts):6}")
+
+
+def end_jobs(executor: Executor, folder: Path) -> None:
+    """Kill what this driver, and a killed one before it, has started; workers of workers included."""
+    if executor == "slurm":
+        cancel_slurm_jobs(folder)
+        return
+    import psutil
+
+    steps = [p for p in psutil.process_iter(["cmdline"]) if is_step(p.info["cmdline"] or [], folder)]
+    processes = list(steps)
+    for process in (psutil.Process(), *steps):
+        with suppress(psutil.Error):
+            processes += process.children(recursive=True)
+    for process in processes:
+        with suppress(psutil.Error):
+            process.terminate()
+    for process in psutil.wait_procs(processes, timeout=10)[1]:
+        with suppress(psutil.Error):
+            process.kill()
+
+
+def is_step(command: Sequence[str], folder: Path) -> bool:
+    return "nnunet_plugins.benchmark.jobs.steps" in command and str(folder / SUITE) in command
+
+
+# ---- Slurm -----------------------------------------------------------------------------------------------------------
+
+
+def require_slurm() -> None:
+    """
+    Raises:
+        UserError: there is no Slurm here, or it does not answer.
+    """
+    for command in ("sbatch", "squeue", "scontrol"):
+        if shutil.which(command) is None:
+            raise UserError(f"There is no {command} here: run this on a login node, or leave out --executor slurm")
+    asked = subprocess.run(["squeue", "-h", "-o", "%i"], capture_output=True, text=True)
+    if asked.returncode:
+        raise UserError(f"Slurm does not answer ({' '.join(asked.stderr.split())}): ask its administrators")
+
+
+def cancel_slurm_jobs(folder: Path) -> None:
+    """Cancel what an earlier driver of this folder has left in the queue, and wait until it is gone."""
+    while jobs := slurm_jobs(folder):
+        subprocess.run(["scancel", *jobs], check=False)
+        time.sleep(1)
+
+
+def slurm_jobs(folder: Path, attempts: int = 30) -> list[str]:
+    """Jobs of this user that wait or run in the folder; Snakemake gives sbatch its true path.
+
+    Raises:
+        UserError: Slurm has not answered for a minute.
+    """
+    command = ["squeue", "-h", "--me", "-t", "PD,R,CF,S", "-o", "%i %Z"]
+    for _ in range(attempts):
+        asked = subprocess.run(command, capture_output=True, text=True)
+        if asked.returncode == 0:
+            jobs = [line.split(maxsplit=1) for line in asked.stdout.splitlines()]
+            return [job[0] for job in jobs if os.path.realpath(job[-1]) == os.path.realpath(folder)]
+        time.sleep(2)
+    raise UserError(f"Slurm does not answer ({' '.join(asked.stderr.split())}): cancel the jobs in {folder} yourself")
+
+
+def slurm_settings() -> Any:
+    """The plugin, imported here alone: that takes seconds where Slurm is configured but down."""
+    from snakemake_executor_plugin_slurm import ExecutorSettings
+
+    asked = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True, check=True).stdout
+    accounting = "accounting_storage/slurmdbd" in asked
+    return ExecutorSettings(
+        status_command="sacct" if accounting else "squeue",  # without accounting, sacct waits for ever
+        no_account=not accounting,
+        init_seconds_before_status_checks=10,
+        keep_successful_logs=False,
+    )

@@ -1,0 +1,216 @@
+"""Connectivity loss, voting and shifts of DCFFSNet against their literal form.
+
+python speed/dcffsnet_ops.py --patch 256 256 --batch 4 --classes 2
+
+The literal form (the ``literal_*`` functions) writes the equations down as they stand: a shift is a product with
+translation matrices, as in reference [4] of DCFFSNet, probabilities are multiplied, and Python loops over samples,
+classes and directions. First both forms must agree, in values and gradients, in float64; then they take turns (forward
+and backward, in float32). Last comes the loss's share of a true training step of DCFFSNetTrainer on such a batch.
+"""
+
+import argparse
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from step_time import Setting, add_setting, loss_shares, measure, random_batch, read_setting, seconds, spread
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm import trange
+
+from nnunet_plugins.architectures.layers.directions import (
+    DIRECTIONS,
+    NUM_DIRECTIONS,
+    directional_vote,
+    shift_groups,
+)
+from nnunet_plugins.losses.common import LabelFormat, Target, split_target
+from nnunet_plugins.losses.dcffsnet import ConnectivityLoss, pair_target
+
+Function = Callable[[Tensor], Tensor]
+bce = partial(F.binary_cross_entropy, reduction="none")
+
+
+def translation(size: int, step: int, like: Tensor) -> Tensor:
+    """``T`` with ``(T x)[i] = x[i - step]``, 0 at the border."""
+    return torch.diag(like.new_ones(size - abs(step)), -step)
+
+
+def literal_shift(x: Tensor, direction: tuple[int, int]) -> Tensor:
+    """Move ``(H, W)`` by one pixel: ``T_y x T_x^T``."""
+    dy, dx = direction
+    return translation(x.shape[0], dy, x) @ x @ translation(x.shape[1], dx, x).T
+
+
+def literal_neighbour(x: Tensor, direction: tuple[int, int]) -> Tensor:
+    """``x`` at the neighbour in that direction: a shift the other way round."""
+    return literal_shift(x, (-direction[0], -direction[1]))
+
+
+def literal_shift_groups(x: Tensor) -> Tensor:
+    """Every channel of ``(B, C, H, W)`` moved in the direction of its group."""
+    width = x.shape[1] // NUM_DIRECTIONS
+    return torch.stack(
+        [torch.stack([literal_shift(c, DIRECTIONS[i // width]) for i, c in enumerate(sample)]) for sample in x]
+    )
+
+
+def literal_bilateral(connectivity: Tensor) -> Tensor:
+    """``v_d(x) = p_d(x) p_d'(x + d)`` for one class: ``(8, H, W)`` logits to ``(8, H, W)`` probabilities."""
+    p = connectivity.sigmoid()
+    return torch.stack([p[d] * literal_neighbour(p[7 - d], DIRECTIONS[d]) for d in range(NUM_DIRECTIONS)])
+
+
+def literal_known(mask: Tensor) -> Tensor:
+    """``(H, W)`` mask to ``(8, H, W)``: 1 where a pixel and its neighbour are both inside the image and in the mask."""
+    return torch.stack([mask * literal_neighbour(mask, direction) for direction in DIRECTIONS])
+
+
+def literal_class_probability(votes: Tensor, voting: str) -> Tensor:
+    """``(8, H, W)`` votes to ``(H, W)``: the largest, or the mean over the neighbours that exist."""
+    if voting == "max":
+        return votes.amax(0)
+    return votes.sum(0) / literal_known(torch.ones_like(votes[0])).sum(0)
+
+
+def literal_vote(connectivity: Tensor, voting: str) -> Tensor:
+    """Class logits ``(B, K, H, W)`` of connectivity logits ``(B, K, 8, H, W)``."""
+    votes = [[literal_bilateral(c) for c in sample] for sample in connectivity]
+    probability = torch.stack([torch.stack([literal_class_probability(v, voting) for v in sample]) for sample in votes])
+    return (probability / (1 - probability)).log()
+
+
+def literal_loss(connectivity: Tensor, target: Target, voting: str) -> Tensor:
+    """``ConnectivityLoss`` for labels of two classes or more, Dice over the batch, summed over its terms."""
+    logits = literal_vote(connectivity, voting)
+    samples, classes = logits.shape[:2]
+    mask = torch.ones_like(logits[:, 0]) if target.mask is None else target.mask[:, 0]
+    softmax = classes > 2
+    probabilities = logits.softmax(1) if softmax else logits.sigmoid()
+
+    cross_entropy = connectivity_bce = bilateral_bce = edge = logits.new_zeros(())
+    num_known = num_edges = logits.new_zeros(())
+    for b in range(samples):
+        known = literal_known(mask[b])
+        for k in range(classes):
+            y = target.one_hot[b, k]
+            pairs = literal_known(y)
+            votes = literal_bilateral(connectivity[b, k])
+            entropy = -y * probabilities[b, k].log() if softmax else bce(probabilities[b, k], y)
+            cross_entropy = cross_entropy + (entropy * mask[b]).sum() / (mask.sum() * (1 if softmax else classes))
+            connectivity_bce = connectivity_bce + (bce(connectivity[b, k].sigmoid(), pairs) * known).sum()
+            bilateral_bce = bilateral_bce + (bce(votes, pairs) * known).sum()
+            num_known = num_known + known.sum()
+            is_edge = (pairs.sum(0) > 0) & (pairs.sum(0) < known.sum(0))
+            smallest = torch.where(known > 0, votes, 1.0).amin(0)
+            edge = edge - ((1 - smallest[is_edge]).log().clamp_min(-100)).sum()
+            num_edges = num_edges + is_edge.sum()
+    dice = logits.new_zeros(())
+    in_dice = range(1 if softmax else 0, classes)
+    for k in in_dice:
+        p, y = probabilities[:, k] * mask, target.one_hot[:, k]
+        dice = dice + 1 - (2 * (p * y).sum() + 1e-5) / (p.sum() + y.sum() + 1e-5)
+    bilateral_weight = ConnectivityLoss.bilateral_weight
+    return (
+        cross_entropy
+        + dice / len(in_dice)
+        + (connectivity_bce + bilateral_weight * bilateral_bce) / num_known
+        + edge / num_edges.clamp_min(1)
+    )
+
+
+def package_loss(connectivity: Tensor, target: Target, voting: str) -> Tensor:
+    loss = ConnectivityLoss(LabelFormat(), voting=voting)
+    return torch.stack(list(loss(connectivity, target, pair_target(target)).values())).sum()
+
+
+class Operation(NamedTuple):
+    """The package's form and the literal one of the same function."""
+
+    package: Function
+    literal: Function
+    x: Tensor
+
+
+def operations(patch: Sequence[int], setting: Setting, dtype: torch.dtype) -> dict[str, Operation]:
+    """What is compared, by name."""
+    generator = torch.Generator().manual_seed(0)
+    target = split_target(random_batch(patch, setting)[1], setting.classes, LabelFormat())
+    target = Target(target.one_hot.to(setting.device, dtype), None)
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn((setting.batch, *shape, *patch), generator=generator).to(setting.device, dtype)
+
+    connectivity = random(setting.classes, NUM_DIRECTIONS)
+    made = {"shift of 64 channels": Operation(shift_groups, literal_shift_groups, random(64))}
+    for voting in ("max", "mean"):
+        made[f"{voting} voting"] = Operation(
+            partial(directional_vote, voting=voting), partial(literal_vote, voting=voting), connectivity
+        )
+        made[f"connectivity loss, {voting} voting"] = Operation(
+            partial(package_loss, target=target, voting=voting),
+            partial(literal_loss, target=target, voting=voting),
+            connectivity,
+        )
+    return made
+
+
+def forward_and_gradient(function: Function, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Value, and gradient of its sum with fixed weights."""
+    x = x.detach().requires_grad_()
+    y = function(x)
+    weights = torch.linspace(-1, 1, y.numel(), dtype=y.dtype, device=y.device).view_as(y) if y.ndim else None
+    (gradient,) = torch.autograd.grad(y, x, weights)
+    return y.detach(), gradient
+
+
+def require_agreement(setting: Setting) -> None:
+    """Raise unless both forms give the same values and gradients to 1e-5, in float64 on a small odd patch."""
+    patch = tuple(min(size, 37 - 6 * axis) for axis, size in enumerate(setting.patch))
+    for name, (package, literal, x) in operations(patch, setting, torch.float64).items():
+        results = (forward_and_gradient(function, x) for function in (package, literal))
+        for what, own, other in zip(("values", "gradients"), *results, strict=True):
+            try:
+                torch.testing.assert_close(own, other, rtol=1e-5, atol=1e-12)
+            except AssertionError as error:
+                raise AssertionError(f"{name}: {what} of the package's and of the literal form differ") from error
+
+
+def compare(setting: Setting, steps: int) -> list[tuple[str, ...]]:
+    """A row for each operation: times of both forms, and how often the package's fits into the literal one's."""
+    rows: list[tuple[str, ...]] = []
+    for name, (package, literal, x) in operations(setting.patch, setting, torch.float32).items():
+        times: tuple[list[float], list[float]] = ([], [])
+        for turn in trange(steps + 1, desc=name, leave=False):
+            for function, kept in zip((package, literal), times, strict=True):
+                elapsed = seconds(partial(forward_and_gradient, function, x), setting)
+                if turn:  # the first one warms up
+                    kept.append(elapsed)
+        own, other = ([1e3 * t for t in kept] for kept in times)
+        rows.append((name, spread(own), spread(other), spread([b / a for a, b in zip(own, other, strict=True)])))
+    return rows
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=10, help="turns of each form, and of the trainers")
+    add_setting(parser)
+    parser.set_defaults(batch=4)
+    arguments = parser.parse_args(argv)
+    setting = read_setting(parser, arguments)
+    if len(setting.patch) != 2:
+        parser.error("DCFFSNet is 2D: give two numbers to --patch")
+
+    require_agreement(setting)
+    print("Values and gradients of both forms agree to 1e-5.")
+    print(f"{setting}, {arguments.steps} turns, torch {torch.__version__}\n")
+    print("| forward and backward | package, ms | literal, ms | ratio |\n| --- | --- | --- | --- |")
+    for row in compare(setting, arguments.steps):
+        print("| " + " | ".join(row) + " |", flush=True)
+    timing = measure(["DCFFSNetTrainer"], setting, arguments.steps)["DCFFSNetTrainer"]
+    print(f"\nThe loss takes {spread(loss_shares(timing), ' %')} of a training step of DCFFSNetTrainer.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""Proves that a driver ends when it must, and only then; see test_end_to_end.py for real ones."""
+
+import time
+
+import pytest
+
+from nnunet_plugins.benchmark.jobs import engine
+from nnunet_plugins.benchmark.runs import stop_file
+from nnunet_plugins.benchmark.suite import Data, Suite
+from nnunet_plugins.errors import UserError
+
+SUITE = Suite("cells", ("A",), "A", 100, (Data(1),))
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    for name in ("raw", "preprocessed", "results"):
+        monkeypatch.setenv(f"nnUNet_{name}", str(tmp_path / name))
+    (tmp_path / "raw" / "Dataset001_Cells").mkdir(parents=True)
+    stop_file(SUITE).parent.mkdir(parents=True)
+
+
+def gone(*_, **__):
+    raise BrokenPipeError
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # tqdm closes itself once more
+def test_who_reads_the_output_may_go(folders, monkeypatch):
+    """The suite goes on without."""
+    monkeypatch.setattr(engine, "snakemake", lambda *_: time.sleep(1.2) is None)
+    for name in ("update", "close"):
+        monkeypatch.setattr(engine.tqdm, name, gone)
+    assert engine.supervise(SUITE, stop_file(SUITE), "local", ()) is True
+
+
+def test_what_snakemake_raises_is_not_lost(folders, monkeypatch):
+    def snakemake(*_):
+        raise UserError("no such executor")
+
+    monkeypatch.setattr(engine, "snakemake", snakemake)
+    with pytest.raises(UserError, match="no such executor"):
+        engine.supervise(SUITE, stop_file(SUITE), "local", ())
+
+
+@pytest.mark.parametrize("failing", [None, "print", "end_jobs"])
+def test_a_driver_that_is_stopped_ends_its_jobs_and_itself_whatever_fails(failing, folders, monkeypatch, capsys):
+    """Ctrl-C also ends the `tee` that the driver writes to."""
+    ended = []
+
+    def end_jobs(executor, folder):
+        assert stop_file(SUITE).exists()  # or Snakemake tries them again
+        ended.append((executor, folder))
+        if failing == "end_jobs":
+            raise UserError("Slurm does not answer")
+
+    def end(status):
+        raise SystemExit(status)
+
+    monkeypatch.setattr(engine, "end_jobs", end_jobs)
+    monkeypatch.setattr(engine.os, "_exit", end)
+    if failing == "print":
+        monkeypatch.setattr("builtins.print", gone)
+    with pytest.raises(SystemExit, match="130"):
+        engine.stop(SUITE, "slurm", 2)
+    assert ended == [("slurm", stop_file(SUITE).parent)]
+    if failing == "end_jobs":
+        assert "Jobs may be left: Slurm does not answer" in capsys.readouterr().err

@@ -1,0 +1,188 @@
+"""All benchmarks run, tiny, and print their ratios; what they compare agrees. No times are judged."""
+
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+FOLDER = Path(__file__).parents[2] / "speed"
+TINY = ["--patch", "32", "48", "--batch", "2", "--steps", "1"]
+SPREAD = r"\d\S* \(\S+-\S+\)"
+
+
+@pytest.fixture(autouse=True)
+def benchmarks_are_importable(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    yield
+    for name in ("step_time", "dcffsnet_ops", "dlkunet_ops", "condseg_ops", "drgo_ops", "dcsnet_ops", "conversion"):
+        sys.modules.pop(name, None)
+
+
+def test_step_time_compares_a_trainer_with_stock_nnunet(capsys):
+    import step_time
+
+    step_time.main(["DCFFSNetTrainer", *TINY])
+    rows = capsys.readouterr().out.splitlines()
+    for name in ("nnUNetTrainer", "DCFFSNetTrainer"):
+        row = next(row for row in rows if row.startswith(f"| {name} |"))
+        assert re.fullmatch(rf"\| {name} (\| {SPREAD} ){{4}}\| \d+ \| [\d.]+ \| \S+ % \(\S+\) \|", row)
+
+
+def test_step_time_measures_a_trainer_without_deep_supervision():
+    import step_time
+
+    setting = step_time.Setting(patch=(16, 32), batch=1, channels=1, threads=1)
+    timings = step_time.measure(["DLKUNetSTrainer_C64"], setting, steps=1, warmup=1)
+    assert list(timings) == ["nnUNetTrainer", "DLKUNetSTrainer_C64"]
+    for timing in timings.values():
+        assert min(*timing.train, *timing.inference, *timing.loss, timing.memory) > 0
+
+
+def test_step_time_plans_three_dimensions_too():
+    import step_time
+
+    from nnunet_plugins.benchmark import cost
+
+    setting = step_time.Setting(patch=(16, 32, 32), channels=1, threads=1)
+    with step_time.contestants([], setting) as made:
+        stock = made["nnUNetTrainer"]
+        stock.train()
+        assert stock.patch == setting.patch
+        assert stock.training_memory() > cost.storage_bytes(list(stock.trainer.network.parameters()))
+
+
+def test_storages_are_counted_once():
+    from nnunet_plugins.benchmark import cost
+
+    x = torch.zeros(10)
+    assert cost.storage_bytes([x, x[2:], x.view(2, 5), torch.zeros(1)]) == 44
+
+
+@pytest.mark.parametrize("classes", [3, 5])
+def test_literal_forms_agree_with_the_package_for_more_classes(classes):
+    import dcffsnet_ops
+    from step_time import Setting
+
+    dcffsnet_ops.require_agreement(Setting(classes=classes))
+
+
+def test_dcffsnet_ops_prints_ratios(capsys):
+    import dcffsnet_ops
+
+    dcffsnet_ops.main(TINY)
+    out = capsys.readouterr().out
+    assert "agree" in out
+    assert len(re.findall(rf"^\| .+ \| {SPREAD} \| {SPREAD} \| {SPREAD} \|$", out, re.M)) == 5
+    assert re.search(r"The loss takes \S+ % \(\S+\) of a training step", out)
+
+
+@pytest.mark.parametrize("patch", [pytest.param(["32", "48"], id="2D"), pytest.param(["8", "12", "16"], id="3D")])
+def test_dlkunet_ops_prints_ratios(patch, capsys):
+    import dlkunet_ops
+
+    dlkunet_ops.main(["--patch", *patch, "--batch", "1", "--channels", "1", "--steps", "1"])
+    out = capsys.readouterr().out
+    assert "agree" in out
+    names = re.findall(rf"^\| (.+?) (?:\| {SPREAD} ){{4}}\|$", out, re.M)
+    assert [name.split(",")[0] for name in names] == ["convolution"] * 3 + ["DLKUNet-S"]
+
+
+def test_dlkunet_ops_notices_a_form_that_differs(monkeypatch):
+    import dlkunet_ops
+    from step_time import Setting
+
+    monkeypatch.setattr(dlkunet_ops, "conv_on_grids", lambda conv, x: conv(x) + 1)
+    with pytest.raises(AssertionError, match="differ"):
+        dlkunet_ops.require_agreement("S", Setting(patch=(16, 16), batch=1, channels=1))
+
+
+def test_condseg_ops_prints_ratios(capsys):
+    import condseg_ops
+
+    condseg_ops.main([*TINY, "--threads", "1"])
+    out = capsys.readouterr().out
+    assert "agree" in out
+    names = re.findall(rf"^\| (.+?) \| {SPREAD} \| {SPREAD} \| \d+ \| [\d.]+ \|$", out, re.M)
+    assert [name.split(",")[0] for name in names] == ["aggregation"] * 4 + ["ConDSeg"]
+    assert re.search(r"Peak of a training step .*: \d+ MB if literal, ratio [\d.]+", out)
+
+
+def test_condseg_ops_notices_a_form_that_differs(monkeypatch):
+    import condseg_ops
+    from step_time import Setting
+
+    literal = condseg_ops.literal_aggregation
+    monkeypatch.setattr(condseg_ops, "aggregate_windows", lambda values, outer, inner: literal(values, inner, outer))
+    with pytest.raises(AssertionError, match="differ"):
+        condseg_ops.require_agreement(3, Setting(patch=(16, 16), batch=1))
+
+
+@pytest.mark.parametrize("patch", [pytest.param(["32", "48"], id="2D"), pytest.param(["16", "16", "24"], id="3D")])
+def test_drgo_ops_prints_ratios(patch, capsys):
+    import drgo_ops
+
+    drgo_ops.main(["--patch", *patch, "--batch", "1", "--channels", "1", "--steps", "1", "--batches", "1"])
+    out = capsys.readouterr().out
+    assert re.findall(rf"^\| (.+?) (?:\| {SPREAD} ){{4}}\| \S+ % \(\S+\) \|$", out, re.M) == [
+        "L_seg",
+        "DRGO, beta = 0",
+        "DRGO",
+    ]
+    assert re.findall(rf"^\| (\w+) \| {SPREAD} \| {SPREAD} \|$", out, re.M) == ["nnUNetDataLoader", "RegionDataLoader"]
+    assert re.search(rf"agree on distances.*\| {SPREAD} \| {SPREAD} \| {SPREAD} \|$", out, re.M | re.S)
+
+
+def test_drgo_ops_lets_both_loaders_load_the_same_cases_and_augment_them_alike():
+    import drgo_ops
+    from step_time import Setting, contestants
+
+    setting = Setting(patch=(16, 32), batch=2, channels=1, classes=3, threads=1)
+    with contestants(["DRGOTrainer"], setting) as made:
+        drgo_ops.write_cases(Path(made["DRGOTrainer"].trainer.preprocessed_dataset_folder), (24, 40), setting)
+        drawn = []
+        for contestant in made.values():
+            loader, states = drgo_ops.training_loader(contestant), []
+            for batch in range(3):
+                drgo_ops.seed(batch)
+                states.append((list(next(loader)["keys"]), np.random.random(), torch.rand(1).item()))  # noqa: NPY002
+            drawn.append(states)
+    assert drawn[0] == drawn[1]
+
+
+def test_drgo_ops_notices_distances_that_differ(monkeypatch):
+    import drgo_ops
+
+    points = torch.rand(2, 1, 24, 24) > 0.99
+    drgo_ops.require_agreement(points)
+    monkeypatch.setattr(drgo_ops, "squared_distances", lambda points: points.to(torch.uint8))
+    with pytest.raises(AssertionError, match="differ"):
+        drgo_ops.require_agreement(points)
+
+
+def test_dcsnet_ops_prints_shares(capsys):
+    import dcsnet_ops
+
+    dcsnet_ops.main([*TINY, "--threads", "1", "--classes", "2"])
+    rows = capsys.readouterr().out
+    for number in (1, 8, 40):
+        assert re.search(rf"^\| boxes of {number} objects \| {SPREAD} (\| \S+ % \(\S+\) ){{2}}\| - \|$", rows, re.M)
+    for number in (1, 8, 32):
+        assert re.search(rf"^\| pasting of {number} boxes \| {SPREAD} \| - \| - \| \S+ % \(\S+\) \|$", rows, re.M)
+
+
+def test_compiling_on_the_cpu_is_refused(capsys):
+    import step_time
+
+    with pytest.raises(SystemExit):
+        step_time.main(["DCFFSNetTrainer", "--compile"])
+    assert "--device cuda" in capsys.readouterr().err
+
+
+def test_conversion_is_compared_with_a_bare_loop(capsys):
+    import conversion
+
+    conversion.main(["--images", "60", "--size", "32", "--processes", "1", "--turns", "1"])
+    assert re.search(r"\| 0( \| [\d.]+){4} \|\n\nmedian ratio [\d.]+\n$", capsys.readouterr().out)

@@ -82,9 +82,10 @@ def test_nnunet_finds_the_trainer_and_can_construct_it(trainer_name):
 
 def test_state_dict_is_the_same_for_training_and_inference(trainer_and_dimensions):
     name, dimensions = trainer_and_dimensions
-    training, inference = (build(name, SIZES[dimensions], training=training) for training in (True, False))
-    inference.load_state_dict(training.state_dict(), strict=True)
-    assert list(training.state_dict()) == list(inference.state_dict())
+    with torch.device("meta"):  # names and shapes without numbers
+        states = [build(name, SIZES[dimensions], training=training).state_dict() for training in (True, False)]
+    training, inference = ([(key, value.shape) for key, value in state.items()] for state in states)
+    assert training == inference
 
 
 def test_any_patch_number_of_channels_and_of_heads(trainer_and_dimensions):

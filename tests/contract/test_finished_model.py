@@ -33,7 +33,7 @@ def test_validates_the_whole_fold(trained, main_trainer_name):
     assert all(0 <= summary["mean"][label]["Dice"] <= 1 for label in ("1", "2"))
 
 
-def test_weights_of_another_dataset_are_a_start_whatever_its_number_of_classes(trained, main_trainer_name):
+def test_training_starts_from_a_model_of_another_number_of_classes(trained, main_trainer_name):
     from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
 
     checkpoint = trained(main_trainer_name) / "fold_0" / "checkpoint_final.pth"

@@ -43,7 +43,7 @@ def build(
 
 
 def tensors(outputs: Any) -> list[Tensor]:
-    """The outputs that there are, the logits first."""
+    """All tensors of a network's outputs, the logits first."""
     match outputs:
         case None:
             return []
@@ -55,7 +55,7 @@ def tensors(outputs: Any) -> list[Tensor]:
 
 
 def training_input(network: nn.Module, images: Tensor) -> Tensor | Annotated:
-    """What the network gets in training: the images, and if it detects objects, where these are."""
+    """Input of the network in training: images, and for a network that detects objects their boxes."""
     if not isinstance(network, DCSNet):
         return images
     return Annotated(images, Objects(torch.tensor([[0.0, 3, 4, 12, 10], [1, 20, 20, 23, 24], [1, 2, 2, 30, 30]])))

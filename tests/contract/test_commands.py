@@ -28,7 +28,7 @@ def root(tmp_path_factory):
 
 
 def run(command: str, *arguments: object) -> str:
-    """Run an nnU-Net command as a user does; its output."""
+    """Run an nnU-Net command as a user does, and return its output."""
     program = Path(sys.executable).with_name(f"nnUNetv2_{command}")
     finished = subprocess.run(
         [program, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False

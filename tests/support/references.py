@@ -1,10 +1,10 @@
-"""Plain, slow forms of what the package computes otherwise, for more than one test."""
+"""Plain, slow forms of computations of the package, for more than one test."""
 
 from torch.nn import functional as F
 
 
 def literal_aggregation(values, outer, inner):
-    """Eq. 11, 13 and 14 as they stand."""
+    """Aggregation of ConDSeg by equations 11, 13 and 14, step by step."""
     batch, heads, channels, height, width = values.shape
     members = outer.shape[2]
     window = int(members**0.5)

@@ -17,8 +17,12 @@ def write_json(path: Path, content: Any) -> None:
     temporary.replace(path)
 
 
-def read_json(path: Path) -> Any:
-    """Content of a file that :func:`write_json` or nnU-Net has written.
+def read_json(path: Path, remedy: str) -> Any:
+    """Content of a JSON file.
+
+    Args:
+        path: the file.
+        remedy: what a user should do if it cannot be read.
 
     Raises:
         UserError: the file cannot be read as JSON.
@@ -26,7 +30,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}): remove it and run the benchmark again") from error
+        raise UserError(f"{path} cannot be read ({error}): {remedy}") from error
 
 
 def digest(path: Path) -> str:

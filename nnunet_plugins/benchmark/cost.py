@@ -23,10 +23,9 @@ from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from nnunet_plugins.benchmark.runs import Run, planned_configuration, runs
-from nnunet_plugins.benchmark.suite import Suite
+from nnunet_plugins.benchmark.runs import Run, planned_configuration, read_plans
+from nnunet_plugins.benchmark.survey import Survey
 from nnunet_plugins.errors import UserError
-from nnunet_plugins.files import read_json
 from nnunet_plugins.nnunet_folders import RESULTS
 
 WARM_UP = 2
@@ -166,19 +165,20 @@ def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
 # ---- of a suite ------------------------------------------------------------------------------------------------------
 
 
-def suite_costs(suite: Suite, steps: int) -> list[dict[str, Any]]:
+def suite_costs(survey: Survey, steps: int) -> list[dict[str, Any]]:
     """One row for each dataset, configuration and trainer, measured one after the other.
 
     Raises:
         UserError: a dataset is not preprocessed, or the device is not there.
     """
+    suite = survey.suite
     device = torch.device(suite.resources.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError("There is no GPU here: set device = 'cpu' in the suite's [resources]")
     torch.backends.cudnn.benchmark = True  # as nnUNetv2_train sets it
     if device.type == "cpu":
         torch.set_num_threads(suite.resources.cpus)
-    chosen = [run for run in runs(suite) if run.repeat == 1 and run.fold == suite.folds[0]]
+    chosen = [run for run in survey.runs if run.repeat == 1 and run.fold == suite.folds[0]]
     for run in chosen:
         if not has_data(run):
             raise UserError(
@@ -191,7 +191,7 @@ def suite_costs(suite: Suite, steps: int) -> list[dict[str, Any]]:
 
 def has_data(run: Run) -> bool:
     """Whether a trainer can be made: by our steps or by nnU-Net's commands, the dataset is preprocessed."""
-    if not run.plans_file.exists() or run.configuration not in read_json(run.plans_file)["configurations"]:
+    if not run.plans_file.exists() or run.configuration not in read_plans(run)["configurations"]:
         return False
     return any((run.preprocessed / planned_configuration(run)["data_identifier"]).glob("*.pkl"))
 

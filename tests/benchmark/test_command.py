@@ -11,9 +11,11 @@ import torch
 from support.cell_datasets import use_nnunet_folders
 
 from nnunet_plugins.benchmark import command
+from nnunet_plugins.benchmark.checks import check_suite
 from nnunet_plugins.benchmark.jobs import engine
 from nnunet_plugins.benchmark.runs import log_file, runs, work_folder
 from nnunet_plugins.benchmark.suite import parse, read_suite
+from nnunet_plugins.benchmark.survey import survey
 from nnunet_plugins.cli import main
 from nnunet_plugins.files import write_json
 
@@ -78,8 +80,8 @@ def nothing_starts(monkeypatch):
 
 
 def finish(run):
-    write_json(run.trained, {"parts": ["validation"], "sha256": {}})
-    write_json(run.validated, {"tolerance": 1.0, "parts": ["validation"], "cases": []})
+    write_json(run.training_receipt, {"parts": ["validation"], "sha256": {}})
+    write_json(run.validation_receipt, {"tolerance": 1.0, "parts": ["validation"], "cases": []})
 
 
 ACTIONS = ("run", "status", "report", "cost")
@@ -122,7 +124,7 @@ def test_dataset_without_description_must_be_converted_or_preprocessed(action, r
     assert sentence == f"Dataset501_Cells has no dataset.json in {root / 'nnUNet_raw'}: convert it first"
     receipt = root / "nnUNet_preprocessed" / "Dataset501_Cells" / "bench_nnUNetPlans_2d.json"
     write_json(receipt, {})
-    command.check(read_suite(path), path)  # raw files are not needed any more
+    check_suite(survey(read_suite(path)), path)  # raw files are not needed any more
 
 
 @pytest.mark.parametrize("action", ["run", "cost"])
@@ -148,9 +150,9 @@ def test_trainer_for_images_is_welcome_beside_volumes_of_others(root, suite_file
     path = suite_file(("nnUNetTrainer", "DCFFSNetTrainer"), configuration="3d_fullres")
     text = path.read_text()
     path.write_text(text.replace('["3d_fullres"]', '["3d_fullres"], trainers = ["nnUNetTrainer"]'))
-    command.check(read_suite(path), path)
+    check_suite(survey(read_suite(path)), path)
     path.write_text(text.replace("3d_fullres", "2d"))
-    command.check(read_suite(path), path)
+    check_suite(survey(read_suite(path)), path)
 
 
 @pytest.mark.parametrize("device", ["cpu", "mps"])
@@ -211,7 +213,7 @@ def test_case_without_a_patient_is_named_before_anything_starts(root, suite_file
     folder = root / "nnUNet_raw" / "Dataset501_Cells" / "labelsTr"
     folder.mkdir()
     (folder / "p1_a.png").touch()
-    command.check(read_suite(path), path)
+    check_suite(survey(read_suite(path)), path)
     (folder / "volunteer.png").touch()
     assert "does not match the case 'volunteer'" in refusal(root, "run", path)
 
@@ -220,7 +222,7 @@ def test_fold_that_the_split_does_not_have_is_named_before_anything_starts(root,
     path = suite_file()
     splits = root / "nnUNet_preprocessed" / "Dataset501_Cells" / "splits_final.json"
     write_json(splits, [{"train": ["a"], "val": ["b"]}] * 2)
-    command.check(read_suite(path), path)
+    check_suite(survey(read_suite(path)), path)
     write_json(splits, [{"train": ["a"], "val": ["b"]}])
     assert refusal(root, "run", path) == (
         f"{splits} has 1 folds, numbered from 0, and the suite asks for fold 1: leave it out of the suite's folds"
@@ -276,7 +278,7 @@ def test_unknown_executor_is_refused_by_the_parser(root, suite_file, capsys):
 def test_run_hands_over_the_suite_and_says_when_not_everything_succeeded(executor, root, suite_file, monkeypatch):
     path = suite_file(device="cuda")
     given = []
-    monkeypatch.setattr(engine, "run_suite", lambda *arguments: given.append(arguments))
+    monkeypatch.setattr(engine, "run_suite", lambda survey, *arguments: given.append(arguments))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: executor == "local")
     monkeypatch.setattr(command, "report_to", never)
     options = ("--gpus", "1") if executor == "local" else ("--executor", "slurm")
@@ -314,7 +316,7 @@ def test_dry_run_checks_and_runs_nothing(root, suite_file, monkeypatch):
     monkeypatch.setattr(engine, "dry_run", asked.append)
     path = suite_file()
     main(["benchmark", "run", str(path), "--dry-run"])
-    assert [suite.name for suite in asked] == ["tiny"]
+    assert [survey.suite.name for survey in asked] == ["tiny"]
     assert "finds no such trainer" in refusal(root, "run", suite_file(("nnUNetTrainer", "NoTrainer")), "--dry-run")
 
 
@@ -344,7 +346,7 @@ def states(path, capsys):
 
 
 def write_log(suite, run, text):
-    path = log_file(suite, "train", run.trained)
+    path = log_file(suite, "train", run.training_receipt)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     return path
@@ -373,8 +375,8 @@ def first(suite_file):
     path = suite_file()
     suite = read_suite(path)
     run = runs(suite)[0]
-    write_json(run.planned, {})
-    write_json(run.preprocessed_receipt, {})
+    write_json(run.plan_receipt, {})
+    write_json(run.preprocessing_receipt, {})
     return path, suite, run
 
 
@@ -389,11 +391,11 @@ def test_training_with_metrics_is_done(first, capsys):
     finish(run)
     state, last = state_of_first(first, capsys)
     assert state == "done" and last.startswith("1 of 2 trainings done.")
-    write_json(run.validated, {"tolerance": 2.0, "cases": []})  # the suite wants another
+    write_json(run.validation_receipt, {"tolerance": 2.0, "cases": []})  # the suite wants another
     assert state_of_first(first, capsys)[0] != "done"
     write_log(suite, run, TRACEBACK)  # of a training before the one that succeeded
-    run.validated.unlink()
-    log = log_file(suite, "validate", run.validated)
+    run.validation_receipt.unlink()
+    log = log_file(suite, "validate", run.validation_receipt)
     assert state_of_first(first, capsys)[0] == "waiting"
     log.write_text("\n==== validate\n")
     assert state_of_first(first, capsys)[0] == "waiting to validate"
@@ -404,7 +406,7 @@ def test_training_with_metrics_is_done(first, capsys):
 @pytest.mark.parametrize("step", ["plan", "preprocess"])
 def test_dataset_that_cannot_be_prepared_is_why_nothing_is_trained(step, first, capsys):
     path, suite, run = first
-    receipt = run.planned if step == "plan" else run.preprocessed_receipt
+    receipt = run.plan_receipt if step == "plan" else run.preprocessing_receipt
     receipt.unlink()
     log = log_file(suite, step, receipt)
     log.parent.mkdir(parents=True)

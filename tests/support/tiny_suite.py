@@ -139,7 +139,7 @@ def processes_of(run: Run) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter(["cmdline"]):
         command = process.info["cmdline"] or []
-        if command[-3:-2] == ["train"] and command[-1] == str(run.trained):
+        if command[-3:-2] == ["train"] and command[-1] == str(run.training_receipt):
             found.append(process)
     return found
 

@@ -20,17 +20,10 @@ from typing import Any, Literal, NoReturn
 from tqdm import tqdm
 
 from nnunet_plugins.benchmark.jobs.locks import GPUS, lock
-from nnunet_plugins.benchmark.runs import (
-    discard_stale_receipts,
-    is_done,
-    is_planned,
-    is_preprocessed,
-    is_trained,
-    runs,
-    stop_file,
-    work_folder,
-)
-from nnunet_plugins.benchmark.suite import Suite, read_suite
+from nnunet_plugins.benchmark.jobs.receipts import discard_stale_receipts, is_planned, is_preprocessed
+from nnunet_plugins.benchmark.runs import stop_file, work_folder
+from nnunet_plugins.benchmark.suite import Suite
+from nnunet_plugins.benchmark.survey import Survey
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.files import usable_cores
 
@@ -40,13 +33,13 @@ SUITE = "suite.toml"
 MAX_SLURM_JOBS = 1000
 
 
-def run_suite(suite_file: Path, executor: Executor, gpus: Sequence[str]) -> bool:
+def run_suite(survey: Survey, suite_file: Path, executor: Executor, gpus: Sequence[str]) -> bool:
     """Do all that is left of the suite; whether everything succeeded.
 
     Raises:
         UserError: another driver works on the suite, or the executor cannot be used.
     """
-    suite = read_suite(suite_file)
+    suite = survey.suite
     folder = work_folder(suite)
     with ExitStack() as stack:
         if not stack.enter_context(lock(folder / ".driver.lock", wait=False)):
@@ -56,24 +49,24 @@ def run_suite(suite_file: Path, executor: Executor, gpus: Sequence[str]) -> bool
             cancel_slurm_jobs(folder)
         else:
             os.environ[GPUS] = ",".join(gpus)
-        discard_stale_receipts(suite)
+        discard_stale_receipts(survey.states)
         stop_file(suite).unlink(missing_ok=True)
         copy = folder / SUITE  # what the jobs read: editing the file must not change a suite that runs
         if copy.resolve() != suite_file.resolve():
             shutil.copyfile(suite_file, copy.with_suffix(".partial"))
             copy.with_suffix(".partial").replace(copy)
-        return supervise(suite, copy, executor, gpus)
+        return supervise(survey, copy, executor, gpus)
 
 
-def supervise(suite: Suite, suite_file: Path, executor: Executor, gpus: Sequence[str]) -> bool:
+def supervise(survey: Survey, suite_file: Path, executor: Executor, gpus: Sequence[str]) -> bool:
     """Run Snakemake in a thread, with a progress bar; on SIGINT or SIGTERM end its jobs and this process."""
+    suite = survey.suite
     folder = work_folder(suite)
-    all_runs = runs(suite)
     received: list[int] = []
     handlers = {
         number: signal.signal(number, lambda n, _: received.append(n)) for number in (signal.SIGINT, signal.SIGTERM)
     }
-    bar = tqdm(total=len(all_runs), desc="Trainings", unit="fold", smoothing=0, mininterval=5)
+    bar = tqdm(total=len(survey.runs), desc="Trainings", unit="fold", smoothing=0, mininterval=5)
     try:
         with ThreadPoolExecutor(1) as pool:
             workflow = pool.submit(snakemake, suite, suite_file, folder, executor, gpus)
@@ -81,7 +74,7 @@ def supervise(suite: Suite, suite_file: Path, executor: Executor, gpus: Sequence
             while not (received or done):
                 done = bool(wait([workflow], timeout=0.5).done)
                 with suppress(OSError):  # whoever reads our output may be gone
-                    bar.update(sum(run.validated.exists() for run in all_runs) - bar.n)
+                    bar.update(sum(run.validation_receipt.exists() for run in survey.runs) - bar.n)
             with suppress(OSError):
                 bar.close()
             if received:
@@ -165,15 +158,14 @@ def snakemake(suite: Suite, suite_file: Path, folder: Path, executor: Executor, 
     return True
 
 
-def dry_run(suite: Suite) -> None:
+def dry_run(survey: Survey) -> None:
     """Print how many jobs of which kind are left, and write nothing."""
-    all_runs = runs(suite)
-    untrained = [run for run in all_runs if not is_trained(run)]
+    untrained = [run for run, state in survey.states.items() if not state.trained]
     left = {
-        "plan": {run.planned for run in untrained if not is_planned(run)},
-        "preprocess": {run.preprocessed_receipt for run in untrained if not is_preprocessed(run)},
-        "train": {run.trained for run in untrained},
-        "validate": {run.validated for run in all_runs if not is_done(run)},
+        "plan": {run.plan_receipt for run in untrained if not is_planned(run)},
+        "preprocess": {run.preprocessing_receipt for run in untrained if not is_preprocessed(run)},
+        "train": {run.training_receipt for run in untrained},
+        "validate": {run.validation_receipt for run in survey.runs if run not in survey.done},
     }
     for step, receipts in left.items():
         print(f"{step:12}{len(receipts):6}")

@@ -19,7 +19,16 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_plugins import _startup
+from nnunet_plugins.benchmark.checks import check_folds, check_test_set
 from nnunet_plugins.benchmark.jobs.locks import lock, one_gpu
+from nnunet_plugins.benchmark.jobs.receipts import (
+    current_source,
+    current_split,
+    missing_cases,
+    plans_have_changed,
+    preprocessed_data_are_stale,
+    split_has_changed,
+)
 from nnunet_plugins.benchmark.readers import label_manager, reader_of
 from nnunet_plugins.benchmark.runs import (
     TEST,
@@ -28,18 +37,10 @@ from nnunet_plugins.benchmark.runs import (
     dataset_json,
     images_folder,
     log_file,
-    missing_cases,
-    other_plans,
-    other_source,
-    other_split,
     planned_configuration,
     predictions,
     references,
-    require_folds,
-    require_test_set,
     runs,
-    source,
-    split_of,
     stop_file,
 )
 from nnunet_plugins.benchmark.suite import Suite, read_suite
@@ -60,7 +61,9 @@ def main(arguments: Sequence[str]) -> None:
     if stop_file(suite).exists():
         raise SystemExit(1)
     run = next(
-        run for run in runs(suite) if receipt in (run.planned, run.preprocessed_receipt, run.trained, run.validated)
+        run
+        for run in runs(suite)
+        if receipt in (run.plan_receipt, run.preprocessing_receipt, run.training_receipt, run.validation_receipt)
     )
     for variable in PROCESS_VARIABLES:
         os.environ.setdefault(variable, str(suite.resources.cpus))
@@ -117,8 +120,8 @@ def plan(suite: Suite, run: Run) -> None:
         for configuration in run.data.configurations:
             planned_configuration(replace(run, configuration=configuration))
         write_missing_splits(run)
-        require_folds(suite, run)
-        write_json(run.planned, {"sha256": digest(plans_file)})
+        check_folds(run, suite.folds)
+        write_json(run.plan_receipt, {"sha256": digest(plans_file)})
 
 
 def write_missing_splits(run: Run) -> None:
@@ -149,15 +152,15 @@ def preprocess(suite: Suite, run: Run) -> None:
     stages = [run.configuration, *([stages] if isinstance(stages, str) else stages)]
     with lock(run.preprocessed / ".bench.lock"):
         for stage in (replace(run, configuration=name) for name in stages):
-            if missing_cases(stage) or other_source(stage):
+            if missing_cases(stage) or preprocessed_data_are_stale(stage):
                 preprocess_dataset(run.data.id, run.data.plans, [stage.configuration], [suite.resources.cpus])
-            write_json(stage.source_note, source(stage))
+            write_json(stage.source_note, current_source(stage))
             if missing := missing_cases(stage):
                 raise UserError(
                     f"{run.preprocessed / SPLITS} names {len(missing)} cases, such as {min(missing)}, that "
                     f"{run.dataset} does not have: correct or remove it"
                 )
-        write_json(run.preprocessed_receipt, {"configurations": stages})
+        write_json(run.preprocessing_receipt, {"configurations": stages})
 
 
 def allow_planning() -> None:
@@ -178,17 +181,17 @@ def train(suite: Suite, run: Run) -> None:
     if (seed := os.environ.get(SEED_VARIABLE, "").strip()).isdecimal():
         os.environ[SEED_VARIABLE] = str(int(seed) + run.repeat - 1)  # repetitions must differ
     with lock(run.folder / ".bench.lock"):
-        end_orphans(str(run.trained))
+        end_orphans(str(run.training_receipt))
         refuse_other_plans(run)
         refuse_other_split(suite, run)
         if run.data.test:
-            require_test_set(run)
+            check_test_set(run)
         if unfinished(run, run.parts):
             with one_gpu():
                 train_and_predict(suite, run)
         if missing := unfinished(run, run.parts):
             raise UserError(f"{missing} is not there after the training of {run}: see the log")
-        write_json(run.trained, training_receipt(run))
+        write_json(run.training_receipt, training_receipt(run))
 
 
 def end_orphans(receipt: str) -> None:
@@ -244,7 +247,7 @@ def train_and_predict(suite: Suite, run: Run) -> None:
 def measured(run: Run) -> dict[str, float]:
     """What the attempts have measured; a later one could not do it again."""
     path = run.folder / "bench_measured.json"
-    return read_json(path) if path.exists() else {}
+    return read_json(path, remedy="remove it and run the benchmark again") if path.exists() else {}
 
 
 def note_measured(run: Run, **values: float) -> None:
@@ -275,7 +278,7 @@ def refuse_other_plans(run: Run) -> None:
     Raises:
         UserError: the model was trained with plans that are no longer the dataset's.
     """
-    if other_plans(run):
+    if plans_have_changed(run):
         raise UserError(f"{run.model} was trained with other plans than the dataset has now: move that folder away")
 
 
@@ -285,13 +288,17 @@ def refuse_other_split(suite: Suite, run: Run) -> None:
     Raises:
         UserError: they are not, or their labels have changed; cases for validation may have been trained on.
     """
-    require_folds(suite, run)
-    split = split_of(run)
+    check_folds(run, suite.folds)
+    split = current_split(run)
     expected = predictions(run, VALIDATION)
     predicted = {path.name for path in (run.folder / VALIDATION).glob(f"*{dataset_json(run)['file_ending']}")}
     foreign = predicted - {path.name for path in expected.values()}
     evaluated = summary(run)
-    if foreign or other_split(run) or (evaluated and not run.split_note.exists() and set(evaluated) != set(expected)):
+    if (
+        foreign
+        or split_has_changed(run)
+        or (evaluated and not run.split_note.exists() and set(evaluated) != set(expected))
+    ):
         raise UserError(
             f"{run.folder} was trained with other cases than {SPLITS} gives it now, or with other labels: move that "
             "folder away"
@@ -331,7 +338,7 @@ def training_receipt(run: Run) -> dict[str, Any]:
         end - start for start, end in zip(log["epoch_start_timestamps"], log["epoch_end_timestamps"], strict=False)
     ]
     debug_file = run.folder / "debug.json"
-    debug = read_json(debug_file) if debug_file.exists() else {}
+    debug = read_json(debug_file, remedy="remove it and run the benchmark again") if debug_file.exists() else {}
     parts = finished_parts(run)
     files = [checkpoint, *(path for part in parts for path in predictions(run, part).values())]
     return {
@@ -359,7 +366,7 @@ def validate(suite: Suite, run: Run) -> None:
         parts = finished_parts(run)
         rows = [row for part in parts for row in case_rows(run, part)]
         check_against_summary(run, rows)
-        write_json(run.validated, {"tolerance": run.data.tolerance, "parts": parts, "cases": rows})
+        write_json(run.validation_receipt, {"tolerance": run.data.tolerance, "parts": parts, "cases": rows})
 
 
 def case_rows(run: Run, part: str) -> Iterator[dict[str, Any]]:
@@ -393,7 +400,11 @@ def as_tuple(value: Any) -> tuple[int, ...]:
 def summary(run: Run) -> dict[str, dict[str, Any]]:
     """Each validated case's metrics of each label, as nnU-Net has written them; none before it has."""
     path, ending = run.folder / SUMMARY, dataset_json(run)["file_ending"]
-    cases = read_json(path)["metric_per_case"] if path.exists() else []
+    cases = (
+        read_json(path, remedy=f"remove {path.parent} and run the benchmark again")["metric_per_case"]
+        if path.exists()
+        else []
+    )
     return {Path(case["prediction_file"]).name.removesuffix(ending): case["metrics"] for case in cases}
 
 

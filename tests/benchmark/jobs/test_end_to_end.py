@@ -13,9 +13,9 @@ from support import tiny_suite
 from support.cell_datasets import LABELS, REGIONS
 from support.tiny_suite import EPOCHS, Driver, Finished
 
+from nnunet_plugins.benchmark.jobs.receipts import read_receipt
 from nnunet_plugins.benchmark.runs import Run, log_file, runs, work_folder
 from nnunet_plugins.benchmark.suite import Suite, read_suite
-from nnunet_plugins.files import read_json
 
 pytestmark = pytest.mark.slow
 
@@ -65,10 +65,10 @@ def story(root) -> Story:
     story = Story(suite_file, suite, runs(suite))
 
     driver = Driver(suite_file)
-    driver.wait_until(lambda: any(run.validated.exists() for run in story.runs))
+    driver.wait_until(lambda: any(run.validation_receipt.exists() for run in story.runs))
     story.refused = tiny_suite.benchmark("run", suite_file)
     killed = driver.wait_until(driver.training)
-    story.done_before = receipts([run for run in story.runs if run.validated.exists()])
+    story.done_before = receipts([run for run in story.runs if run.validation_receipt.exists()])
     driver.end(signal.SIGKILL)
     tiny_suite.processes_of(killed)[0].kill()
     story.killed.append(killed)
@@ -89,13 +89,13 @@ def story(root) -> Story:
 
 def receipts(all_runs: list[Run]) -> dict[Path, tuple[int, str]]:
     """When each was written, and what it says."""
-    paths = [path for run in all_runs for path in (run.trained, run.validated) if path.exists()]
+    paths = [path for run in all_runs for path in (run.training_receipt, run.validation_receipt) if path.exists()]
     return {path: (path.stat().st_mtime_ns, path.read_text()) for path in paths}
 
 
 def test_the_suite_finishes(story):
     assert story.finished.returncode == 0, story.finished.output
-    assert all(run.trained.exists() and run.validated.exists() for run in story.runs)
+    assert all(run.training_receipt.exists() and run.validation_receipt.exists() for run in story.runs)
     assert not list(work_folder(story.suite).parent.rglob("*.partial"))
 
 
@@ -118,7 +118,7 @@ def test_what_was_done_is_not_done_again(story):
     trained = {path: receipt for path, receipt in story.done_before.items() if path.name == "bench_train.json"}
     assert {path: now[path] for path in trained} == trained
     for run in story.runs:
-        if run.trained in story.done_before:
+        if run.training_receipt in story.done_before:
             assert tiny_suite.epochs(run) == [list(range(EPOCHS))]
 
 
@@ -133,7 +133,7 @@ def test_killed_trainings_go_on_from_their_checkpoints(story):
 
 def test_every_training_has_the_epochs_of_the_suite(story):
     for run in story.runs:
-        receipt = read_json(run.trained)
+        receipt = read_receipt(run.training_receipt)
         assert len(receipt["epoch_seconds"]) == EPOCHS, run
         assert {len(curve) for curve in receipt["curves"].values()} == {EPOCHS}, run
         assert {epoch for attempt in tiny_suite.epochs(run) for epoch in attempt} == set(range(EPOCHS)), run
@@ -141,12 +141,12 @@ def test_every_training_has_the_epochs_of_the_suite(story):
 
 def test_every_training_has_its_costs(story):
     for run in story.runs:
-        assert read_json(run.trained)["measured"]["validation_seconds"] > 0, run
+        assert read_receipt(run.training_receipt)["measured"]["validation_seconds"] > 0, run
 
 
 def test_dice_is_that_of_nnunet(story):
     for run in story.runs:
-        ours = {(row["case"], row["key"]): row["Dice"] for row in read_json(run.validated)["cases"]}
+        ours = {(row["case"], row["key"]): row["Dice"] for row in read_receipt(run.validation_receipt)["cases"]}
         summary = json.loads((run.folder / "validation" / "summary.json").read_text())
         theirs = {
             (Path(case["prediction_file"]).stem, key): None if scores["Dice"] != scores["Dice"] else scores["Dice"]
@@ -155,13 +155,13 @@ def test_dice_is_that_of_nnunet(story):
         }
         assert ours == theirs, run
         assert len({case for case, _ in ours}) == len(
-            read_json(run.preprocessed / "splits_final.json")[run.fold]["val"]
+            read_receipt(run.preprocessed / "splits_final.json")[run.fold]["val"]
         )
 
 
 def test_logs_keep_all_attempts_and_nothing_is_said_twice(story):
     for run in story.killed:
-        log = log_file(story.suite, "train", run.trained).read_text()
+        log = log_file(story.suite, "train", run.training_receipt).read_text()
         assert log.count(f"train {run} (process") >= 2
         for attempt in tiny_suite.epochs(run)[:1]:
             assert f"Epoch {attempt[0]}" in log

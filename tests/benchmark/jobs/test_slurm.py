@@ -13,9 +13,9 @@ from support import tiny_suite
 from support.cell_datasets import LABELS
 from support.tiny_suite import EPOCHS, Driver, Finished
 
+from nnunet_plugins.benchmark.jobs.receipts import read_receipt
 from nnunet_plugins.benchmark.runs import Run, runs
 from nnunet_plugins.benchmark.suite import read_suite
-from nnunet_plugins.files import read_json
 
 pytestmark = pytest.mark.slow
 
@@ -100,8 +100,8 @@ def jobs() -> dict[str, dict[str, str]]:
 def test_the_suite_finishes(story):
     assert story.finished.returncode == 0, story.finished.output
     for run in story.runs:
-        assert len(read_json(run.trained)["epoch_seconds"]) == EPOCHS
-        assert read_json(run.validated)["cases"]
+        assert len(read_receipt(run.training_receipt)["epoch_seconds"]) == EPOCHS
+        assert read_receipt(run.validation_receipt)["cases"]
 
 
 def test_jobs_of_the_killed_driver_are_cancelled(story):

@@ -20,23 +20,22 @@ from support.cell_datasets import LABELS, VOLUMES
 
 from nnunet_plugins.benchmark.jobs import steps
 from nnunet_plugins.benchmark.jobs.locks import is_locked
-from nnunet_plugins.benchmark.report.results import collect
-from nnunet_plugins.benchmark.runs import (
-    Run,
+from nnunet_plugins.benchmark.jobs.receipts import (
     discard_stale_receipts,
     folder_digest,
-    is_done,
     is_planned,
     is_preprocessed,
-    is_trained,
     labels_digest,
-    other_source,
-    runs,
-    stop_file,
+    preprocessed_data_are_stale,
+    read_receipt,
+    state_of,
 )
+from nnunet_plugins.benchmark.report.results import collect
+from nnunet_plugins.benchmark.runs import Run, runs, stop_file
 from nnunet_plugins.benchmark.suite import Data, Resources, Suite, read_suite
+from nnunet_plugins.benchmark.survey import survey
 from nnunet_plugins.errors import UserError
-from nnunet_plugins.files import digest, read_json, write_json
+from nnunet_plugins.files import digest, write_json
 
 DATASET = cell_datasets.dataset_name(LABELS)
 SUITE = Suite("tiny", ("A",), "A", 2, (Data(LABELS),), folds=(0, 1), resources=Resources("cpu", cpus=1))
@@ -74,27 +73,27 @@ def change(path: Path, **values: object) -> None:
 
 
 def test_plan_and_preprocess_leave_their_receipts(run):
-    assert read_json(run.planned) == {"sha256": digest(run.preprocessed / "nnUNetPlans.json")}
-    assert read_json(run.preprocessed_receipt) == {"configurations": ["2d"]}
+    assert read_receipt(run.plan_receipt) == {"sha256": digest(run.preprocessed / "nnUNetPlans.json")}
+    assert read_receipt(run.preprocessing_receipt) == {"configurations": ["2d"]}
 
 
 def test_folds_are_those_that_nnunet_draws(run):
     path = run.preprocessed / steps.SPLITS
-    ours = read_json(path)
+    ours = read_receipt(path)
     path.unlink()
     cell_datasets.make_trainer("nnUNetTrainer", LABELS).do_split()
-    assert read_json(path) == ours
+    assert read_receipt(path) == ours
 
 
 def test_plans_and_folds_that_are_there_stay(run):
     splits = [{"train": ["case0"], "val": ["case1"]}, {"train": ["case1"], "val": ["case0"]}]
     (run.preprocessed / steps.SPLITS).write_text(json.dumps(splits))
     change(run.preprocessed / "nnUNetPlans.json", mine=True)
-    run.planned.unlink()
+    run.plan_receipt.unlink()
     steps.plan(SUITE, run)
-    assert read_json(run.preprocessed / "nnUNetPlans.json")["mine"]
-    assert read_json(run.preprocessed / steps.SPLITS) == splits
-    assert run.planned.exists()
+    assert read_receipt(run.preprocessed / "nnUNetPlans.json")["mine"]
+    assert read_receipt(run.preprocessed / steps.SPLITS) == splits
+    assert run.plan_receipt.exists()
 
 
 def refused(step, suite: Suite, sentence: str, receipt: str) -> None:
@@ -136,10 +135,10 @@ def test_too_few_cases_for_folds_are_refused(run):
 def test_complete_preprocessing_is_not_done_again(run):
     folder = run.preprocessed / "nnUNetPlans_2d"
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
-    run.preprocessed_receipt.unlink()
+    run.preprocessing_receipt.unlink()
     steps.preprocess(SUITE, run)
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
-    assert run.preprocessed_receipt.exists()
+    assert run.preprocessing_receipt.exists()
 
 
 def test_preprocessing_that_was_killed_is_done_again(run):
@@ -153,7 +152,7 @@ def test_preprocessing_that_was_killed_is_done_again(run):
 
 
 def test_data_made_of_other_labels_or_with_another_spacing_are_made_again(run):
-    made_of = read_json(run.source_note)
+    made_of = read_receipt(run.source_note)
     folder = run.preprocessed / "nnUNetPlans_2d"
 
     def is_made_again() -> bool:
@@ -172,10 +171,10 @@ def test_data_made_of_other_labels_or_with_another_spacing_are_made_again(run):
     assert not is_made_again()
     erase(label)
     assert is_made_again()
-    assert read_json(run.source_note) == made_of | {"labels": labels_digest(run)}
+    assert read_receipt(run.source_note) == made_of | {"labels": labels_digest(run)}
     assert not io.imread(run.preprocessed / "gt_segmentations" / "case0.png").any()
 
-    plans = read_json(run.plans_file)
+    plans = read_receipt(run.plans_file)
     plans["configurations"]["2d"]["patch_size"] = [32, 32]  # is for the training alone
     write_plans(run, plans)
     assert not is_made_again()
@@ -197,23 +196,23 @@ def write_plans(run: Run, plans: dict) -> None:
 
 
 def test_folds_that_were_removed_are_drawn_again(run):
-    splits = read_json(run.preprocessed / steps.SPLITS)
+    splits = read_receipt(run.preprocessed / steps.SPLITS)
     (run.preprocessed / steps.SPLITS).unlink()
     assert not is_planned(run) and not is_preprocessed(run)
-    discard_stale_receipts(SUITE)
-    assert not run.planned.exists() and not run.preprocessed_receipt.exists()
+    discard_stale_receipts(survey(SUITE).states)
+    assert not run.plan_receipt.exists() and not run.preprocessing_receipt.exists()
     steps.plan(SUITE, run)
-    assert read_json(run.preprocessed / steps.SPLITS) == splits
+    assert read_receipt(run.preprocessed / steps.SPLITS) == splits
 
 
 def test_a_configuration_that_is_no_longer_planned_is_refused(run):
     suite = replace(SUITE, datasets=(Data(LABELS, ("3d_fullres",)),))
-    refused(steps.preprocess, suite, "has no configuration 3d_fullres: choose from 2d", "preprocessed_receipt")
+    refused(steps.preprocess, suite, "has no configuration 3d_fullres: choose from 2d", "preprocessing_receipt")
 
 
 def test_data_that_were_made_by_hand_are_believed(run):
     run.source_note.unlink()
-    assert not other_source(run)
+    assert not preprocessed_data_are_stale(run)
     steps.preprocess(SUITE, run)
     assert run.source_note.exists()
 
@@ -235,10 +234,10 @@ def test_a_low_resolution_gets_the_data_of_the_stage_after_it_too(tmp_path, monk
 
 
 def test_cases_of_the_folds_that_do_not_exist_are_named(run):
-    splits = read_json(run.preprocessed / steps.SPLITS)
+    splits = read_receipt(run.preprocessed / steps.SPLITS)
     splits[4]["val"].append("case99")
     (run.preprocessed / steps.SPLITS).write_text(json.dumps(splits))
-    refused(steps.preprocess, SUITE, "names 1 cases, such as case99, that", "preprocessed_receipt")
+    refused(steps.preprocess, SUITE, "names 1 cases, such as case99, that", "preprocessing_receipt")
 
 
 # ---- train -----------------------------------------------------------------------------------------------------------
@@ -265,10 +264,10 @@ def test_a_finished_fold_only_gets_its_receipt(run, monkeypatch):
     write_finished_fold(run)
     monkeypatch.setattr(steps, "train_and_predict", lambda *_: pytest.fail("it was trained again"))
     steps.train(SUITE, run)
-    receipt = read_json(run.trained)
+    receipt = read_receipt(run.training_receipt)
     assert receipt["epoch_seconds"] == [1.5, 2.0]
     assert receipt["curves"]["val_losses"] == [0.5, None]
-    validation = {f"validation/{case}.png" for case in read_json(run.preprocessed / steps.SPLITS)[0]["val"]}
+    validation = {f"validation/{case}.png" for case in read_receipt(run.preprocessed / steps.SPLITS)[0]["val"]}
     assert set(receipt["sha256"]) == {"checkpoint_final.pth", *validation}
     assert all(digest(run.folder / name) == sha for name, sha in receipt["sha256"].items())
 
@@ -294,14 +293,14 @@ def test_a_fold_that_lacks_something_is_trained(run, monkeypatch, missing):
 
     def train_and_predict(suite, run):
         trained.append(run)
-        assert not run.trained.exists()
+        assert not run.training_receipt.exists()
         path.write_bytes(content)
         steps.note_measured(run, validation_seconds=1.0)
 
     monkeypatch.setattr(steps, "train_and_predict", train_and_predict)
     steps.train(SUITE, run)
     assert trained == [run]
-    assert read_json(run.trained)["measured"] == {"validation_seconds": 1.0}
+    assert read_receipt(run.training_receipt)["measured"] == {"validation_seconds": 1.0}
 
 
 def test_costs_outlive_the_receipt(run, monkeypatch):
@@ -312,9 +311,9 @@ def test_costs_outlive_the_receipt(run, monkeypatch):
 
     monkeypatch.setattr(steps, "train_and_predict", train_and_predict)
     steps.train(SUITE, run)
-    run.trained.unlink()  # as Snakemake does with a receipt whose job was not done when its driver was killed
+    run.training_receipt.unlink()  # as Snakemake does with a receipt whose job was not done when its driver was killed
     steps.train(SUITE, run)
-    assert read_json(run.trained)["measured"] == {"peak_bytes_allocated": 5, "validation_seconds": 1.0}
+    assert read_receipt(run.training_receipt)["measured"] == {"peak_bytes_allocated": 5, "validation_seconds": 1.0}
 
 
 def test_a_training_that_fails_or_leaves_nothing_has_no_receipt(run, monkeypatch):
@@ -329,7 +328,7 @@ def test_a_training_that_fails_or_leaves_nothing_has_no_receipt(run, monkeypatch
         UserError, match=r"checkpoint_final.pth is not there after the training of Dataset901_Cells 2d A_2"
     ):
         steps.train(SUITE, run)
-    assert not run.trained.exists()
+    assert not run.training_receipt.exists()
     assert not is_locked(run.folder / ".bench.lock")
 
 
@@ -352,14 +351,14 @@ def test_repetitions_train_in_their_own_folder_with_another_seed(run, monkeypatc
 
 
 def test_a_model_of_other_plans_is_refused(run):
-    plans = read_json(run.preprocessed / "nnUNetPlans.json")
+    plans = read_receipt(run.preprocessed / "nnUNetPlans.json")
     write_json(run.model / "plans.json", plans | {"continue_training": True})
     steps.refuse_other_plans(run)
     plans["configurations"]["2d"]["batch_size"] += 1
     write_json(run.model / "plans.json", plans)
     with pytest.raises(UserError, match="was trained with other plans than the dataset has now: move that folder away"):
         steps.train(SUITE, run)
-    assert not run.trained.exists()
+    assert not run.training_receipt.exists()
 
 
 @pytest.mark.parametrize("change", ["split", "labels"])
@@ -368,9 +367,9 @@ def test_a_fold_of_other_cases_or_labels_is_refused(run, monkeypatch, change, by
     write_finished_fold(run)
     if not by_hand:
         steps.train(SUITE, run)
-        assert is_trained(run)
+        assert state_of(run).trained
     if change == "split":
-        splits = read_json(run.preprocessed / steps.SPLITS)
+        splits = read_receipt(run.preprocessed / steps.SPLITS)
         splits[0]["val"].append(splits[0]["train"].pop())
         write_json(run.preprocessed / steps.SPLITS, splits)
     else:
@@ -378,12 +377,12 @@ def test_a_fold_of_other_cases_or_labels_is_refused(run, monkeypatch, change, by
     if by_hand and change == "labels":
         steps.train(SUITE, run)  # nobody knows what it was trained with
         return
-    assert not is_trained(run)
+    assert not state_of(run).trained
     monkeypatch.setattr(steps, "train_and_predict", lambda *_: pytest.fail("it was trained"))
-    run.trained.unlink(missing_ok=True)
+    run.training_receipt.unlink(missing_ok=True)
     with pytest.raises(UserError, match=r"was trained with other cases than splits_final.json gives it now, or with"):
         steps.train(SUITE, run)
-    assert not run.trained.exists()
+    assert not run.training_receipt.exists()
 
 
 @pytest.mark.parametrize("missing", ["imagesTs", "labelsTs"])
@@ -403,16 +402,16 @@ def test_a_test_set_that_another_suite_has_predicted_stays_in_the_receipts(run):
     shutil.copytree(Path(os.environ["nnUNet_raw"], DATASET, "labelsTs"), run.folder / "test")
     steps.train(SUITE, run)
     steps.validate(SUITE, run)
-    assert is_done(run) and is_done(with_test)
+    assert state_of(run).done and state_of(with_test).done
 
     first, second = sorted((run.folder / "test").iterdir())
     second.write_bytes(first.read_bytes())  # nnU-Net has no summary of it
-    assert not is_trained(run) and not is_done(with_test)
-    discard_stale_receipts(SUITE)
-    assert not run.trained.exists() and not second.exists()
+    assert not state_of(run).trained and not state_of(with_test).done
+    discard_stale_receipts(survey(SUITE).states)
+    assert not run.training_receipt.exists() and not second.exists()
     steps.train(SUITE, run)
     steps.validate(SUITE, run)
-    assert is_done(run) and not is_done(with_test)
+    assert state_of(run).done and not state_of(with_test).done
 
 
 def test_metrics_without_those_of_a_wanted_test_set_are_not_all(run):
@@ -424,9 +423,9 @@ def test_metrics_without_those_of_a_wanted_test_set_are_not_all(run):
     suite = replace(SUITE, datasets=(Data(LABELS, test=True),))
     run = runs(suite)[0]
     steps.train(suite, run)
-    assert is_trained(run) and not is_done(run)
+    assert state_of(run).trained and not state_of(run).done
     steps.validate(suite, run)
-    assert is_done(run)
+    assert state_of(run).done
 
 
 def test_predictions_of_another_model_are_not_taken_for_its_own(run, monkeypatch):
@@ -506,31 +505,31 @@ def test_no_step_begins_while_its_driver_stops(run, tmp_path):
     stop_file(suite).parent.mkdir(parents=True)
     stop_file(suite).touch()
     with pytest.raises(SystemExit) as stopped:
-        steps.main(["train", str(suite_file), str(run.trained)])
+        steps.main(["train", str(suite_file), str(run.training_receipt)])
     assert stopped.value.code == 1
     assert not run.folder.exists()
 
 
 def test_a_test_set_that_is_the_validation_set_has_its_scores_also_in_a_repetition(run, tmp_path):
-    write_test_set(read_json(run.preprocessed / steps.SPLITS)[0]["val"])
+    write_test_set(read_receipt(run.preprocessed / steps.SPLITS)[0]["val"])
     suite_file = tiny_suite.write_suite(
         tmp_path / "tiny.toml", ("nnUNetTrainer",), f"{{ id = {LABELS}, test = true }}", epochs=1, repeats=2
     )
     suite = read_suite(suite_file)
     run = next(run for run in runs(suite) if run.repeat == 2)
-    do_step("train", suite_file, run.trained)
-    assert is_trained(run)
+    do_step("train", suite_file, run.training_receipt)
+    assert state_of(run).trained
     predicted = {case: digest(path) for case, path in steps.predictions(run, "test").items()}
     assert predicted == {case: digest(path) for case, path in steps.predictions(run, "validation").items()}
 
     next(iter(steps.predictions(run, "test").values())).unlink()
-    assert not is_trained(run)
-    do_step("train", suite_file, run.trained)
+    assert not state_of(run).trained
+    do_step("train", suite_file, run.training_receipt)
     assert tiny_suite.epochs(run) == [[0]]  # only predicted again
     assert {case: digest(path) for case, path in steps.predictions(run, "test").items()} == predicted
 
-    do_step("validate", suite_file, run.validated)
-    cases = collect(suite).cases
+    do_step("validate", suite_file, run.validation_receipt)
+    cases = collect(survey(suite)).cases
     parts = [cases[cases.part == part].drop(columns="part").reset_index(drop=True) for part in ("validation", "test")]
     assert len(parts[0]) == len(predicted) * 2
     assert set(parts[0].repeat) == {2}
@@ -557,9 +556,9 @@ def do_step(step: str, suite_file: Path, receipt: Path) -> None:
 def test_metrics_of_all_cases_and_labels_are_in_the_receipt(run):
     write_finished_fold(run)
     steps.validate(SUITE, run)
-    receipt = read_json(run.validated)
+    receipt = read_receipt(run.validation_receipt)
     assert receipt["tolerance"] == 1.0
-    validation = read_json(run.preprocessed / steps.SPLITS)[0]["val"]
+    validation = read_receipt(run.preprocessed / steps.SPLITS)[0]["val"]
     assert [(row["case"], row["label"]) for row in receipt["cases"]] == [
         (case, label) for case in validation for label in ("cell", "nucleus")
     ]
@@ -574,7 +573,7 @@ def test_predictions_that_are_not_those_of_nnunets_summary_are_refused(run):
         UserError, match=r"summary.json gives case\d \(cell\) a Dice of 1.0, and its prediction has 0.0"
     ):
         steps.validate(SUITE, run)
-    assert not run.validated.exists()
+    assert not run.validation_receipt.exists()
 
 
 # ---- the log ---------------------------------------------------------------------------------------------------------

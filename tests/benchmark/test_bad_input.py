@@ -67,7 +67,7 @@ def test_unknown_trainer_is_named(action, trainer, root, suite_file, nothing_sta
 
 @pytest.mark.parametrize("action", ["run", "cost"])
 @pytest.mark.parametrize("configuration", ["3d_fullres", "3d_lowres"])
-def test_trainer_for_images_is_refused_for_volumes(action, configuration, root, suite_file, nothing_starts):
+def test_2d_trainer_is_refused_for_a_3d_configuration(action, configuration, root, suite_file, nothing_starts):
     path = suite_file(("nnUNetTrainer", "DCFFSNetTrainer"), configuration=configuration)
     assert refusal(root, action, path) == (
         f"{path}: DCFFSNetTrainer works in 2D only, but dataset 501 has configuration {configuration}: leave one out, "
@@ -75,7 +75,7 @@ def test_trainer_for_images_is_refused_for_volumes(action, configuration, root, 
     )
 
 
-def test_trainer_for_images_is_welcome_beside_volumes_of_others(root, suite_file):
+def test_2d_trainer_is_accepted_beside_3d_datasets_of_other_trainers(root, suite_file):
     path = suite_file(("nnUNetTrainer", "DCFFSNetTrainer"), configuration="3d_fullres")
     text = path.read_text()
     path.write_text(text.replace('["3d_fullres"]', '["3d_fullres"], trainers = ["nnUNetTrainer"]'))
@@ -98,7 +98,7 @@ def test_missing_gpu_is_pointed_out_with_a_way_out(action, root, suite_file, mon
 
 
 @pytest.mark.parametrize("gpus", ["", ",", "0,", "0,0", "-1", "0 1", "0;1", "all,"])
-def test_strange_devices_are_refused(gpus, root, suite_file, monkeypatch, nothing_starts):
+def test_malformed_gpus_are_refused(gpus, root, suite_file, monkeypatch, nothing_starts):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     sentence = refusal(root, "run", suite_file(device="cuda"), f"--gpus={gpus}")
     assert sentence == f"--gpus {gpus}: expected different numbers with commas between them, e.g. 0,1"

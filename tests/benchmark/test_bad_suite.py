@@ -59,7 +59,7 @@ DATASETS, RESOURCES = (
         ("resources", "[{cpus = 8}]", "[{'cpus': 8}]", RESOURCES),
     ],
 )
-def test_table_that_is_none_is_refused(tmp_path, key, value, shown, expected):
+def test_value_in_place_of_a_table_is_refused(tmp_path, key, value, shown, expected):
     path = tmp_path / "cells.toml"
     path.write_text(lines(TOP | {"datasets": "[{id = 501}]"} | {key: value}))
     assert refusal(path) == f": {key} = {shown}: expected {expected}"

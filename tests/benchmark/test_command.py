@@ -40,8 +40,8 @@ def test_what_is_done_is_reported_even_if_something_failed(succeeded, root, suit
     assert reported == [root / "nnUNet_results" / "benchmarks" / "tiny" / "report"]
 
 
-def test_run_of_which_nothing_is_done_has_not_succeeded_and_has_no_report(root, suite_file, monkeypatch):
-    """Whatever Snakemake says: another suite may have meddled with the folds."""
+def test_run_without_finished_trainings_fails_and_writes_no_report(root, suite_file, monkeypatch):
+    """Another suite may have changed the folds, although Snakemake says that all jobs succeeded."""
     monkeypatch.setattr(engine, "run_suite", lambda *_: True)
     monkeypatch.setattr(command, "report_to", never)
     assert refusal(root, "run", suite_file()).startswith("Not everything succeeded")

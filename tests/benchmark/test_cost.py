@@ -1,4 +1,4 @@
-"""Proves that costs are counted as by hand, of the trainers that nnU-Net makes, and leave its folders as they were."""
+"""Proves that costs of nnU-Net's trainers are those counted by hand, and that measuring changes no folder of it."""
 
 import json
 import os
@@ -60,7 +60,7 @@ def distinct_parameters(network):
 
 
 def flops_by_hand(network, image):
-    """2 x MACs of every (transposed) convolution that runs, from the shapes that it sees."""
+    """FLOPs of all (transposed) convolutions that run: 2 x MACs, from the shapes that each one sees."""
     found = []
 
     def count(module, inputs, output):
@@ -141,7 +141,7 @@ def test_flops_of_a_convolution_are_twice_its_multiplications_of_one_patch(resul
 
 
 def test_a_method_of_two_stages_is_measured_in_its_last(results):
-    """It is what the model predicts with, and most epochs train."""
+    """The last stage is the one that predicts, and that most epochs train."""
     first, second = (
         Contestant(make_trainer(name, LABELS), *random_batch((32, 32), 2, 3, 3))
         for name in ("ConDSegTrainer_oneStage", "ConDSegTrainer")
@@ -183,7 +183,7 @@ def test_results_folder_is_restored_after_a_failure(results, monkeypatch):
 
 
 def test_configuration_that_is_not_preprocessed_is_refused(results):
-    """2D of the volumes: only 3D is there."""
+    """The volumes are preprocessed in 3D only."""
     with pytest.raises(UserError, match=rf"plan_and_preprocess -d {VOLUMES} -c 2d"):
         suite_costs(survey_of(Data(VOLUMES, ("2d",)), trainers=(STOCK,)), steps=1)
 

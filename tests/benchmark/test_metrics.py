@@ -17,7 +17,7 @@ MISSED = {"Dice": 0.0, "IoU": 0.0, "precision": 0.0, "recall": 0.0, "NSD": 0.0, 
 
 
 def is_like(scores, expected):
-    """Equal but for the order in which ASSD's distances were added."""
+    """Whether scores are equal but for the order in which ASSD's distances were added."""
     same = scores._replace(ASSD=None) == expected._replace(ASSD=None)
     return same and math.isclose(scores.ASSD, expected.ASSD, rel_tol=1e-12)
 
@@ -25,7 +25,7 @@ def is_like(scores, expected):
 # ---- by hand ---------------------------------------------------------------------------------------------------------
 
 
-def test_lines_by_hand():
+def test_metrics_of_two_lines_are_right_by_hand():
     reference, prediction = mask_of("........", ".####...", "........"), mask_of("........", "...#####", "........")
     # 2 mm a column. From the prediction: 0 0 2 4 6, 95 % between 4 and 6; from the reference: 0 0 2 4.
     scores = score(reference, prediction, (1.0, 2.0), tolerance=2.0)
@@ -63,7 +63,7 @@ def test_surface_has_neighbours_outside_by_faces_or_lies_on_the_border():
     assert np.array_equal(surface(mask), mask_of(".......", ".##.##.", ".#.#.#.", ".#...#.", ".#####.", "......."))
 
 
-def test_perfect_prediction():
+def test_perfect_prediction_has_the_best_values():
     mask = mask_of("....", ".##.", ".##.")
     best = {"Dice": 1, "IoU": 1, "precision": 1, "recall": 1, "HD95": 0, "ASSD": 0, "NSD": 1, "volume_error": 0}
     assert values_of(score(mask, mask, (1.0, 1.0), tolerance=0.0)) == best
@@ -163,14 +163,14 @@ def test_swapping_the_masks_swaps_precision_and_recall_alone(pair):
 
 @given(pairs((1, 2, 3)), st.data())
 def test_empty_space_around_the_masks_changes_nothing(pair, data):
-    """Nor for masks on the image's border: what lies there is surface, and has its neighbours outside afterwards."""
+    """Masks on the image's border are no exception: their voxels there are surface, before and after."""
     margins = data.draw(st.tuples(*[st.tuples(st.integers(0, 6), st.integers(0, 6))] * len(pair.spacing)))
     larger = [np.pad(mask, margins) for mask in (pair.reference, pair.prediction)]
     assert is_like(Pair(*larger, pair.spacing, pair.tolerance).score(), pair.score())
 
 
 @given(pairs((2, 3)), st.integers(1, 3))
-def test_axes_can_be_named_and_run_through_in_any_order(pair, turns):
+def test_turning_the_image_changes_nothing(pair, turns):
     turned = [np.rot90(mask, turns, axes=(0, -1)) for mask in (pair.reference, pair.prediction)]
     spacing = pair.spacing if turns == 2 else pair.spacing[::-1]
     assert is_like(Pair(*turned, spacing, pair.tolerance).score(), pair.score())
@@ -196,7 +196,7 @@ def test_axes_of_length_1_change_nothing(pair, data):
     )
 
 
-def test_memory_is_that_of_the_masks_box():
+def test_memory_does_not_grow_with_the_image_around_the_masks():
     reference, prediction = np.zeros((2, 128, 128, 128), bool)
     reference[60:64, 5:9, 90:99], prediction[61:65, 5:9, 90:99] = True, True
     tracemalloc.start()
@@ -214,7 +214,7 @@ def test_disc_in_a_volume_has_surface_on_both_sides_but_in_a_slice_only_around()
     assert score(*volumes, (999, 1, 1), 0.5).NSD == (25 + 25) / (49 + 25)
 
 
-def test_image_of_a_single_voxel():
+def test_image_of_a_single_voxel_has_metrics():
     voxel = np.ones((1, 1), bool)
     assert score(voxel, voxel, (1.0, 1.0), 0.0) == Scores("segmented", 1, 1, 1, 1, 0, 0, 1, 0)
     assert score(voxel, voxel & False, (3.0, 4.0), 0.0).Dice == 0

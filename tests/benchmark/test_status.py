@@ -14,7 +14,7 @@ from nnunet_plugins.files import write_json
 
 
 def states(path, capsys):
-    """State of each training, by its name; the last line."""
+    """State of each run by its name, and the last line."""
     main(["benchmark", "status", str(path)])
     *lines, empty, last = capsys.readouterr().out.splitlines()
     assert empty == ""
@@ -96,7 +96,7 @@ def test_dataset_that_cannot_be_prepared_is_why_nothing_is_trained(step, first, 
 
 @pytest.fixture
 def locked(first):
-    """Another process holds the training's lock."""
+    """Let another process hold the training's lock."""
     script = (
         "import sys; from pathlib import Path; from nnunet_plugins.benchmark.jobs.locks import lock\n"
         "with lock(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
@@ -119,7 +119,7 @@ def test_training_that_another_process_works_on_is_running(first, locked, capsys
     assert state_of_first(first, capsys)[0] == "running, epoch 2 of 5"
 
 
-def test_lock_of_a_process_that_has_ended_is_none(first, capsys):
+def test_training_whose_process_has_ended_is_not_running(first, capsys):
     first[2].folder.mkdir(parents=True)
     (first[2].folder / ".bench.lock").touch()
     write_log(first[1], first[2], "\n==== train\nUsing device: cpu\n")

@@ -72,7 +72,7 @@ def test_complete_suite_is_read_completely(tmp_path):
     assert type(suite.datasets[0].tolerance) is float
 
 
-def test_what_is_left_out_has_sensible_values(short_suite):
+def test_missing_keys_have_sensible_defaults(short_suite):
     suite = read_suite(short_suite())
     assert suite == MINIMAL and hash(suite) == hash(MINIMAL)  # a key: nobody can change it
     assert (suite.iterations, suite.folds, suite.repeats) == (None, (0, 1, 2, 3, 4), 1)

@@ -24,7 +24,7 @@ TRAINERS = ("nnUNetTrainer", "DLKUNetSTrainer_C64")
 
 @dataclass
 class Story:
-    """What happened to a suite, and what it looked like on the way."""
+    """Events of an interrupted suite, and its state on the way."""
 
     suite_file: Path
     suite: Suite
@@ -33,7 +33,7 @@ class Story:
     done_before: dict[Path, tuple[int, str]] = field(default_factory=dict)
     """Receipts at the first kill."""
     killed: list[Run] = field(default_factory=list)
-    """Trainings that ended in their middle."""
+    """Runs whose training was killed."""
     terminated: Finished | None = None
     left_over: list[psutil.Process] = field(default_factory=list)
     """Processes of the terminated driver that went on."""
@@ -53,7 +53,7 @@ def root(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def story(root) -> Story:
-    """A driver is killed, and a training; the next driver is terminated; the third one finishes."""
+    """Kill a driver and a training, terminate the next driver, and let the third one finish."""
     suite_file = tiny_suite.write_suite(root / "tiny.toml", TRAINERS, f"{{ id = {LABELS} }}", folds=(0, 1, 2))
     suite = read_suite(suite_file)
     story = Story(suite_file, suite, runs(suite))
@@ -106,7 +106,7 @@ def test_a_terminated_driver_ends_all_its_processes(story):
     assert not story.started_by_a_stopped_driver
 
 
-def test_what_was_done_is_not_done_again(story):
+def test_finished_trainings_are_not_repeated(story):
     assert story.done_before
     now = receipts(story.runs)
     trained = {path: receipt for path, receipt in story.done_before.items() if path.name == "bench_train.json"}
@@ -134,7 +134,7 @@ def test_every_training_has_the_epochs_of_the_suite_and_its_costs(story):
         assert {epoch for attempt in tiny_suite.epochs(run) for epoch in attempt} == set(range(EPOCHS)), run
 
 
-def test_logs_keep_all_attempts_and_nothing_is_said_twice(story):
+def test_logs_keep_all_attempts(story):
     for run in story.killed:
         log = log_file(story.suite, "train", run.training_receipt).read_text()
         assert log.count(f"train {run} (process") >= 2

@@ -58,7 +58,7 @@ def test_plans_and_folds_that_are_there_stay(run):
 
 
 def refused(step, suite: Suite, sentence: str, receipt: str) -> None:
-    """The step ends with the sentence, and without the receipt."""
+    """Assert that a step ends with a sentence and without its receipt."""
     run = runs(suite)[0]
     path = getattr(run, receipt)
     path.unlink(missing_ok=True)
@@ -147,7 +147,7 @@ def test_data_made_of_other_labels_or_with_another_spacing_are_made_again(run):
 
 
 def write_plans(run: Run, plans: dict) -> None:
-    """Edit the plans and let them be checked."""
+    """Edit the plans, and let the plan step accept them."""
     write_json(run.plans_file, plans)
     assert not is_planned(run) and not is_preprocessed(run)
     plan(ONE_TRAINER, run)
@@ -168,7 +168,7 @@ def test_a_configuration_that_is_no_longer_planned_is_refused(run):
     refused(preprocess, suite, "has no configuration 3d_fullres: choose from 2d", "preprocessing_receipt")
 
 
-def test_data_that_were_made_by_hand_are_believed(run):
+def test_data_that_were_preprocessed_by_hand_are_used(run):
     run.source_note.unlink()
     assert not preprocessed_data_are_stale(run)
     preprocess(ONE_TRAINER, run)

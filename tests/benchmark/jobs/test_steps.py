@@ -72,7 +72,7 @@ sys.stdin.read()
 """
 
 
-def test_a_process_that_is_not_for_a_fold_alone_ends_no_others():
+def test_a_process_that_is_not_a_job_kills_no_others():
     """All workers of a parallel test run have the same command."""
     command = [sys.executable, "-c", SAME_COMMAND]
     with subprocess.Popen(command, stdin=subprocess.PIPE, text=True) as other:

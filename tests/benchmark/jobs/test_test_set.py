@@ -56,7 +56,7 @@ def test_a_test_set_that_another_suite_has_predicted_stays_in_the_receipts(run):
     assert state_of(run).done and not state_of(with_test).done
 
 
-def test_metrics_without_those_of_a_wanted_test_set_are_not_all(run):
+def test_metrics_without_the_wanted_test_set_are_incomplete(run):
     write_test_set(run, ["case0"])
     write_finished_fold(run)
     train(ONE_TRAINER, run)

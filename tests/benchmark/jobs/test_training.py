@@ -57,7 +57,7 @@ def test_a_fold_that_lacks_something_is_trained(run, monkeypatch, missing):
     assert read_receipt(run.training_receipt)["measured"] == {"validation_seconds": 1.0}
 
 
-def test_costs_outlive_the_receipt(run, monkeypatch):
+def test_measured_costs_outlive_the_receipt(run, monkeypatch):
     def train_and_predict(suite, run):
         training.note_measured(run, peak_bytes_allocated=5)
         write_finished_fold(run)
@@ -104,7 +104,7 @@ def test_repetitions_train_in_their_own_folder_with_another_seed(run, monkeypatc
     assert not Path(root, "repeat_2", "repeat_2").exists()
 
 
-def test_a_model_of_other_plans_is_refused(run):
+def test_a_model_trained_with_changed_plans_is_refused(run):
     plans = read_plans(run)
     write_json(run.model / "plans.json", plans | {"continue_training": True})
     training.refuse_changed_plans(run)
@@ -117,7 +117,7 @@ def test_a_model_of_other_plans_is_refused(run):
 
 @pytest.mark.parametrize("change", ["split", "labels"])
 @pytest.mark.parametrize("by_hand", [False, True])
-def test_a_fold_of_other_cases_or_labels_is_refused(run, monkeypatch, change, by_hand):
+def test_a_fold_trained_with_changed_cases_or_labels_is_refused(run, monkeypatch, change, by_hand):
     write_finished_fold(run)
     if not by_hand:
         training.train(ONE_TRAINER, run)
@@ -139,8 +139,8 @@ def test_a_fold_of_other_cases_or_labels_is_refused(run, monkeypatch, change, by
     assert not run.training_receipt.exists()
 
 
-def test_predictions_of_another_model_are_not_taken_for_its_own(run, monkeypatch):
-    """Killed between the last epoch and the validation, a new training must not find those of an older one."""
+def test_predictions_of_an_earlier_model_are_removed_before_training(run, monkeypatch):
+    """If killed before its validation, a new training would otherwise find them when it goes on."""
     write_finished_fold(run)
     (run.folder / "checkpoint_final.pth").unlink()
 

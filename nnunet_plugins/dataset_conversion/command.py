@@ -12,14 +12,14 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
 
-from nnunet_plugins import __version__, nnunet_folders
-from nnunet_plugins.dataset_conversion.cases import digest
-from nnunet_plugins.dataset_conversion.dataset import Dataset
+from nnunet_plugins import __version__
+from nnunet_plugins.dataset_conversion.dataset import Dataset, Options
 from nnunet_plugins.dataset_conversion.datasets import CONVERTERS, folder
 from nnunet_plugins.dataset_conversion.source import Source
-from nnunet_plugins.dataset_conversion.writer import Options, convert
+from nnunet_plugins.dataset_conversion.writer import convert
 from nnunet_plugins.errors import UserError
-from nnunet_plugins.files import usable_cores
+from nnunet_plugins.files import digest, usable_cores
+from nnunet_plugins.nnunet_folders import RAW, make_nnunet_folder
 
 FOLDER_OPTIONS = ("images", "masks", "dataset_name", "channels", "label_map", "threshold")
 
@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> None:
         UserError: an option or the data will not do; nothing was written.
     """
     check(options)
-    scratch = None if options.dry_run else nnunet_folders.raw(required=True)
+    scratch = None if options.dry_run else make_nnunet_folder(RAW)
     with exit_on_signals(), Source(options.source, scratch) as source:
         convert(
             complete(CONVERTERS[options.name], source, options),
@@ -118,7 +118,7 @@ def record(options: argparse.Namespace) -> dict[str, Any]:
     names = ("name", "paper_split", "regions", "max_foreground_fraction", "trust_image_geometry", "near_duplicates")
     given = {name: getattr(options, name) for name in (*names, *FOLDER_OPTIONS)}
     if options.groups:
-        given["groups"] = digest([options.groups])
+        given["groups"] = digest(options.groups)
     return {"version": __version__} | {name: value for name, value in given.items() if value not in (None, False)}
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from nnunet_plugins.dataset_conversion.cases import Outcome
 from nnunet_plugins.dataset_conversion.dataset import PNG, Dataset
 from nnunet_plugins.dataset_conversion.source import Source
-from nnunet_plugins.dataset_conversion.splits import Split
+from nnunet_plugins.nnunet_folders import Split
 
 
 def print_summary(

@@ -224,7 +224,7 @@ def test_a_gibibyte_is_never_a_bomb(tmp_path, size, refused):
 
 
 def test_large_archive_may_be_packed_hundredfold(tmp_path, monkeypatch):
-    monkeypatch.setattr(archives, "SMALL", 1000)
+    monkeypatch.setattr(archives, "TRUSTED_SIZE", 1000)
     path = write_zip(tmp_path / "x.zip", {"file": bytes(10_000)})
     packed = path.stat().st_size
     monkeypatch.setattr(archives, "MAX_RATIO", 10_000 / packed + 0.01)

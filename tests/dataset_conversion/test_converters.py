@@ -6,6 +6,7 @@ splits and the report are compared with what is known of them, and two datasets 
 
 import csv
 import hashlib
+import importlib
 import json
 import shutil
 import tarfile
@@ -407,7 +408,7 @@ def test_paper_split_is_the_listed_one(name, miniature, convert):
     ],
 )
 def test_the_published_split_of_all_cases_has_the_published_sizes(name, numbers, expected):
-    module = __import__(f"nnunet_plugins.dataset_conversion.{name}", fromlist=["part"])
+    module = importlib.import_module(f"nnunet_plugins.dataset_conversion.datasets.{name}")
     assert Counter(map(module.part, numbers)) == expected
 
 

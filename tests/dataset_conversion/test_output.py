@@ -1,4 +1,4 @@
-"""Proves: a dataset is replaced as a whole, and what a killed conversion had moved away comes back."""
+"""Proves: a replaced dataset is planned anew, and a dry run tells all that would stop the conversion."""
 
 import json
 from pathlib import Path
@@ -9,43 +9,6 @@ from PIL import Image
 from support import cell_datasets
 
 from nnunet_plugins.cli import main
-from nnunet_plugins.dataset_conversion import output
-
-
-@pytest.fixture
-def target(tmp_path) -> Path:
-    return tmp_path / "Dataset600_Squares"
-
-
-def write(folder: Path, text: str) -> Path:
-    folder.mkdir()
-    (folder / "file").write_text(text)
-    return folder
-
-
-def test_the_new_folder_takes_the_place_of_the_old_one(target):
-    write(target, "old")
-    write(output.backup(target), "left by a process that was killed")
-    output.replace_folder(write(target.with_name("new"), "new"), target)
-    assert (target / "file").read_text() == "new"
-    assert list(target.parent.iterdir()) == [target]
-
-
-def test_the_old_folder_comes_back_if_the_new_one_cannot_take_its_place(target):
-    write(target, "old")
-    with pytest.raises(OSError):
-        output.replace_folder(target.with_name("missing"), target)
-    assert (target / "file").read_text() == "old"
-    assert list(target.parent.iterdir()) == [target]
-
-
-def test_what_was_moved_away_by_a_killed_process_comes_back(target):
-    write(output.backup(target), "old")
-    output.recover(target)
-    assert (target / "file").read_text() == "old"
-    write(output.backup(target), "older")
-    output.recover(target)
-    assert (target / "file").read_text() == "old"
 
 
 def convert(tmp_path: Path, size: int, *options: str) -> None:

@@ -1,4 +1,4 @@
-"""What a conversion adds to reading and writing: the converter ``folder`` against a bare loop over the same files.
+"""Time of the converter ``folder`` against a bare loop that reads and writes the same files.
 
 python speed/conversion.py --images 1000 --size 352 --processes 2
 

@@ -30,6 +30,8 @@ from nnunet_plugins.benchmark.cost import storage_bytes
 from nnunet_plugins.losses import ConDSegLoss
 from nnunet_plugins.losses.common import LabelFormat
 
+CHANNELS, NUM_HEADS = 128, 4  # ConDSeg's, by default
+
 Aggregation = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
@@ -68,10 +70,10 @@ def aggregation(size: Sequence[int], window: int, setting: Setting, *, exact: bo
     generator = torch.Generator().manual_seed(0)
 
     def random(*shape: int) -> Tensor:
-        x = torch.randn((setting.batch, ConDSeg.num_heads, *shape, *size), generator=generator)
+        x = torch.randn((setting.batch, NUM_HEADS, *shape, *size), generator=generator)
         return x.to(setting.device, dtype)
 
-    values = random(ConDSeg.channels // ConDSeg.num_heads).requires_grad_()
+    values = random(CHANNELS // NUM_HEADS).requires_grad_()
     outer, inner = (random(window**2, window**2).softmax(3).requires_grad_() for _ in range(2))
     return Operation(lambda form: form(values, outer, inner), [values, outer, inner])
 

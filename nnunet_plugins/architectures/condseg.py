@@ -37,13 +37,13 @@ class ConDSegOutput(NamedTuple):
 
 
 class Net0Head(nn.Module):
-    """The simplest head: 64 channels of every level at full resolution, side by side, and a 1x1 convolution.
+    """The simplest head: some channels of every level at full resolution, side by side, and a 1x1 convolution.
 
     ``Conv1x1(Upsample(.))`` is computed as ``Upsample(Conv1x1(.))``, which is the same (a 1x1 convolution and bilinear
     interpolation commute): 0.2 instead of 7.8 GMACs for 3x256x256.
     """
 
-    def __init__(self, widths: Iterable[int], num_classes: int, channels: int = 64):
+    def __init__(self, widths: Iterable[int], num_classes: int, channels: int):
         super().__init__()
         self.reduce = nn.ModuleList(nn.Conv2d(width, channels, 1, bias=False) for width in widths)
         self.norms = nn.ModuleList(nn.BatchNorm2d(channels) for _ in self.reduce)
@@ -67,6 +67,7 @@ class Net0(nn.Module):
         in_channels: channels of the image.
         num_classes: K, segmentation heads: classes with background, or regions.
         backbone: any timm model with ``features_only``; its first four feature maps are used.
+        head_channels: channels that the head takes from every feature map.
 
     Shape:
         ``(B, in_channels, H, W)`` to logits ``(B, K, H, W)``, bounded by +-1000. Or V views of every image,
@@ -78,12 +79,12 @@ class Net0(nn.Module):
 
     stage = 1
 
-    def __init__(self, in_channels: int, num_classes: int, *, backbone: str = "resnet50"):
+    def __init__(self, in_channels: int, num_classes: int, *, backbone: str = "resnet50", head_channels: int = 64):
         super().__init__()
         self.backbone = backbone
         self.encoder, self.widths = timm_encoder(backbone, in_channels, NUM_LEVELS)
         self.stride: int = self.encoder.feature_info.reduction()[-1]
-        self.head = Net0Head(self.widths, num_classes)
+        self.head = Net0Head(self.widths, num_classes, head_channels)
 
     def pad(self, x: Tensor) -> Tensor:
         """To two pixels of f4 at least: batch normalisation wants more than one value of each channel."""
@@ -103,12 +104,15 @@ class Net0(nn.Module):
 class ChannelGate(nn.Module):
     """Weighs channels by their mean and maximum (Woo et al., CBAM, ECCV 2018). ``(B, C, H, W)`` to the same."""
 
-    def __init__(self, channels: int, reduction: int = 16):
+    reduction = 16
+
+    def __init__(self, channels: int):
         super().__init__()
+        hidden = channels // self.reduction
         self.mlp = nn.Sequential(
-            nn.Conv2d(channels, channels // reduction, 1, bias=False),
+            nn.Conv2d(channels, hidden, 1, bias=False),
             nn.ReLU(inplace=True),
-            nn.Conv2d(channels // reduction, channels, 1, bias=False),
+            nn.Conv2d(hidden, channels, 1, bias=False),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -286,6 +290,9 @@ class ConDSeg(nn.Module):
         num_classes: K, segmentation heads: classes with background, or regions.
         deep_supervision: return :class:`ConDSegOutput` instead of the logits.
         backbone: any timm model with ``features_only``; its first four feature maps are f1 .. f4.
+        channels: of the enhanced, fused and decoded features.
+        num_heads: of CDFA.
+        head_channels: of Net0's head.
         window: K of CDFA, odd.
         use_contrast: ``False`` gives Table 4's baseline of the fusion: no SID, convolutions in the place of CDFA.
         use_sa_decoder: ``False`` gives its single-scale decoder: the one of the two finest levels alone.
@@ -298,15 +305,13 @@ class ConDSeg(nn.Module):
         ``(B, in_channels, H, W)`` to logits ``(B, K, H, W)``, bounded by +-1000.
 
     Raises:
-        ValueError: an even window, or a backbone with fewer than four feature maps.
+        ValueError: an even window, channels that heads and gates cannot share, or a backbone with fewer than four
+            feature maps.
 
     Example:
         >>> ConDSeg(3, 2)(torch.zeros(2, 3, 40, 56)).shape
         torch.Size([2, 2, 40, 56])
     """
-
-    channels = 128
-    num_heads = 4
 
     def __init__(
         self,
@@ -315,6 +320,9 @@ class ConDSeg(nn.Module):
         *,
         deep_supervision: bool = False,
         backbone: str = "resnet50",
+        channels: int = 128,
+        num_heads: int = 4,
+        head_channels: int = 64,
         window: int = 3,
         use_contrast: bool = True,
         use_sa_decoder: bool = True,
@@ -322,16 +330,22 @@ class ConDSeg(nn.Module):
         super().__init__()
         if window < 1 or window % 2 == 0:
             raise ValueError(f"window {window} has no centre: choose an odd one")
+        smallest = ChannelGate.reduction
+        if channels < smallest or channels % num_heads:
+            raise ValueError(
+                f"channels={channels}: expected a multiple of {num_heads}, for CDFA's heads, from {smallest} on, for "
+                "the channel gates; choose e.g. 32"
+            )
         self.deep_supervision = deep_supervision
         self.stage = 2
-        self.net0 = Net0(in_channels, num_classes, backbone=backbone)
-        channels, widths = self.channels, self.net0.widths
+        self.net0 = Net0(in_channels, num_classes, backbone=backbone, head_channels=head_channels)
+        widths = self.net0.widths
         self.enhance = nn.ModuleList(PreEnhancement(width, channels) for width in widths)
         self.sid = SID(widths[-1], channels) if use_contrast else None
         fusion_widths = [channels] + [2 * channels] * (NUM_LEVELS - 1)  # levels 4 .. 1
         if use_contrast:
             self.fusions = nn.ModuleList(
-                ContrastFusion(width, channels, doublings, window, self.num_heads)
+                ContrastFusion(width, channels, doublings, window, num_heads)
                 for doublings, width in enumerate(fusion_widths)
             )
         else:

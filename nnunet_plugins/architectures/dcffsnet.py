@@ -5,6 +5,7 @@ bottleneck up. Connectivity is the agreement of a pixel with each of its eight n
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -22,6 +23,8 @@ from nnunet_plugins.architectures.layers.encoders import timm_encoder
 from nnunet_plugins.architectures.layers.logits import bounded
 from nnunet_plugins.architectures.layers.padding import crop, pad_to_stride
 from nnunet_plugins.architectures.layers.resize import upsample
+
+NUM_SCALES = 5
 
 
 class DCFFSNetOutput(NamedTuple):
@@ -202,17 +205,21 @@ class DCFFSNet(nn.Module):
         num_classes: K, segmentation heads: classes with background, or regions. Each has eight connectivity maps.
         deep_supervision: return :class:`DCFFSNetOutput` instead of the logits.
         voting: how eight directions make one class logit, see ``directional_vote``.
+        backbone: any timm model with five feature maps, at strides 2 to 32; see the table for ResNet-34.
+        decoder_channels: channels of C at 1/16, 1/8, 1/4, 1/2 and 1, multiples of 8.
         use_dscrim, use_msffm, use_msrcm: ``False`` gives the ablations "w/o DS", "w/o MSF", "w/o MSR" of Table 2.
 
     Shape:
         ``(B, in_channels, H, W)`` to logits ``(B, K, H, W)``, float32, bounded by +-30.
+
+    Raises:
+        ValueError: channels that cannot be split into eight groups, or a backbone without these feature maps.
 
     Example:
         >>> DCFFSNet(3, 2)(torch.zeros(1, 3, 40, 56)).shape
         torch.Size([1, 2, 40, 56])
     """
 
-    backbone = "resnet34"
     stride = 32
     max_logit = 30.0  # nnU-Net sums logits in fp16 at inference; a probability of 1 - 1e-13 is certain enough
 
@@ -223,28 +230,44 @@ class DCFFSNet(nn.Module):
         *,
         deep_supervision: bool = False,
         voting: str = "max",
+        backbone: str = "resnet34",
+        decoder_channels: Sequence[int] = (256, 128, 64, 32, 64),
         use_dscrim: bool = True,
         use_msffm: bool = True,
         use_msrcm: bool = True,
     ):
         super().__init__()
+        if len(decoder_channels) != NUM_SCALES or any(width < 8 or width % 8 for width in decoder_channels):
+            raise ValueError(
+                f"decoder_channels={tuple(decoder_channels)}: expected {NUM_SCALES} multiples of 8, one group of "
+                "channels for each direction; round each up"
+            )
         self.num_classes = num_classes
         self.deep_supervision = deep_supervision
         self.voting = voting
-        self.encoder, (f1, f2, f3, f4, f5) = timm_encoder(self.backbone, in_channels)
+        self.backbone = backbone
+        self.encoder, encoder_channels = timm_encoder(backbone, in_channels)
+        strides = self.encoder.feature_info.reduction()
+        if strides != [2, 4, 8, 16, 32] or encoder_channels[-1] % 64:
+            raise ValueError(
+                f"backbone {backbone!r} has {encoder_channels} channels at strides {strides}: expected strides 2, 4, "
+                "8, 16, 32 and a multiple of 64 channels at the last; choose e.g. a ResNet"
+            )
+        f1, f2, f3, f4, f5 = encoder_channels
+        c4, c3, c2, c1, c0 = decoder_channels
         self.dscrim = DSCRIM(f5, num_classes) if use_dscrim else None
         self.bottleneck = nn.Conv2d(f5, f5, 1) if self.dscrim is None else nn.Identity()
-        self.expand = nn.Conv2d(f5, 256, 1)
+        self.expand = nn.Conv2d(f5, c4, 1)
         ablation = {"msffm": use_msffm, "msrcm": use_msrcm}
         self.stages = nn.ModuleList(
             [
-                DecoderStage(f4, 256, 128, **ablation),
-                DecoderStage(f3, 128, 64, **ablation),
-                DecoderStage(f2, 64, 32, **ablation),
-                DecoderStage(f1, 32, 64, **ablation),
+                DecoderStage(f4, c4, c3, **ablation),
+                DecoderStage(f3, c3, c2, **ablation),
+                DecoderStage(f2, c2, c1, **ablation),
+                DecoderStage(f1, c1, c0, **ablation),
             ]
         )
-        self.pconv = PConv(64, num_classes)
+        self.pconv = PConv(c0, num_classes)
 
     def forward(self, x: Tensor) -> Tensor | DCFFSNetOutput:
         size = x.shape[2:]

@@ -24,15 +24,12 @@ from nnunet_plugins.architectures.layers.resize import resize
 STRIDES = (4, 8, 16, 32)
 """Of P2 ... P5."""
 
-FEATURES = 256
-"""Channels of the pyramid, and of the tokens."""
-
 OUTSIDE = -5.0
 """Logit of every foreground outside all boxes: 0.7 %, about as sure as the head itself is of background. Tiles and
 mirrored copies in which a lesion was not detected must not outvote those in which it was."""
 
-MAX_TRUE_BOXES = 24
-"""To train on, of a batch, and as many detected ones: each keeps 0.1 GB for the backward pass (in float32)."""
+GROUPS = 8
+"""Of every group normalisation, and heads of the attention."""
 
 MATCHING_IOU = 0.5
 """From which on a detected box is that of a true one."""
@@ -103,7 +100,7 @@ class DGHC(nn.Module):
 def conv_gn(in_channels: int, out_channels: int, kernel_size: int = 3) -> nn.Sequential:
     """Convolution and group normalisation: boxes are too few, and too much alike, for statistics of a batch."""
     convolution = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
-    return nn.Sequential(convolution, nn.GroupNorm(8, out_channels))
+    return nn.Sequential(convolution, nn.GroupNorm(GROUPS, out_channels))
 
 
 def conv_gn_relu(in_channels: int, out_channels: int, kernel_size: int = 3) -> nn.Sequential:
@@ -123,11 +120,11 @@ class EncoderBlock(nn.Module):
         return (x + self.residual(x)).relu()
 
 
-def transformer_layer() -> nn.TransformerEncoderLayer:
+def transformer_layer(channels: int) -> nn.TransformerEncoderLayer:
     return nn.TransformerEncoderLayer(
-        FEATURES,
-        nhead=8,
-        dim_feedforward=2 * FEATURES,
+        channels,
+        nhead=GROUPS,
+        dim_feedforward=2 * channels,
         dropout=0.2,
         activation="gelu",
         batch_first=True,
@@ -144,18 +141,19 @@ class LevelAttention(nn.Module):
     Args:
         widths: channels of E2 ... E5.
         grid: tokens of a level along either axis.
+        channels: of a token.
     """
 
-    def __init__(self, widths: Sequence[int], grid: int):
+    def __init__(self, widths: Sequence[int], grid: int, channels: int):
         super().__init__()
         patches = [2**level for level in reversed(range(len(widths)))]
         self.tokens = nn.ModuleList(
-            nn.Conv2d(width, FEATURES, patch, stride=patch) for width, patch in zip(widths, patches, strict=True)
+            nn.Conv2d(width, channels, patch, stride=patch) for width, patch in zip(widths, patches, strict=True)
         )
-        self.positions = nn.Parameter(0.02 * torch.randn(grid * grid, FEATURES))
-        self.levels = nn.Parameter(0.02 * torch.randn(len(widths), 1, FEATURES))
-        self.transformer = nn.Sequential(*(transformer_layer() for _ in range(4)), nn.LayerNorm(FEATURES))
-        self.projections = nn.ModuleList(nn.Conv2d(FEATURES, width, 1) for width in widths)
+        self.positions = nn.Parameter(0.02 * torch.randn(grid * grid, channels))
+        self.levels = nn.Parameter(0.02 * torch.randn(len(widths), 1, channels))
+        self.transformer = nn.Sequential(*(transformer_layer(channels) for _ in range(4)), nn.LayerNorm(channels))
+        self.projections = nn.ModuleList(nn.Conv2d(channels, width, 1) for width in widths)
 
     def forward(self, encoded: Sequence[Tensor]) -> list[Tensor]:
         """E2 ... E5, each with its share of the attention's result added."""
@@ -197,6 +195,7 @@ class MSFA(nn.Module):
         num_classes: K.
         base_size: S of the finest maps.
         use_msfa: ``False`` leaves out what the paper adds to an encoder and a decoder: attention, gates and fusion.
+        features: channels of the pyramid's maps, and of the tokens.
         widths: channels of E2 ... E5.
         fused_channels: of D2 ... D5 and of what is fused.
     """
@@ -207,14 +206,15 @@ class MSFA(nn.Module):
         base_size: int = 64,
         *,
         use_msfa: bool = True,
-        widths: tuple[int, ...] = (64, 128, 256, 512),
+        features: int = 256,
+        widths: Sequence[int] = (64, 128, 256, 512),
         fused_channels: int = 64,
     ):
         super().__init__()
         self.use_msfa = use_msfa
         pairs = list(pairwise(widths))
-        self.encoders = nn.ModuleList(EncoderBlock(FEATURES, width) for width in widths)
-        self.attention = LevelAttention(widths, base_size >> len(pairs)) if use_msfa else nn.Identity()
+        self.encoders = nn.ModuleList(EncoderBlock(features, width) for width in widths)
+        self.attention = LevelAttention(widths, base_size >> len(pairs), features) if use_msfa else nn.Identity()
         self.bottleneck = conv_gn_relu(widths[-1], widths[-1])
         self.gates = nn.ModuleList(nn.Conv2d(fine + coarse, 1, 1) for fine, coarse in pairs if use_msfa)
         self.decoders = nn.ModuleList(
@@ -269,19 +269,26 @@ class DCSNet(nn.Module):
     :class:`Annotated` images and returns a :class:`DCSNetOutput`.
 
     Args:
-        input_channels: C.
+        in_channels: C.
         num_classes: K, the first of which is the background; or regions, see :meth:`set_regions`.
         deep_supervision: return a :class:`DCSNetOutput`.
         base_size: S, the size of the finest maps of a box, a multiple of 8; Table 6.
         use_dghc: segment in boxes. Otherwise the whole image is the one box; Table 5.
         use_msfa: see :class:`MSFA`; Table 5.
         backbone: name of a timm encoder with feature maps at strides 4, 8, 16 and 32.
-        anchor_sizes: see :class:`Detector`, as for the rest.
+        features: channels of the pyramid, and of the tokens; a multiple of 8, as all widths.
+        widths: channels of the head's levels E2 ... E5.
+        fused_channels: channels of the head's decoded and fused maps.
+        anchor_sizes: see :class:`Detector`.
+        box_head_channels: channels of the two layers that classify a box.
         min_score: above which a box counts.
         max_objects: most boxes in an image.
+        max_true_boxes: most true boxes of a batch to train on, and as many detected ones: each keeps 0.1 GB for the
+            backward pass (in float32).
 
     Raises:
-        ValueError: the base size is no multiple of 8, the backbone has not these strides, or there are not 5 anchors.
+        ValueError: the base size or a width is no multiple of 8, the backbone has not these strides, or there are not
+            5 anchors.
 
     Example:
         >>> DCSNet(3, 2).eval()(torch.zeros(1, 3, 64, 80)).shape
@@ -290,7 +297,7 @@ class DCSNet(nn.Module):
 
     def __init__(
         self,
-        input_channels: int,
+        in_channels: int,
         num_classes: int,
         *,
         deep_supervision: bool = False,
@@ -298,24 +305,50 @@ class DCSNet(nn.Module):
         use_dghc: bool = True,
         use_msfa: bool = True,
         backbone: str = "resnet50",
+        features: int = 256,
+        widths: Sequence[int] = (64, 128, 256, 512),
+        fused_channels: int = 64,
         anchor_sizes: Sequence[int] = (8, 16, 32, 64, 128),
+        box_head_channels: int = 1024,
         min_score: float = 0.35,
         max_objects: int = 32,
+        max_true_boxes: int = 24,
     ):
         super().__init__()
         if base_size < 16 or base_size % 8:
             raise ValueError(f"base_size={base_size}: expected a multiple of 8 from 16 on.")
+        if len(widths) != len(STRIDES):
+            raise ValueError(f"widths={tuple(widths)}: expected {len(STRIDES)}, one for each of E2 ... E5.")
+        if wrong := [width for width in (features, *widths, fused_channels) if width < GROUPS or width % GROUPS]:
+            raise ValueError(
+                f"features={features}, widths={tuple(widths)}, fused_channels={fused_channels}: expected multiples of "
+                f"{GROUPS}, for group normalisation and attention; round {wrong[0]} up."
+            )
         self.deep_supervision = deep_supervision
         self.num_classes = num_classes
         self.use_dghc = use_dghc
         self.backbone = backbone
-        self.encoder, widths = timm_encoder(backbone, input_channels)
+        self.max_true_boxes = max_true_boxes
+        self.encoder, encoder_channels = timm_encoder(backbone, in_channels)
         if tuple(self.encoder.feature_info.reduction()[-4:]) != STRIDES:
             raise ValueError(f"backbone {backbone!r} has no feature maps at strides {STRIDES}; choose e.g. a ResNet.")
-        self.fpn = FeaturePyramidNetwork(widths[-4:], FEATURES, extra_blocks=LastLevelMaxPool())
-        self.detector = Detector(FEATURES, anchor_sizes=anchor_sizes, min_score=min_score, max_objects=max_objects)
+        self.fpn = FeaturePyramidNetwork(encoder_channels[-4:], features, extra_blocks=LastLevelMaxPool())
+        self.detector = Detector(
+            features,
+            anchor_sizes=anchor_sizes,
+            box_head_channels=box_head_channels,
+            min_score=min_score,
+            max_objects=max_objects,
+        )
         self.dghc = DGHC(base_size)
-        self.msfa = MSFA(num_classes, base_size, use_msfa=use_msfa)
+        self.msfa = MSFA(
+            num_classes,
+            base_size,
+            use_msfa=use_msfa,
+            features=features,
+            widths=widths,
+            fused_channels=fused_channels,
+        )
 
     def set_regions(self, regions: bool) -> None:
         """Say whether the K maps are overlapping regions instead of classes; the state dict keeps it."""
@@ -337,7 +370,7 @@ class DCSNet(nn.Module):
         return DCSNetOutput(logits, segments, boxes, weights, losses) if self.deep_supervision else logits
 
     def pyramid(self, images: Tensor) -> list[Tensor]:
-        """P2 ... P5, and P6, which only proposes boxes: ``(B, 256, H / r, W / r)``."""
+        """P2 ... P5, and P6, which only proposes boxes: ``(B, C, H / r, W / r)``."""
         maps = self.encoder(images)[-len(STRIDES) :]
         return list(self.fpn({str(level): x for level, x in enumerate(maps)}).values())
 
@@ -378,7 +411,7 @@ class DCSNet(nn.Module):
         overlap = box_iou(detected[:, 1:], true[:, 1:]) * (detected[:, :1] == true[:, 0])
         matching = detected[(overlap >= MATCHING_IOU).any(1)]
         true, matching = (x[torch.randperm(len(x), device=x.device)] for x in (true, matching))
-        true = true[:MAX_TRUE_BOXES]
+        true = true[: self.max_true_boxes]
         boxes = torch.cat((true, matching[: len(true)]))
         if not len(boxes):
             return whole_images(images[:1]), boxes.new_zeros(1)

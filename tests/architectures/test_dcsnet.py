@@ -13,8 +13,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from nnunet_plugins.architectures import DCSNet
 from nnunet_plugins.architectures.dcsnet import (
     DGHC,
-    FEATURES,
-    MAX_TRUE_BOXES,
     MSFA,
     OUTSIDE,
     STRIDES,
@@ -27,6 +25,8 @@ from nnunet_plugins.architectures.dcsnet import (
 from nnunet_plugins.architectures.layers.detector import Detections, Objects
 
 SIZE = (64, 96)
+FEATURES = 256  # the published width
+MAX_TRUE_BOXES = 24
 
 
 def millions(**kwargs):
@@ -124,7 +124,7 @@ def test_boxes_are_perturbed_in_training_alone():
 def test_tokens_are_patches_of_all_levels_with_positions_and_levels(monkeypatch):
     """Eq. 7, and that every level gets its own tokens back, at their places."""
     torch.manual_seed(0)
-    attention = LevelAttention((8, 8, 16, 16), grid=3).eval()
+    attention = LevelAttention((8, 8, 16, 16), grid=3, channels=FEATURES).eval()
     monkeypatch.setattr(attention, "transformer", nn.Identity())
     encoded = [torch.randn(2, c, 3 * p, 3 * p) for c, p in ((8, 8), (8, 4), (16, 2), (16, 1))]
     for level, (before, after) in enumerate(zip(encoded, attention(encoded), strict=True)):
@@ -152,7 +152,7 @@ def added_of(attention, encoded, level):
 
 def test_tokens_of_all_levels_attend_to_each_other():
     torch.manual_seed(0)
-    attention = LevelAttention((8, 8, 8, 8), grid=2).eval()
+    attention = LevelAttention((8, 8, 8, 8), grid=2, channels=FEATURES).eval()
     encoded = [torch.randn(1, 8, 2 * p, 2 * p, requires_grad=True) for p in (8, 4, 2, 1)]
     attention(encoded)[3][..., 0, 0].sum().backward()
     assert all((x.grad != 0).all() for x in encoded[:3])
@@ -205,7 +205,7 @@ def test_the_head_is_what_the_paper_describes(use_msfa):
 
 
 def test_the_transformer_has_four_layers_of_eight_heads():
-    *layers, _ = LevelAttention((8, 8, 8, 8), grid=2).transformer
+    *layers, _ = LevelAttention((8, 8, 8, 8), grid=2, channels=FEATURES).transformer
     sizes = [(layer.self_attn.embed_dim, layer.self_attn.num_heads, layer.dropout.p) for layer in layers]
     assert sizes == [(256, 8, 0.2)] * 4
 

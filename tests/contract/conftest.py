@@ -21,7 +21,7 @@ from support.table import (
     in_3d,
 )
 
-from nnunet_plugins.architectures import Net0, dcsnet
+from nnunet_plugins.architectures import DCSNet, Net0
 from nnunet_plugins.trainers import TRAINERS
 
 
@@ -111,7 +111,7 @@ def initial_weights(tmp_path_factory) -> Iterator[None]:
 def few_boxes() -> Iterator[None]:
     """DCSNet learns from two true boxes of a batch and as many detected ones: more take time and no other code."""
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(dcsnet, "MAX_TRUE_BOXES", 2)
+        monkeypatch.setitem(DCSNet.__init__.__kwdefaults__, "max_true_boxes", 2)
         yield
 
 

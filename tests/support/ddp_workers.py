@@ -17,7 +17,7 @@ from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as trainer_module
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from nnunet_plugins.architectures import dcsnet
+from nnunet_plugins.architectures import DCSNet
 from nnunet_plugins.losses.common import Target, soft_dice_loss
 from nnunet_plugins.losses.condseg import penalty
 from nnunet_plugins.losses.drgo import RegionStatistics
@@ -52,7 +52,7 @@ def train(rank: int, environment: dict[str, str], port: int, jobs: list[tuple[st
     torch.set_num_threads(1)
     os.environ["nnUNet_n_proc_DA"] = "0"  # load in this process
     trainer_module.DDP = CpuDDP
-    dcsnet.MAX_TRUE_BOXES = 2  # as in the other contract tests
+    DCSNet.__init__.__kwdefaults__["max_true_boxes"] = 2  # as in the other contract tests
     nn.SyncBatchNorm.convert_sync_batchnorm = staticmethod(lambda network: network)
     timeout = timedelta(seconds=120)
     dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2, timeout=timeout)

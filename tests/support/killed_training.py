@@ -13,7 +13,7 @@ from support import cell_datasets
 
 def make_small() -> dict:
     """Attributes of a ConDSeg trainer with a network of 2.3 M parameters, which is saved after every epoch."""
-    ConDSeg.channels = 16
+    ConDSeg.__init__.__kwdefaults__["channels"] = 16
     return {"network_kwargs": {"backbone": "resnet10t"}, "save_every": 1}
 
 

@@ -19,7 +19,8 @@ from nnunet_plugins.errors import UserError
 from nnunet_plugins.losses.common import LabelFormat
 from nnunet_plugins.trainers import find_trainer
 from nnunet_plugins.trainers.data.object_boxes import objects_in
-from nnunet_plugins.trainers.dcsnet import PlateauSchedule, clip_gradients, epochs_without_improvement
+from nnunet_plugins.trainers.dcsnet import clip_gradients, epochs_without_improvement
+from nnunet_plugins.trainers.schedules import PlateauSchedule
 
 pytestmark = pytest.mark.usefixtures("results")
 

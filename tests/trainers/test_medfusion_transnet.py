@@ -14,7 +14,7 @@ from nnunet_plugins.architectures import CASNet
 from nnunet_plugins.architectures.casnet import ContextualAttention
 from nnunet_plugins.losses import DiceCrossEntropyLoss, DRGOLoss
 from nnunet_plugins.trainers import find_trainer
-from nnunet_plugins.trainers.medfusion_transnet import modality_groups
+from nnunet_plugins.trainers.plan import NetworkPlan
 
 pytestmark = pytest.mark.usefixtures("results")
 
@@ -25,7 +25,7 @@ def groups_of(reader, num_image_channels, num_input_channels):
     configurations = {"x": {"architecture": architecture, "normalization_schemes": schemes}}
     plans = PlansManager({"image_reader_writer": reader, "configurations": configurations})
     configuration = plans.get_configuration("x")
-    return modality_groups(plans, configuration, num_input_channels)
+    return NetworkPlan(plans, configuration, num_input_channels).modality_groups
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,7 @@ class Detector(nn.Module):
     Args:
         channels: of the features.
         anchor_sizes: side in pixels of the anchors of P2 ... P6.
+        box_head_channels: of the two layers that classify and refine a box.
         min_score: of what counts as detected.
         max_objects: most detections in an image.
 
@@ -80,6 +81,7 @@ class Detector(nn.Module):
         channels: int = 256,
         *,
         anchor_sizes: Sequence[int] = (8, 16, 32, 64, 128),
+        box_head_channels: int = 1024,
         min_score: float = 0.35,
         max_objects: int = 32,
     ):
@@ -100,8 +102,8 @@ class Detector(nn.Module):
         )
         self.roi_heads = RoIHeads(
             MultiScaleRoIAlign(["0", "1", "2", "3"], POOLED_SIZE, 2, canonical_scale=56),  # P6 only proposes
-            TwoMLPHead(channels * POOLED_SIZE**2, 1024),
-            rare_objects(FastRCNNPredictor(1024, num_classes=2)),
+            TwoMLPHead(channels * POOLED_SIZE**2, box_head_channels),
+            rare_objects(FastRCNNPredictor(box_head_channels, num_classes=2)),
             fg_iou_thresh=0.5,
             bg_iou_thresh=0.5,
             batch_size_per_image=128,

@@ -30,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         else:
             options = parse(arguments)
             COMMANDS[options.command](options)
+        sys.stdout.flush()  # a reader that has gone away must be met here, not when Python ends
     except UserError as error:
         raise SystemExit(str(error)) from error
     except KeyboardInterrupt:

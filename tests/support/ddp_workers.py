@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_plugins.losses.common import Target, soft_dice_loss
 from nnunet_plugins.losses.condseg import penalty
-from nnunet_plugins.losses.drgo import RegionStatistics
+from nnunet_plugins.losses.drgo_regions import RegionStatistics
 from nnunet_plugins.trainers import find_trainer
 from nnunet_plugins.trainers.drgo import DRGO, Observation, gathered
 from support import cell_datasets

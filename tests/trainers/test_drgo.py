@@ -12,7 +12,7 @@ from support import cell_datasets
 from support.cell_datasets import LABELS, REGIONS_IGNORE, THICK_VOLUMES, VOLUMES, make_trainer
 
 from nnunet_plugins.errors import UserError
-from nnunet_plugins.losses.drgo import RegionStatistics
+from nnunet_plugins.losses.drgo_regions import RegionStatistics
 from nnunet_plugins.trainers import find_trainer
 from nnunet_plugins.trainers.data.region_importance import class_frequency
 from nnunet_plugins.trainers.data.region_sampling import RegionDataLoader

@@ -109,7 +109,7 @@ def test_losses_and_sampling_of_the_variants(name, segmentation, beta, sampling)
         assert isinstance(trainer.loss, segmentation)
         return
     assert isinstance(trainer.loss.segmentation_loss, segmentation)
-    assert (trainer.loss.alpha, trainer.loss.beta, trainer.loss.gamma_of) == (0.5, beta, (0.7, 0.3))
+    assert (trainer.loss.alpha, trainer.loss.beta, trainer.loss.first_and_last_gamma) == (0.5, beta, (0.7, 0.3))
     assert trainer.region_sampling is sampling
 
 

@@ -13,7 +13,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 from tqdm import tqdm
 
 from nnunet_plugins.errors import UserError
-from nnunet_plugins.losses.drgo import CELLS_PER_AXIS, MIN_CELL
+from nnunet_plugins.losses.drgo_regions import CELLS_PER_AXIS, MIN_CELL
 
 Size = tuple[int, ...]
 

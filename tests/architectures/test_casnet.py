@@ -18,7 +18,6 @@ from nnunet_plugins.architectures.casnet import (
     Decoder,
     ModalityEncoder,
     MultiScaleFusion,
-    TransformerFusion,
 )
 from nnunet_plugins.architectures.layers.tokens import (
     AttentionBlock,
@@ -27,6 +26,7 @@ from nnunet_plugins.architectures.layers.tokens import (
     sinusoidal_positions,
     token_grid,
 )
+from nnunet_plugins.architectures.layers.transformer_fusion import TransformerFusion
 
 OPS = {2: nn.Conv2d, 3: nn.Conv3d}
 

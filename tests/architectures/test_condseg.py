@@ -5,23 +5,16 @@ import timm
 import torch
 from support.fake_cuda import fake_cuda_autocast
 from support.references import literal_aggregation
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from nnunet_plugins.architectures import ConDSeg, Net0
-from nnunet_plugins.architectures.condseg import (
-    CDFA,
-    SID,
-    AuxiliaryHead,
-    ChannelGate,
-    ConDSegOutput,
-    Net0Head,
-    PreEnhancement,
-    SADecoder,
-    SpatialGate,
-)
-from nnunet_plugins.architectures.layers.convolutions import conv_bn
+from nnunet_plugins.architectures.condseg import ConDSegOutput, Net0Head, PreEnhancement, SADecoder
+from nnunet_plugins.architectures.layers.attention import ChannelGate, SpatialGate
+from nnunet_plugins.architectures.layers.contrast import CDFA, SID, AuxiliaryHead
+from nnunet_plugins.architectures.layers.convolutions import conv_norm
 
 
 def millions(module):
@@ -84,7 +77,7 @@ def test_published_multiply_accumulates(monkeypatch):
 
 def test_head_of_net0_equals_the_published_order_of_its_operations():
     torch.manual_seed(0)
-    head = Net0Head((3, 5), 2).double()
+    head = Net0Head((3, 5), 2, channels=64).double()
     features = [torch.randn(2, 3, 8, 12, dtype=torch.float64), torch.randn(2, 5, 4, 6, dtype=torch.float64)]
     torch.testing.assert_close(head(features, (16, 24)), literal_net0_head(head, features, (16, 24)))
 
@@ -100,7 +93,7 @@ def test_inference_leaves_out_what_only_the_loss_needs():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_cdfa_is_that_of_equations_11_to_14(window, dtype):
     torch.manual_seed(0)
-    cdfa = CDFA(6, 8, window, num_heads=2).to(dtype)
+    cdfa = CDFA(nn.Conv2d, 6, 8, window, num_heads=2).to(dtype)
     x, foreground, background = (torch.randn(2, c, 7, 9, dtype=dtype, requires_grad=True) for c in (6, 8, 8))
 
     def literal(x, foreground, background):
@@ -121,7 +114,7 @@ def test_cdfa_is_that_of_equations_11_to_14(window, dtype):
 
 
 def test_attention_of_a_window_sums_to_1():
-    cdfa = CDFA(4, 4, 3, num_heads=2)
+    cdfa = CDFA(nn.Conv2d, 4, 4, 3, num_heads=2)
     attention = cdfa.attention(torch.randn(1, 2 * 81, 5, 6))
     assert attention.shape == (1, 2, 9, 9, 5, 6)
     torch.testing.assert_close(attention.sum(3), torch.ones(1, 2, 9, 5, 6))
@@ -129,7 +122,7 @@ def test_attention_of_a_window_sums_to_1():
 
 def test_each_head_of_sid_reads_its_own_branch():
     torch.manual_seed(0)
-    sid = SID(16, 8).eval()
+    sid = SID(nn.Conv2d, 16, 8).eval()
     f4, sizes = torch.randn(1, 16, 4, 4), [(8, 8), (16, 16), (32, 32), (64, 64)]
     contrast = sid(f4)
     masks = sid.masks(f4, *contrast, sizes)
@@ -142,13 +135,13 @@ def test_each_head_of_sid_reads_its_own_branch():
 
 
 def test_auxiliary_head_grows_to_the_size_of_the_image():
-    head = AuxiliaryHead(8)
+    head = AuxiliaryHead(nn.Conv2d, 8)
     assert head(torch.randn(2, 8, 2, 3), [(4, 6), (8, 12), (16, 24), (32, 48)]).shape == (2, 1, 32, 48)
 
 
 def test_sa_decoder_is_a_chain_of_residuals():
     torch.manual_seed(0)
-    decoder = SADecoder(16).eval()
+    decoder = SADecoder(nn.Conv2d, 16).eval()
     deep, shallow = torch.randn(1, 16, 3, 4), torch.randn(1, 16, 6, 8)
     c1 = decoder.reduce(torch.cat((F.interpolate(deep, size=(6, 8), mode="bilinear"), shallow), 1))
     c2 = F.relu(decoder.residuals[0](c1) + c1)
@@ -159,7 +152,7 @@ def test_sa_decoder_is_a_chain_of_residuals():
 
 def test_pre_enhancement_sees_as_far_as_its_dilations():
     torch.manual_seed(0)
-    enhance = PreEnhancement(3, 16).eval()
+    enhance = PreEnhancement(nn.Conv2d, 3, 16).eval()
     x = torch.randn(1, 3, 40, 40)
     branches = [branch(x) for branch in enhance.branches]
     for branch, output, reach in zip(enhance.branches, branches, (0, 6, 12, 18), strict=True):
@@ -173,7 +166,7 @@ def test_pre_enhancement_sees_as_far_as_its_dilations():
 def test_gates_weigh_by_mean_and_maximum():
     torch.manual_seed(0)
     x = torch.randn(2, 16, 5, 6)
-    channel, spatial = ChannelGate(16), SpatialGate()
+    channel, spatial = ChannelGate(nn.Conv2d, 16), SpatialGate(nn.Conv2d)
     first, second = channel.mlp[0].weight[:, :, 0, 0], channel.mlp[2].weight[:, :, 0, 0]
     pooled = [x.flatten(2).mean(2), x.flatten(2).max(2).values]
     weights = sum(F.relu(p @ first.T) @ second.T for p in pooled).sigmoid()
@@ -183,7 +176,7 @@ def test_gates_weigh_by_mean_and_maximum():
 
 
 def test_dilation_keeps_the_size():
-    assert conv_bn(2, 3, 3, dilation=6)(torch.randn(2, 2, 5, 9)).shape == (2, 3, 5, 9)
+    assert conv_norm(nn.Conv2d, 2, 3, 3, dilation=6)(torch.randn(2, 2, 5, 9)).shape == (2, 3, 5, 9)
 
 
 # ---- network ---------------------------------------------------------------------------------------------------------

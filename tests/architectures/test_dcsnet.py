@@ -13,16 +13,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from nnunet_plugins.architectures import DCSNet
 from nnunet_plugins.architectures.dcsnet import (
     DGHC,
-    MSFA,
     OUTSIDE,
     STRIDES,
     Annotated,
-    LevelAttention,
-    MeanFusion,
-    PixelFusion,
     whole_images,
 )
 from nnunet_plugins.architectures.layers.detector import Detections, Objects
+from nnunet_plugins.architectures.layers.msfa import MSFA, LevelAttention, MeanFusion, PixelFusion
 
 SIZE = (64, 96)
 FEATURES = 256  # the published width

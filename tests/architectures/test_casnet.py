@@ -157,7 +157,7 @@ def test_four_modalities_cost_about_as_much_as_one():
 
 
 class Mixer(nn.Module):
-    """Notes how many tokens there are."""
+    """Token mixer that records the shapes of its tokens."""
 
     seen: list[torch.Size]
 
@@ -183,13 +183,13 @@ def test_tokens_of_a_volume_of_128_voxels_are_bounded_and_their_mixer_replaceabl
 
 
 @pytest.mark.parametrize("size", [(24, 36), (17, 23), (5, 64)], ids=str)
-def test_any_size_in_2d(size):
+def test_logits_have_the_size_of_the_image(size):
     network = CASNet(1, 2, **plan(2)).eval()
     assert network(torch.randn(1, 1, *size)).shape == (1, 2, *size)
 
 
 @pytest.mark.parametrize("size", [(8, 20, 24), (3, 17, 21)], ids=str)
-def test_thick_slices(size):
+def test_levels_follow_the_plans_of_thick_slices(size):
     network = CASNet(1, 2, deep_supervision=True, **THICK_SLICES)
     outputs = network(torch.randn(2, 1, *size))
     assert [o.shape[2:] for o in outputs] == [size, (size[0], size[1] // 2, size[2] // 2)]
@@ -260,6 +260,6 @@ def test_feature_maps_stay_in_half_precision_under_cudas_autocast():
         ({"kernel_sizes": [(3, 3), (2, 3), (3, 3)]}, "centre"),
     ],
 )
-def test_what_does_not_fit_together_is_refused(wrong, message):
+def test_levels_and_modalities_that_do_not_fit_together_are_refused(wrong, message):
     with pytest.raises(ValueError, match=message):
         CASNet(3, 2, **(plan(2) | wrong))

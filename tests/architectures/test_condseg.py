@@ -188,8 +188,8 @@ def test_stage_2_is_the_figure():
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
-def test_idle_parameters_get_zeros_whatever_the_scale_of_half_precision():
-    """The sum of the logits' gradients is beyond float16."""
+def test_idle_parameters_get_gradients_of_zero_in_half_precision_too():
+    """The sum of the logits' gradients overflows float16 here."""
     network = tiny(deep_supervision=True)
     for network.stage in (1, 2):
         idle = network.net0.head if network.stage == 2 else network.sid
@@ -240,7 +240,7 @@ def test_checkpoint_knows_its_stage():
 
 
 def test_stage_1_compiles_to_a_whole_graph():
-    """The contract suite compiles stage 2."""
+    """Stage 2 is compiled by the contract suite."""
     torch.compiler.reset()
     network = tiny(deep_supervision=True)
     network.stage = 1
@@ -273,8 +273,8 @@ def test_the_single_decoder_reads_the_two_finest_levels():
 
 
 @pytest.mark.parametrize("backbone", ["resnet18", "convnext_atto", "pvt_v2_b0", "mambaout_femto", "vgg11"])
-def test_any_timm_backbone_will_do(backbone):
-    """Strides of 8 to 32, transformers, and feature maps with channels last."""
+def test_any_timm_backbone_can_be_used(backbone):
+    """The backbones have strides of 8 to 32, and include transformers and maps with channels last."""
     assert backbone in timm.list_models()
     network = tiny(1, 3, backbone=backbone).eval()
     with torch.inference_mode():
@@ -299,7 +299,7 @@ def test_impossible_sizes_are_named(wrong, message):
         ConDSeg(3, 2, **wrong)
 
 
-def test_window_of_5_gives_its_own_size_and_works():
+def test_window_of_5_works():
     network = tiny(window=5).eval()
     assert network.fusions[0].cdfa.foreground.out_channels == 4 * 5**4
     with torch.inference_mode():

@@ -26,7 +26,7 @@ def test_published_number_of_parameters():
 
 @pytest.fixture(scope="module")
 def network():
-    """A narrow network with three classes, which no test changes."""
+    """Narrow network with three classes, which no test changes."""
     return narrow_dcsnet(num_classes=3)
 
 

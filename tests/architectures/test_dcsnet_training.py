@@ -12,7 +12,7 @@ MAX_TRUE_BOXES = 24
 
 @pytest.fixture(scope="module")
 def network():
-    """A narrow network with three classes and deep supervision, which no test changes."""
+    """Narrow network with three classes and deep supervision, which no test changes."""
     return narrow_dcsnet(num_classes=3, deep_supervision=True)
 
 
@@ -52,7 +52,7 @@ def test_a_detection_matches_a_true_box_of_its_own_image_from_an_overlap_of_a_ha
         assert len(boxes) == number
 
 
-def test_validation_scores_what_was_detected_and_knows_nothing_of_the_truth(network, images, monkeypatch):
+def test_validation_scores_the_detected_boxes_and_not_the_true_ones(network, images, monkeypatch):
     detects(monkeypatch, network, BOXES[:0])
     with torch.no_grad():
         outputs = network.eval()(Annotated(images, Objects(BOXES)))
@@ -73,7 +73,7 @@ def test_training_returns_the_segments_of_its_boxes(network, images):
     assert len(outputs.detection_losses) == 4
 
 
-def test_compiled_training_settles_whatever_the_number_of_objects(images):
+def test_compiled_training_needs_no_new_graph_for_other_numbers_of_objects(images):
     torch.compiler.reset()
     graphs = torch._dynamo.utils.counters["stats"]
     network = narrow_dcsnet(base_size=32, deep_supervision=True)

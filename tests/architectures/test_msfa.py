@@ -26,7 +26,7 @@ def test_multiply_accumulates_of_a_box():
 
 
 def test_tokens_are_patches_of_all_levels_with_positions_and_levels(monkeypatch):
-    """Eq. 7, and that every level gets its own tokens back, at their places."""
+    """Tokens are those of eq. 7, and every level gets its own tokens back, at their places."""
     torch.manual_seed(0)
     attention = LevelAttention((8, 8, 16, 16), grid=3, channels=CHANNELS).eval()
     monkeypatch.setattr(attention, "transformer", nn.Identity())
@@ -49,7 +49,7 @@ def test_tokens_are_patches_of_all_levels_with_positions_and_levels(monkeypatch)
 
 
 def added_of(attention, encoded, level):
-    """What is added to a level if the transformer is the identity, one value for each token."""
+    """Compute what a level receives for each token if the transformer is the identity."""
     embeddings = (attention.positions + attention.levels[level]).T.view(1, CHANNELS, 3, 3)
     return attention.projections[level](attention.tokens[level](encoded[level]) + embeddings)
 
@@ -74,7 +74,7 @@ def test_fusion_is_a_weighted_mean_of_the_levels_in_every_pixel():
 
 
 def literal_msfa(head, levels):
-    """Section 3.3, step by step: encode, attend, decode from coarse to fine, refine, fuse, refine, predict."""
+    """Compute section 3.3 step by step: encode, attend, decode from coarse to fine, refine, fuse, refine, predict."""
     encoded = []
     for block, x in zip(head.encoders, levels, strict=True):
         x = block.projection(x)

@@ -14,17 +14,11 @@ from torch.nn import functional as F
 
 from nnunet_plugins.architectures.layers.attention import ChannelAttention, SpatialAttention
 from nnunet_plugins.architectures.layers.convolutions import conv_norm, conv_norm_relu
-from nnunet_plugins.architectures.layers.directions import (
-    NUM_DIRECTIONS,
-    directional_vote,
-    shift_groups,
-)
+from nnunet_plugins.architectures.layers.directions import NUM_DIRECTIONS, directional_vote, shift_groups
 from nnunet_plugins.architectures.layers.encoders import timm_encoder
 from nnunet_plugins.architectures.layers.logits import bounded
 from nnunet_plugins.architectures.layers.padding import crop, pad_to_stride
 from nnunet_plugins.architectures.layers.resize import upsample
-
-NUM_SCALES = 5
 
 
 class DCFFSNetOutput(NamedTuple):
@@ -159,7 +153,7 @@ class PConv(nn.Module):
         return self.seg_layers[0](F.relu(self.norm(convolved)))
 
 
-class Identity2(nn.Module):
+class IdentityFusion(nn.Module):
     """Replacement of MSFFM in the ablation "w/o MSF": returns both inputs unchanged."""
 
     def forward(self, features: Tensor, connectivity: Tensor) -> tuple[Tensor, Tensor]:
@@ -174,7 +168,7 @@ class DecoderStage(nn.Module):
         self.project_skip = (
             nn.Identity() if skip_channels == channels else conv_norm_relu(nn.Conv2d, skip_channels, channels, 1)
         )
-        self.fusion = MSFFM(channels) if msffm else Identity2()
+        self.fusion = MSFFM(channels) if msffm else IdentityFusion()
         if msrcm:
             self.extract: nn.Module = MSRCM(2 * channels, out_channels)
         else:
@@ -212,7 +206,9 @@ class DCFFSNet(nn.Module):
         voting: "max" or "mean": how eight directions make one class logit, see ``directional_vote``.
         backbone: any timm model with five feature maps, at strides 2 to 32; see the table for ResNet-34.
         decoder_channels: channels of C at 1/16, 1/8, 1/4, 1/2 and 1, multiples of 8.
-        use_dscrim, use_msffm, use_msrcm: ``False`` gives the ablations "w/o DS", "w/o MSF", "w/o MSR" of Table 2.
+        use_dscrim: ``False`` gives Table 2's ablation "w/o DS".
+        use_msffm: ``False`` gives its ablation "w/o MSF".
+        use_msrcm: ``False`` gives its ablation "w/o MSR".
 
     Shape:
         ``(B, in_channels, H, W)`` to logits ``(B, K, H, W)``, float32, bounded by +-30.
@@ -242,22 +238,12 @@ class DCFFSNet(nn.Module):
         use_msrcm: bool = True,
     ):
         super().__init__()
-        if len(decoder_channels) != NUM_SCALES or any(width < 8 or width % 8 for width in decoder_channels):
-            raise ValueError(
-                f"decoder_channels={tuple(decoder_channels)}: expected {NUM_SCALES} multiples of 8, one group of "
-                "channels for each direction; round each up"
-            )
         self.num_classes = num_classes
         self.deep_supervision = deep_supervision
         self.voting = voting
         self.backbone = backbone
         self.encoder, encoder_channels = timm_encoder(backbone, in_channels)
-        strides = self.encoder.feature_info.reduction()
-        if strides != [2, 4, 8, 16, 32] or encoder_channels[-1] % 64:
-            raise ValueError(
-                f"backbone {backbone!r} has {encoder_channels} channels at strides {strides}: expected strides 2, 4, "
-                "8, 16, 32 and a multiple of 64 channels at the last; choose e.g. a ResNet"
-            )
+        check_channels(backbone, encoder_channels, self.encoder.feature_info.reduction(), decoder_channels)
         f1, f2, f3, f4, f5 = encoder_channels
         c4, c3, c2, c1, c0 = decoder_channels
         self.dscrim = DSCRIM(f5, num_classes) if use_dscrim else None
@@ -294,3 +280,19 @@ class DCFFSNet(nn.Module):
     def per_class(self, x: Tensor) -> Tensor:
         """``(B, 8 * K, H, W)`` to ``(B, K, 8, H, W)``."""
         return x.unflatten(1, (self.num_classes, NUM_DIRECTIONS))
+
+
+def check_channels(
+    backbone: str, encoder_channels: Sequence[int], strides: Sequence[int], decoder_channels: Sequence[int]
+) -> None:
+    """Refuse encoders without the five scales, and channels that cannot be split into eight groups."""
+    if list(strides) != [2, 4, 8, 16, 32] or encoder_channels[-1] % 64:
+        raise ValueError(
+            f"backbone {backbone!r} has {encoder_channels} channels at strides {strides}: expected strides 2, 4, 8, "
+            "16, 32 and a multiple of 64 channels at the last; choose e.g. a ResNet"
+        )
+    if len(decoder_channels) != 5 or any(width < 8 or width % 8 for width in decoder_channels):
+        raise ValueError(
+            f"decoder_channels={tuple(decoder_channels)}: expected 5 multiples of 8, for eight groups at every scale; "
+            "round each up"
+        )

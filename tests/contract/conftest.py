@@ -1,6 +1,6 @@
 """The trainers under test, narrow networks, and one finished training of every main trainer for the session."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,9 +19,13 @@ from support.table import (
     datasets_for_loss,
     dimensions_of,
     in_3d,
+    richest_dataset,
 )
 
 from nnunet_plugins.trainers import TRAINERS, find_trainer
+
+FAST_TRAINER = "DLKUNetSTrainer"
+"""The main trainer that stands for all in the first tier where a test takes long."""
 
 
 @pytest.fixture(params=list(TRAINERS))
@@ -54,30 +58,48 @@ def network_name(request) -> str:
     return request.param
 
 
-@pytest.fixture(params=[name for name in MAIN_TRAINERS if in_3d(name)])
+@pytest.fixture(
+    params=[
+        pytest.param(name, marks=[] if name == FAST_TRAINER else [pytest.mark.slow])
+        for name in MAIN_TRAINERS
+        if in_3d(name)
+    ]
+)
 def main_trainer_name_3d(request) -> str:
     """Main trainers that can train volumes."""
     return request.param
 
 
-def with_dimensions(names: Iterable[str]) -> list:
-    pairs = [(name, dimensions) for name in names for dimensions in dimensions_of(name)]
-    return [pytest.param(pair, id=f"{pair[0]}-{pair[1]}D") for pair in pairs]
+def with_dimensions(names: Iterable[str], fast: Collection[str]) -> list:
+    """Pairs of trainer and number of dimensions; those of trainers that are not ``fast`` are slow."""
+    return [
+        pytest.param((name, dimensions), id=f"{name}-{dimensions}D", marks=[] if name in fast else [pytest.mark.slow])
+        for name in names
+        for dimensions in dimensions_of(name)
+    ]
 
 
-@pytest.fixture(params=with_dimensions(DIFFERENT_NETWORKS))
+@pytest.fixture(params=with_dimensions(DIFFERENT_NETWORKS, fast=DIFFERENT_NETWORKS))
 def trainer_and_dimensions(request) -> tuple[str, int]:
     return request.param
 
 
-@pytest.fixture(params=with_dimensions(DIFFERENT_OUTPUTS))
+@pytest.fixture(params=with_dimensions(DIFFERENT_OUTPUTS, fast=[FAST_TRAINER]))
 def outputs_and_dimensions(request) -> tuple[str, int]:
     return request.param
 
 
 def with_datasets(names: Iterable[str], datasets_for: Callable[[str], list[int]]) -> list:
-    pairs = [(name, dataset_id) for name in names for dataset_id in datasets_for(name)]
-    return [pytest.param(pair, id=f"{pair[0]}-{NAMES[pair[1]]}") for pair in pairs]
+    """Pairs of trainer and dataset; a main trainer's are slow, but for the richest dataset."""
+    return [
+        pytest.param((name, dataset_id), id=f"{name}-{NAMES[dataset_id]}", marks=slow_unless_richest(name, dataset_id))
+        for name in names
+        for dataset_id in datasets_for(name)
+    ]
+
+
+def slow_unless_richest(name: str, dataset_id: int) -> Collection[pytest.MarkDecorator]:
+    return [pytest.mark.slow] if name in MAIN_TRAINERS and dataset_id != richest_dataset(name) else []
 
 
 @pytest.fixture(params=with_datasets(DIFFERENT_LOSSES, datasets_for_loss))

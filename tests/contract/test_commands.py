@@ -12,6 +12,8 @@ import pytest
 from support import cell_datasets
 from support.cell_datasets import LABELS
 
+pytestmark = pytest.mark.slow
+
 TRAINER = "DLKUNetSTrainer_C64_1epoch_2iterations"
 MODEL = f"{TRAINER}__nnUNetPlans__2d"
 

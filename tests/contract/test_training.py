@@ -53,11 +53,13 @@ def test_main_trainer_trains_and_predicts_every_kind_of_dataset(main_trainer_and
     check_training_and_prediction(*main_trainer_and_dataset, planned, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", VARIANTS_IN_CODE)
 def test_variant_in_code_trains_and_predicts(name, planned, tmp_path):
     check_training_and_prediction(name, richest_dataset(name), planned, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", VARIANTS_IN_NUMBERS)
 def test_variant_in_numbers_trains(name):
     trained_for_a_step(name, richest_dataset(name), checkpoint=False)

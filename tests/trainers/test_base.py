@@ -151,7 +151,7 @@ def test_deep_supervision_reaches_the_network_through_its_wrappers(make):
     ids=["labels", "ignore", "regions", "regions+ignore"],
 )
 def test_default_loss_is_nnunets_up_to_constants(make, labels):
-    """nnU-Net's Dice loss is -Dice, ours 1 - Dice; with regions and ignore label its BCE is a mean of pixels, not maps."""
+    """nnU-Net's Dice loss is -Dice, ours 1 - Dice; with regions and ignore label its BCE counts pixels, not maps."""
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
     trainer = make(labels)

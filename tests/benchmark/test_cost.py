@@ -49,6 +49,11 @@ def measured(planned, tmp_path_factory):
     return rows
 
 
+def plan_of(row):
+    """Configuration in the plans of the dataset of a row of costs."""
+    return load_plans(int(row["dataset"][7:10]))["configurations"][row["configuration"]]
+
+
 def network_of(trainer_name, dataset_id, **options):
     trainer = make_trainer(trainer_name, dataset_id, **options)
     trainer.initialize()
@@ -76,14 +81,14 @@ def flops_by_hand(network, image):
     return sum(found)
 
 
-def test_every_trainer_has_a_row(measured):
+def test_every_trainer_has_a_row(measured, results):
     assert [(row["dataset"], row["trainer"]) for row in measured] == [
         (dataset_name(LABELS), STOCK),
         (dataset_name(LABELS), SMALL),
         (dataset_name(REGIONS_IGNORE), STOCK),
     ]
     for row in measured:
-        plan = load_plans_of(row)
+        plan = plan_of(row)
         assert row["patch"] == " x ".join(map(str, plan["patch_size"])) and row["batch"] == plan["batch_size"]
         assert (row["configuration"], row["device"], row["compiled"]) == ("2d", "cpu", False)
         assert row["torch_version"] == torch.__version__ and row["cudnn_version"] is None
@@ -94,18 +99,6 @@ def test_every_trainer_has_a_row(measured):
     assert json.loads(json.dumps(measured, allow_nan=False)) == measured  # as it is written
 
 
-def load_plans_of(row):
-    return PLANS[row["dataset"]]["configurations"]["2d"]
-
-
-PLANS = {}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def plans(planned):
-    PLANS.update({dataset_name(number): load_plans(number) for number in (LABELS, REGIONS_IGNORE)})
-
-
 def test_parameters_are_counted_once_each(measured, results):
     for row, dataset_id in zip(measured, (LABELS, LABELS, REGIONS_IGNORE), strict=True):
         assert row["parameters"] == distinct_parameters(network_of(row["trainer"], dataset_id))
@@ -114,7 +107,7 @@ def test_parameters_are_counted_once_each(measured, results):
 
 def test_flops_of_nnunets_network_are_those_of_its_convolutions(measured, results):
     for row, dataset_id in ((measured[0], LABELS), (measured[2], REGIONS_IGNORE)):
-        patch = load_plans_of(row)["patch_size"]
+        patch = plan_of(row)["patch_size"]
         assert row["flops"] == flops_by_hand(network_of(STOCK, dataset_id), torch.zeros(1, 3, *patch))
 
 

@@ -51,7 +51,7 @@ def test_near_duplicates_are_found_beyond_a_block_of_1024():
     assert len(set(groups.values())) == 1028
 
 
-def test_nothing_is_alike_in_nothing_and_flat_pictures_are_not_near_duplicate_groups():
+def test_flat_pictures_and_no_pictures_are_no_near_duplicates():
     assert near_duplicate_groups({}, 0.9) == {}
     flat = {i: thumbnail(Picture(np.full((9, 9), 50 * i, np.uint8))) for i in range(3)}
     assert len(set(near_duplicate_groups(flat, 0.9).values())) == 3

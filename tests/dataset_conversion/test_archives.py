@@ -113,7 +113,7 @@ def test_tar_with_a_damaged_header_within_is_refused(tmp_path):
 
 @pytest.mark.parametrize("ending", [*ZIPS, *TARS])
 def test_archive_with_flipped_bits_is_refused_or_unpacked(tmp_path, ending):
-    """Wherever the damage is, the user never sees a traceback."""
+    """The user never sees a traceback, wherever the damage is."""
     path = tmp_path / f"data{ending}"
     files = {f"{index}": bytes((index * i * i) % 251 for i in range(1500)) for index in range(3)}
     _ = write_zip(path, files, ZIPS[ending]) if ending in ZIPS else write_tar(path, files, TARS[ending])

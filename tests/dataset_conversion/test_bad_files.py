@@ -53,7 +53,7 @@ def test_truncated_picture_is_named(download, kind, ending):
 @pytest.mark.parametrize("ending", [".nii.gz", ".nii", ".mha", ".nrrd"])
 @pytest.mark.parametrize("share", [0.5, 0.98])
 def test_truncated_volume_is_named(volumes, kind, ending, share):
-    """SimpleITK itself fills what is missing of NIfTI with zeros or whatever lies in memory."""
+    """SimpleITK itself fills missing parts of a NIfTI file with zeros or with anything that lies in memory."""
     array = np.random.default_rng(0).integers(0, 2, (4, 10, 12), np.uint8)
     for index in range(3):
         save_volume(volumes / f"{kind}/{index}{ending}", noise(index) if kind == "images" else array)

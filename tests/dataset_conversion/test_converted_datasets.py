@@ -21,7 +21,7 @@ for_all = pytest.mark.parametrize("name", NAMES)
 
 
 def with_voxels(folder: Path, files: tuple[Path, ...]) -> Iterator[Path]:
-    """The files, each header of MetaImage with the file of its voxels."""
+    """The files, and after each MetaImage header the file of its voxels."""
     for path in files:
         yield folder / path
         if path.suffix == ".mhd":
@@ -143,7 +143,7 @@ def test_user_reads_whose_data_these_are(name, miniature, convert, capsys):
 
 
 def test_jpeg_masks_are_cut_in_the_middle_of_their_blur(converted):
-    """SimpleITK decodes them too, and no pixel's side of the threshold depends on the decoder."""
+    """SimpleITK decodes the masks too, and no pixel's side of the threshold depends on the decoder."""
     conversion = converted("kvasir_seg")
     for case, sample in conversion.cases():
         decoded = sitk.GetArrayFromImage(sitk.ReadImage(str(conversion.miniature.folder / sample.files[1])))

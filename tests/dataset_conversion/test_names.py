@@ -58,7 +58,7 @@ def png(array: np.ndarray) -> bytes:
 
 
 def convert(download: Path, raw: Path, ending: str = ".png") -> Path:
-    """With the converter ``folder``; the dataset's folder."""
+    """Convert the download with the converter ``folder``, and return the dataset's folder."""
     with pytest.MonkeyPatch.context() as monkeypatch, Source(download) as source:
         monkeypatch.setenv("nnUNet_raw", str(raw))
         for variable in ("nnUNet_preprocessed", "nnUNet_results"):
@@ -69,7 +69,7 @@ def convert(download: Path, raw: Path, ending: str = ".png") -> Path:
 
 
 def check(dataset: Path, names: list[str]) -> None:
-    """nnU-Net finds every case, each has its mask, and the report says where they come from."""
+    """Check that nnU-Net finds every case and its mask, and that the report names the files they come from."""
     found = get_identifiers_from_splitted_dataset_folder(str(dataset / "imagesTr"), ".png")
     assert sorted(found) == sorted(map(identifier, names))
     assert sorted(os.listdir(dataset / "imagesTr")) == sorted(f"{identifier(name)}_0000.png" for name in names)

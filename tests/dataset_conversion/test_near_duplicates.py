@@ -10,7 +10,7 @@ from nnunet_plugins.dataset_conversion.pictures import Picture
 
 
 def components(vectors: list[np.ndarray], correlation: float) -> list[int]:
-    """Numbers of connected components, by spreading until nothing changes."""
+    """Number the connected components by spreading numbers until nothing changes."""
     numbers = list(range(len(vectors)))
     changed = True
     while changed:
@@ -25,7 +25,7 @@ def components(vectors: list[np.ndarray], correlation: float) -> list[int]:
 
 @given(st.integers(0, 10**6), st.integers(1, 25), st.floats(0.1, 1.5))
 def test_near_duplicates_are_the_connected_components(seed, number, noise):
-    """Chains: each picture is the one before with noise, or a new one."""
+    """Each picture is an earlier one with noise, which makes chains, or a new one."""
     rng = np.random.default_rng(seed)
     pictures = [rng.normal(size=(40, 40))]
     for _ in range(number - 1):

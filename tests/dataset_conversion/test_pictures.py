@@ -25,7 +25,7 @@ from nnunet_plugins.errors import UserError
 
 
 def read_by_nnunet(path: Path, labels: np.ndarray | None = None, channels: int = 3) -> np.ndarray:
-    """The channels ``(C, H, W)`` that nnU-Net sees, once the image was converted."""
+    """Convert an image and return the channels ``(C, H, W)`` that nnU-Net sees."""
     dataset = pictures_dataset(channels)
     image = fit_channels(read_picture(path), path, dataset, 1)
     labels = np.zeros(image.shape, np.uint8) if labels is None else labels
@@ -139,7 +139,7 @@ def test_colours_of_16_bits_arrive_in_full_as_three_channels(size, seed, ending,
 
 @given(sizes, seeds)
 def test_mask_of_16_bit_colours_is_its_grey_value(size, seed):
-    """As some programs save masks; its three channels are equal."""
+    """Some programs save masks so, with three equal channels."""
     array = np.repeat(noise(seed, size)[..., None].astype(np.uint16), 3, -1)
     with place() as folder:
         save_deep(array, folder / "x.png")

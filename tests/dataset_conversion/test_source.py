@@ -11,7 +11,7 @@ from nnunet_plugins.dataset_conversion.source import Source, pattern_expression,
 
 
 def match(pattern: str, text: str) -> list[list[str]]:
-    """All ways in which the whole text is what the pattern says: what its wildcards stand for, longest first."""
+    """List all ways to match the whole text, each as the texts that the wildcards stand for, longest first."""
     if not pattern:
         return [] if text else [[]]
     first, rest = pattern[0], pattern[1:]
@@ -30,7 +30,7 @@ def match(pattern: str, text: str) -> list[list[str]]:
 
 
 def match_end(pattern: str, path: str) -> list[str] | None:
-    """What the wildcards stand for at the end of a path, from a name's beginning; None: no match."""
+    """Texts that the wildcards stand for if the end of a path, from a name's beginning, matches; None: no match."""
     starts = [0, *(index + 1 for index, character in enumerate(path) if character == "/")]
     for start in starts:
         if ways := match(pattern, path[start:]):
@@ -61,7 +61,7 @@ def test_patterns_find_what_a_plain_matcher_finds(pattern, candidates):
 
 @given(patterns, st.data())
 def test_patterns_find_what_is_made_from_them(pattern, data):
-    """Every wildcard replaced by something that it stands for, in the other case, below some folders."""
+    """Each path is the pattern with every wildcard filled in, also in upper case and below some folders."""
     path = pattern
     for wildcards, values in (
         ("{a,B1}", ["a", "B1"]),

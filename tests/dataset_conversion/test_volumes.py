@@ -49,7 +49,7 @@ def voxels(seed: int, shape: tuple[int, ...], dtype) -> np.ndarray:
 
 
 def assert_same_grid(ours: Geometry, theirs: Geometry) -> None:
-    """To the precision of NIfTI's header, 32 bits."""
+    """Compare two grids to the precision of NIfTI's header, 32 bits."""
     assert ours.spacing == pytest.approx(theirs.spacing, rel=1e-6)
     assert ours.origin == pytest.approx(theirs.origin, rel=1e-6, abs=1e-4)
     assert ours.direction == pytest.approx(theirs.direction, abs=1e-6)
@@ -154,7 +154,7 @@ def test_fractional_voxels_arrive_bit_by_bit(array):
 
 
 def test_header_of_nifti_with_scaling_is_applied(tmp_path):
-    """Values of the file times slope plus intercept, as nnU-Net's reader sees them."""
+    """nnU-Net's reader, too, sees the values of the file times slope plus intercept."""
     write_volume(Picture(np.arange(60, dtype=np.int16).reshape(3, 4, 5), GEOMETRY), tmp_path / "x.nii")
     data = bytearray((tmp_path / "x.nii").read_bytes())
     data[112:120] = np.array([2.0, -1024.0], np.float32).tobytes()

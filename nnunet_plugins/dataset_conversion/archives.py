@@ -40,7 +40,7 @@ def is_archive(path: Path) -> bool:
 
 
 def stem(path: Path) -> str:
-    """Name of the archive without its ending; owners mean this name for the folder in it, if it has no folder."""
+    """Name of the archive without its ending, which stands for the folder in it if the archive has no folder."""
     return next(path.name[: -len(ending)] for ending in ENDINGS if path.name.lower().endswith(ending))
 
 

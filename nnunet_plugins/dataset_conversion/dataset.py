@@ -10,7 +10,7 @@ from nnunet_plugins.dataset_conversion.pictures import Picture, read_mask, read_
 from nnunet_plugins.dataset_conversion.source import Source
 
 Part = Literal["train", "val", "test"]
-RGB = ("R", "G", "B")  # nnU-Net's z-score for each channel
+RGB = ("R", "G", "B")  # nnU-Net normalises each channel by its z-score
 PNG, NIFTI = ".png", ".nii.gz"
 
 
@@ -48,7 +48,7 @@ class Dataset:
     citation: str
     modality: str
     layout: str
-    """The published folders and files, as a tree or in a line."""
+    """Description of the published folders and files."""
     find_cases: Callable[[Source], Iterable[Case]]
     to_labels: LabelRule
     labels: Mapping[str, int]

@@ -19,7 +19,7 @@ from nnunet_plugins.errors import UserError
 VOLUME_ENDINGS = (".nii.gz", ".nii", ".mhd", ".mha", ".nrrd")
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif")
 SAME_GRID = 0.1
-"""Largest distance between the corners of two equal grids, in voxels: file formats round."""
+"""Largest distance between the corners of two equal grids, in voxels; file formats round positions."""
 
 
 class Geometry(NamedTuple):

@@ -115,7 +115,7 @@ def walk(folder: Path) -> list[Path]:
     """List all files below a folder in order, without hidden files and those that macOS adds."""
     files, visited = [], set()
     for root, folders, names in os.walk(folder, followlinks=True):
-        if (real := os.path.realpath(root)) in visited:  # a link back
+        if (real := os.path.realpath(root)) in visited:  # a link to a folder above
             folders.clear()
             continue
         visited.add(real)

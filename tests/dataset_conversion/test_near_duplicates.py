@@ -10,7 +10,7 @@ from nnunet_plugins.dataset_conversion.pictures import Picture
 
 
 def components(vectors: list[np.ndarray], correlation: float) -> list[int]:
-    """Numbers of connected components, by spreading until nothing changes."""
+    """Number the connected components by spreading numbers until nothing changes."""
     numbers = list(range(len(vectors)))
     changed = True
     while changed:
@@ -25,7 +25,7 @@ def components(vectors: list[np.ndarray], correlation: float) -> list[int]:
 
 @given(st.integers(0, 10**6), st.integers(1, 25), st.floats(0.1, 1.5))
 def test_near_duplicates_are_the_connected_components(seed, number, noise):
-    """Chains: each picture is the one before with noise, or a new one."""
+    """Each picture is an earlier one with noise, which makes chains, or a new one."""
     rng = np.random.default_rng(seed)
     pictures = [rng.normal(size=(40, 40))]
     for _ in range(number - 1):
@@ -51,7 +51,7 @@ def test_near_duplicates_are_found_beyond_a_block_of_1024():
     assert len(set(groups.values())) == 1028
 
 
-def test_nothing_is_alike_in_nothing_and_flat_pictures_are_not_near_duplicate_groups():
+def test_flat_pictures_and_no_pictures_are_no_near_duplicates():
     assert near_duplicate_groups({}, 0.9) == {}
     flat = {i: thumbnail(Picture(np.full((9, 9), 50 * i, np.uint8))) for i in range(3)}
     assert len(set(near_duplicate_groups(flat, 0.9).values())) == 3

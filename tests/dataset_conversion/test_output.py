@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from support import cell_datasets
 
 from nnunet_plugins.cli import main
 
@@ -23,8 +22,7 @@ def convert(tmp_path: Path, size: int, *options: str) -> None:
     main(["convert", "folder", folder, "-d", "600", "--dataset-name", "Squares", "-np", "1", *patterns, *options])
 
 
-def test_a_replaced_dataset_is_to_be_planned_from_scratch(tmp_path, monkeypatch, capsys):
-    cell_datasets.use_nnunet_folders(tmp_path, monkeypatch)
+def test_a_replaced_dataset_is_to_be_planned_from_scratch(tmp_path, nnunet_folders, capsys):
     convert(tmp_path, 8)
     assert "nnUNetv2_plan_and_preprocess -d 600 -c 2d\n" in capsys.readouterr().out
     preprocessed = tmp_path / "nnUNet_preprocessed" / "Dataset600_Squares"
@@ -37,8 +35,7 @@ def test_a_replaced_dataset_is_to_be_planned_from_scratch(tmp_path, monkeypatch,
     assert not (preprocessed / "splits_final.json").exists()  # one group has no folds, and those of before are wrong
 
 
-def test_a_dry_run_tells_what_would_stop_the_conversion(tmp_path, monkeypatch, capsys):
-    cell_datasets.use_nnunet_folders(tmp_path, monkeypatch)
+def test_a_dry_run_tells_what_would_stop_the_conversion(tmp_path, nnunet_folders, capsys):
     folds = tmp_path / "nnUNet_preprocessed" / "Dataset600_Squares" / "splits_final.json"
     folds.parent.mkdir()
     folds.write_text(json.dumps([{"train": ["a"], "val": ["b"]}]))
@@ -49,8 +46,7 @@ def test_a_dry_run_tells_what_would_stop_the_conversion(tmp_path, monkeypatch, c
     assert not any((tmp_path / "nnUNet_raw").iterdir())
 
 
-def test_masks_without_any_foreground_are_no_dataset(tmp_path, monkeypatch):
-    cell_datasets.use_nnunet_folders(tmp_path, monkeypatch)
+def test_masks_without_any_foreground_are_no_dataset(tmp_path, nnunet_folders):
     with pytest.raises(SystemExit, match=r"^No mask of folder has any foreground: check --threshold"):
         convert(tmp_path, 8, "--threshold", "255")
     assert not any((tmp_path / "nnUNet_raw").iterdir())

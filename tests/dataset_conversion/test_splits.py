@@ -1,4 +1,4 @@
-"""Proves that folds and drawn parts never divide a group, are always the same, and have the sizes that they should."""
+"""Proves: folds and drawn parts never divide a group, are always the same, and have the sizes that they should."""
 
 import collections
 

@@ -118,8 +118,8 @@ def test_every_parameter_receives_a_gradient(network_name, monkeypatch):
 
 
 def test_loss_is_smaller_where_the_prediction_is_trained(main_network_name):
-    trainer = initialized_trainer(main_network_name, LABELS)
     torch.manual_seed(0)
+    trainer = initialized_trainer(main_network_name, LABELS)
     target = target_of("empty", LABELS)
     target[:, :, 24:] = 1
     batch = batch_of("empty", LABELS, trainer) | {"target": as_nnunet_hands_it(target, trainer)}

@@ -96,10 +96,19 @@ def test_clipping_leaves_small_gradients_alone():
         torch.testing.assert_close(parameter.grad, torch.tensor(expected), rtol=1e-4, atol=0)
 
 
-WIDE = {"backbone": "resnet10t", "base_size": 32, "features": 256, "widths": (64, 128, 256, 512), "fused_channels": 64}
-"""Enough of the published network to learn in a few steps."""
+WIDE = {
+    "backbone": "resnet10t",
+    "base_size": 32,
+    "features": 256,
+    "widths": (64, 128, 256, 512),
+    "fused_channels": 64,
+    "box_head_channels": 1024,
+    "max_true_boxes": 24,
+}
+"""The published network with a small backbone, which learns in a few steps."""
 
 
+@pytest.mark.slow
 def test_detector_learns_where_an_object_is_and_the_head_what_it_looks_like(small):
     """The same batch is shown again and again."""
     torch.manual_seed(0)

@@ -41,7 +41,7 @@ from tqdm import trange
 from nnunet_plugins.benchmark.cost import Contestant
 from nnunet_plugins.losses import DRGOLoss
 from nnunet_plugins.losses.common import LabelFormat
-from nnunet_plugins.losses.drgo import REACH, squared_distances
+from nnunet_plugins.losses.drgo_boundary import REACH, squared_distances
 
 Row = tuple[str, ...]
 PARTS = ("losses", "loader", "distances")

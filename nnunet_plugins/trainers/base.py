@@ -229,7 +229,7 @@ class PluginTrainer(BaseTrainer):
         return [[1.0] * len(self.configuration_manager.patch_size)]
 
     def network_input(self, batch: dict) -> Any:
-        """What the network gets of a batch in training and online validation: the images, unless it needs more."""
+        """Input of the network in training and online validation: a batch's images, unless it needs more."""
         return batch["data"]
 
     def train_step(self, batch: dict) -> dict:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.losses import DRGOLoss
 from nnunet_plugins.losses.common import LabelFormat
-from nnunet_plugins.losses.drgo import RegionStatistics, region_grid
+from nnunet_plugins.losses.drgo_regions import RegionStatistics, region_grid
 from nnunet_plugins.trainers.data.region_importance import (
     Case,
     RegionImportance,

@@ -1,4 +1,4 @@
-"""What a network may take from nnU-Net's plans, and the plans at which sizes of networks are told."""
+"""nnU-Net's plans as networks see them, and the reference plans at which sizes of networks are given."""
 
 from typing import Any, NamedTuple
 

@@ -1,4 +1,4 @@
-"""Proves that costs are counted as by hand, of the trainers that nnU-Net makes, and leave its folders as they were."""
+"""Proves that costs of nnU-Net's trainers are those counted by hand, and that measuring changes no folder of it."""
 
 import json
 import os
@@ -15,6 +15,7 @@ from nnunet_plugins.benchmark.cost import Contestant, quartiles, random_batch, r
 from nnunet_plugins.benchmark.report import tables
 from nnunet_plugins.benchmark.runs import runs
 from nnunet_plugins.benchmark.suite import Data, Resources, Suite
+from nnunet_plugins.benchmark.survey import survey
 from nnunet_plugins.errors import UserError
 
 STOCK, SMALL = "nnUNetTrainer", "DLKUNetSTrainer_C64"
@@ -22,6 +23,10 @@ STOCK, SMALL = "nnUNetTrainer", "DLKUNetSTrainer_C64"
 
 def suite_of(*datasets, trainers=(STOCK, SMALL), device="cpu"):
     return Suite("costs", trainers, trainers[0], 1, datasets, folds=(0,), resources=Resources(device=device, cpus=1))
+
+
+def survey_of(*datasets, **options):
+    return survey(suite_of(*datasets, **options))
 
 
 def contents(root):
@@ -37,11 +42,16 @@ def measured(planned, tmp_path_factory):
         monkeypatch.setenv("nnUNet_results", str(results))
         monkeypatch.setenv("nnUNet_n_proc_DA", "0")
         before = contents(planned), contents(results)
-        rows = suite_costs(suite_of(Data(LABELS)), steps=2)
-        rows += suite_costs(suite_of(Data(REGIONS_IGNORE), trainers=(STOCK,)), steps=1)
+        rows = suite_costs(survey_of(Data(LABELS)), steps=2)
+        rows += suite_costs(survey_of(Data(REGIONS_IGNORE), trainers=(STOCK,)), steps=1)
         assert (contents(planned), contents(results)) == before
         assert os.environ["nnUNet_results"] == str(results)
     return rows
+
+
+def plan_of(row):
+    """Configuration in the plans of the dataset of a row of costs."""
+    return load_plans(int(row["dataset"][7:10]))["configurations"][row["configuration"]]
 
 
 def network_of(trainer_name, dataset_id, **options):
@@ -55,7 +65,7 @@ def distinct_parameters(network):
 
 
 def flops_by_hand(network, image):
-    """2 x MACs of every (transposed) convolution that runs, from the shapes that it sees."""
+    """FLOPs of all (transposed) convolutions that run: 2 x MACs, from the shapes that each one sees."""
     found = []
 
     def count(module, inputs, output):
@@ -71,14 +81,14 @@ def flops_by_hand(network, image):
     return sum(found)
 
 
-def test_every_trainer_has_a_row(measured):
+def test_every_trainer_has_a_row(measured, results):
     assert [(row["dataset"], row["trainer"]) for row in measured] == [
         (dataset_name(LABELS), STOCK),
         (dataset_name(LABELS), SMALL),
         (dataset_name(REGIONS_IGNORE), STOCK),
     ]
     for row in measured:
-        plan = load_plans_of(row)
+        plan = plan_of(row)
         assert row["patch"] == " x ".join(map(str, plan["patch_size"])) and row["batch"] == plan["batch_size"]
         assert (row["configuration"], row["device"], row["compiled"]) == ("2d", "cpu", False)
         assert row["torch_version"] == torch.__version__ and row["cudnn_version"] is None
@@ -89,18 +99,6 @@ def test_every_trainer_has_a_row(measured):
     assert json.loads(json.dumps(measured, allow_nan=False)) == measured  # as it is written
 
 
-def load_plans_of(row):
-    return PLANS[row["dataset"]]["configurations"]["2d"]
-
-
-PLANS = {}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def plans(planned):
-    PLANS.update({dataset_name(number): load_plans(number) for number in (LABELS, REGIONS_IGNORE)})
-
-
 def test_parameters_are_counted_once_each(measured, results):
     for row, dataset_id in zip(measured, (LABELS, LABELS, REGIONS_IGNORE), strict=True):
         assert row["parameters"] == distinct_parameters(network_of(row["trainer"], dataset_id))
@@ -109,7 +107,7 @@ def test_parameters_are_counted_once_each(measured, results):
 
 def test_flops_of_nnunets_network_are_those_of_its_convolutions(measured, results):
     for row, dataset_id in ((measured[0], LABELS), (measured[2], REGIONS_IGNORE)):
-        patch = load_plans_of(row)["patch_size"]
+        patch = plan_of(row)["patch_size"]
         assert row["flops"] == flops_by_hand(network_of(STOCK, dataset_id), torch.zeros(1, 3, *patch))
 
 
@@ -136,7 +134,7 @@ def test_flops_of_a_convolution_are_twice_its_multiplications_of_one_patch(resul
 
 
 def test_a_method_of_two_stages_is_measured_in_its_last(results):
-    """It is what the model predicts with, and most epochs train."""
+    """The last stage is the one that predicts, and that most epochs train."""
     first, second = (
         Contestant(make_trainer(name, LABELS), *random_batch((32, 32), 2, 3, 3))
         for name in ("ConDSegTrainer_oneStage", "ConDSegTrainer")
@@ -162,7 +160,7 @@ def test_only_the_first_fold_and_repetition_is_measured(results, monkeypatch):
     suite = Suite(
         "many", (STOCK, SMALL), STOCK, 1, datasets, folds=(3, 1), repeats=2, resources=Resources(device="cpu", cpus=1)
     )
-    assert len(suite_costs(suite, steps=1)) == 6
+    assert len(suite_costs(survey(suite), steps=1)) == 6
     assert {(run.fold, run.repeat) for run in measured} == {(3, 1)} and len(measured) == 6
 
 
@@ -173,20 +171,20 @@ def test_results_folder_is_restored_after_a_failure(results, monkeypatch):
 
     monkeypatch.setattr(cost, "run_cost", fail)
     with pytest.raises(RuntimeError, match="out of memory"):
-        suite_costs(suite_of(Data(LABELS)), steps=1)
+        suite_costs(survey_of(Data(LABELS)), steps=1)
     assert os.environ["nnUNet_results"] == str(results) and not list(results.iterdir())
 
 
 def test_configuration_that_is_not_preprocessed_is_refused(results):
-    """2D of the volumes: only 3D is there."""
+    """The volumes are preprocessed in 3D only."""
     with pytest.raises(UserError, match=rf"plan_and_preprocess -d {VOLUMES} -c 2d"):
-        suite_costs(suite_of(Data(VOLUMES, ("2d",)), trainers=(STOCK,)), steps=1)
+        suite_costs(survey_of(Data(VOLUMES, ("2d",)), trainers=(STOCK,)), steps=1)
 
 
 def test_gpu_that_is_not_there_is_refused(results, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match="There is no GPU here"):
-        suite_costs(suite_of(Data(LABELS), device="cuda"), steps=1)
+        suite_costs(survey_of(Data(LABELS), device="cuda"), steps=1)
 
 
 def test_rows_become_a_table(measured):

@@ -73,7 +73,7 @@ def test_binary_cross_entropy_is_the_mean_over_maps_and_annotated_pixels():
 
 
 def test_loss_remembers_the_mean_of_its_terms_over_training_steps_only():
-    loss = PluginLoss()
+    loss = PluginLoss(LabelFormat())
     loss.start_epoch(3, 10)
     assert (loss.epoch, loss.num_epochs) == (3, 10)
     for value in (1.0, 3.0):

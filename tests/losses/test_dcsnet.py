@@ -38,6 +38,7 @@ class Segments(NamedTuple):
 class Outputs(NamedTuple):
     """Of a network that looks at these boxes."""
 
+    logits: Tensor
     segments: Segments | None
     boxes: Tensor | None
     weights: Tensor | None
@@ -48,7 +49,13 @@ def outputs_of(maps, boxes, weights=None, detection=None):
     """Outputs with ``(6, N, K, S, S)`` logits: of all levels, those of each, and of the edges."""
     weights = torch.ones(len(boxes)) if weights is None else torch.tensor(weights, dtype=torch.float32)
     segments = Segments(maps[0], tuple(maps[1:5]), maps[5])
-    return Outputs(segments, boxes, weights, {"box": maps.new_zeros(())} if detection is None else detection)
+    return Outputs(
+        maps.new_zeros(1, maps.shape[2], 1, 1),
+        segments,
+        boxes,
+        weights,
+        {"box": maps.new_zeros(())} if detection is None else detection,
+    )
 
 
 def whole(batch, size):
@@ -628,7 +635,7 @@ def test_total_is_the_sum_of_its_terms_and_of_the_detectors_losses():
 
 def test_a_network_that_was_given_images_alone_is_refused():
     outputs = outputs_of(z_maps(6, 1, 2, 4, 4), whole(1, 4))
-    for part in outputs._fields:
+    for part in outputs._fields[1:]:
         with pytest.raises(ValueError, match="given images alone; in training it needs Annotated ones"):
             DCSNetLoss(LABELS)(outputs._replace(**{part: None}), Y)
 

@@ -1,4 +1,4 @@
-"""Proves: what all trainers share: class attributes, schedules, parameter groups, seeds, refusals, default loss."""
+"""Proves for the base classes: class attributes, schedules, parameter groups, seeds, refusals and the default loss."""
 
 import pytest
 import timm
@@ -150,8 +150,8 @@ def test_deep_supervision_reaches_the_network_through_its_wrappers(make):
     ],
     ids=["labels", "ignore", "regions", "regions+ignore"],
 )
-def test_default_loss_equals_nnunets_own(make, labels):
-    """Its Dice loss is -Dice, ours 1 - Dice; and it counts pixels, not maps, where regions meet an ignore label."""
+def test_default_loss_is_nnunets_up_to_constants(make, labels):
+    """nnU-Net's Dice loss is -Dice, ours 1 - Dice; with regions and ignore label its BCE counts pixels, not maps."""
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
     trainer = make(labels)

@@ -1,7 +1,7 @@
-"""Hands a suite's jobs to Snakemake, on this machine or on Slurm, and cleans up after whatever ended it before.
+"""The driver: hands a suite's jobs to Snakemake, on this machine or on Slurm, and cleans up after an earlier driver.
 
-Snakemake decides what is left to do, from the receipts alone. It runs in a thread, so that signals are ours: whether
-the driver is interrupted, terminated or killed, the next one goes the same way.
+Snakemake decides from the receipts alone which jobs are left. It runs in a thread, so that the driver itself handles
+signals: whether it is interrupted, terminated or killed, the next driver goes on in the same way.
 """
 
 import logging
@@ -20,17 +20,10 @@ from typing import Any, Literal, NoReturn
 from tqdm import tqdm
 
 from nnunet_plugins.benchmark.jobs.locks import GPUS, lock
-from nnunet_plugins.benchmark.runs import (
-    discard_stale_receipts,
-    is_done,
-    is_planned,
-    is_preprocessed,
-    is_trained,
-    runs,
-    stop_file,
-    work_folder,
-)
-from nnunet_plugins.benchmark.suite import Suite, read_suite
+from nnunet_plugins.benchmark.jobs.receipts import discard_stale_receipts, is_planned, is_preprocessed
+from nnunet_plugins.benchmark.runs import stop_file, work_folder
+from nnunet_plugins.benchmark.suite import Suite
+from nnunet_plugins.benchmark.survey import Survey
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.files import usable_cores
 
@@ -40,13 +33,19 @@ SUITE = "suite.toml"
 MAX_SLURM_JOBS = 1000
 
 
-def run_suite(suite_file: Path, executor: Executor, gpus: Sequence[str]) -> bool:
-    """Do all that is left of the suite; whether everything succeeded.
+def run_suite(survey: Survey, suite_file: Path, executor: Executor, gpus: Sequence[str]) -> bool:
+    """Do all that is left of a suite; whether everything succeeded.
+
+    Args:
+        survey: the suite and its runs.
+        suite_file: the file of the suite, which the jobs read.
+        executor: where jobs run.
+        gpus: devices that local trainings share.
 
     Raises:
         UserError: another driver works on the suite, or the executor cannot be used.
     """
-    suite = read_suite(suite_file)
+    suite = survey.suite
     folder = work_folder(suite)
     with ExitStack() as stack:
         if not stack.enter_context(lock(folder / ".driver.lock", wait=False)):
@@ -56,32 +55,31 @@ def run_suite(suite_file: Path, executor: Executor, gpus: Sequence[str]) -> bool
             cancel_slurm_jobs(folder)
         else:
             os.environ[GPUS] = ",".join(gpus)
-        discard_stale_receipts(suite)
+        discard_stale_receipts(survey.states)
         stop_file(suite).unlink(missing_ok=True)
         copy = folder / SUITE  # what the jobs read: editing the file must not change a suite that runs
         if copy.resolve() != suite_file.resolve():
             shutil.copyfile(suite_file, copy.with_suffix(".partial"))
             copy.with_suffix(".partial").replace(copy)
-        return supervise(suite, copy, executor, gpus)
+        return supervise(survey, copy, executor, gpus)
 
 
-def supervise(suite: Suite, suite_file: Path, executor: Executor, gpus: Sequence[str]) -> bool:
+def supervise(survey: Survey, suite_file: Path, executor: Executor, gpus: Sequence[str]) -> bool:
     """Run Snakemake in a thread, with a progress bar; on SIGINT or SIGTERM end its jobs and this process."""
-    folder = work_folder(suite)
-    all_runs = runs(suite)
+    suite = survey.suite
     received: list[int] = []
     handlers = {
         number: signal.signal(number, lambda n, _: received.append(n)) for number in (signal.SIGINT, signal.SIGTERM)
     }
-    bar = tqdm(total=len(all_runs), desc="Trainings", unit="fold", smoothing=0, mininterval=5)
+    bar = tqdm(total=len(survey.runs), desc="Trainings", unit="fold", smoothing=0, mininterval=5)
     try:
         with ThreadPoolExecutor(1) as pool:
-            workflow = pool.submit(snakemake, suite, suite_file, folder, executor, gpus)
+            workflow = pool.submit(snakemake, suite, suite_file, executor, gpus)
             done = False
             while not (received or done):
                 done = bool(wait([workflow], timeout=0.5).done)
                 with suppress(OSError):  # whoever reads our output may be gone
-                    bar.update(sum(run.validated.exists() for run in all_runs) - bar.n)
+                    bar.update(sum(run.validation_receipt.exists() for run in survey.runs) - bar.n)
             with suppress(OSError):
                 bar.close()
             if received:
@@ -93,9 +91,9 @@ def supervise(suite: Suite, suite_file: Path, executor: Executor, gpus: Sequence
 
 
 def stop(suite: Suite, executor: Executor, signal_number: int) -> NoReturn:
-    """End the jobs, then this process at once: its thread would wait for jobs, and try them again."""
+    """End the jobs, then this process at once: Snakemake's thread would wait for the jobs and start them again."""
     try:
-        stop_file(suite).touch()  # for the next attempts, which Snakemake starts as we end those that run
+        stop_file(suite).touch()  # ends the attempts that Snakemake starts while we end those that run
         with suppress(OSError):
             print("Stopping. The same command goes on from the last checkpoints.", flush=True)
         end_jobs(executor, work_folder(suite))
@@ -106,81 +104,82 @@ def stop(suite: Suite, executor: Executor, signal_number: int) -> NoReturn:
         os._exit(128 + signal_number)
 
 
-def snakemake(suite: Suite, suite_file: Path, folder: Path, executor: Executor, gpus: Sequence[str]) -> bool:
+def snakemake(suite: Suite, suite_file: Path, executor: Executor, gpus: Sequence[str]) -> bool:
     """Run Snakemake's workflow; whether all jobs succeeded."""
     from snakemake.api import SnakemakeApi
     from snakemake.exceptions import WorkflowError
     from snakemake.scheduling.greedy import SchedulerSettings
     from snakemake.settings.enums import Quietness, RerunTrigger
-    from snakemake.settings.types import (
-        ConfigSettings,
-        DAGSettings,
-        ExecutionSettings,
-        OutputSettings,
-        RemoteExecutionSettings,
-        ResourceSettings,
-        SchedulingSettings,
-    )
+    from snakemake.settings.types import ConfigSettings, DAGSettings, OutputSettings, SchedulingSettings
 
-    resources = suite.resources
     slurm = executor == "slurm"
-    level = logging.ERROR if slurm else logging.CRITICAL  # what fails here says so itself; Slurm may refuse a job
+    level = logging.ERROR if slurm else logging.CRITICAL  # local jobs say themselves why they fail
     output = OutputSettings(quiet={Quietness.HOST, Quietness.REASON, Quietness.RULES}, log_level_override=level)
-    num_gpus = len(gpus) if resources.device == "cuda" else int(resources.device != "cpu")
     with SnakemakeApi(output) as api:
         workflow = api.workflow(
-            resource_settings=ResourceSettings(
-                cores=None if slurm else max(usable_cores(), num_gpus * resources.cpus),
-                nodes=MAX_SLURM_JOBS if slurm else None,
-                resources={} if slurm else {"gpu": num_gpus},
-            ),
+            resource_settings=resource_settings(suite, slurm, len(gpus)),
             config_settings=ConfigSettings(config={"suite": str(suite_file)}),
             snakefile=SNAKEFILE,
-            workdir=folder,
+            workdir=work_folder(suite),
         )
-        dag = workflow.dag(
-            DAGSettings(
-                targets={"all"},
-                force_incomplete=True,
-                rerun_triggers={RerunTrigger.MTIME, RerunTrigger.INPUT},
-            )
-        )
+        triggers = {RerunTrigger.MTIME, RerunTrigger.INPUT}
+        dag = workflow.dag(DAGSettings(targets={"all"}, force_incomplete=True, rerun_triggers=triggers))
         try:
             dag.execute_workflow(
                 executor=executor,
                 executor_settings=slurm_settings() if slurm else None,
-                execution_settings=ExecutionSettings(
-                    keep_going=True, lock=False, retries=resources.retries, latency_wait=60 if slurm else 5
-                ),
+                execution_settings=execution_settings(suite, slurm),
                 scheduling_settings=SchedulingSettings(scheduler="greedy"),
                 scheduler_settings=SchedulerSettings(),
-                remote_execution_settings=RemoteExecutionSettings(
-                    seconds_between_status_checks=10, job_deploy_sources=False
-                ),
+                remote_execution_settings=remote_execution_settings(),
             )
         except WorkflowError as error:
-            if "At least one job" not in str(error):  # of failed jobs, the steps themselves have said why
+            if "At least one job" not in str(error):  # the steps themselves have said why their jobs failed
                 print(error, file=sys.stderr)
             return False
     return True
 
 
-def dry_run(suite: Suite) -> None:
+def resource_settings(suite: Suite, slurm: bool, num_gpus: int) -> Any:
+    """What Snakemake may use at a time: cores and GPUs of this machine, or a number of Slurm's jobs."""
+    from snakemake.settings.types import ResourceSettings
+
+    if slurm:
+        return ResourceSettings(cores=None, nodes=MAX_SLURM_JOBS, resources={})
+    resources = suite.resources
+    gpus = num_gpus if resources.device == "cuda" else int(resources.device != "cpu")
+    return ResourceSettings(cores=max(usable_cores(), gpus * resources.cpus), nodes=None, resources={"gpu": gpus})
+
+
+def execution_settings(suite: Suite, slurm: bool) -> Any:
+    from snakemake.settings.types import ExecutionSettings
+
+    return ExecutionSettings(
+        keep_going=True, lock=False, retries=suite.resources.retries, latency_wait=60 if slurm else 5
+    )
+
+
+def remote_execution_settings() -> Any:
+    from snakemake.settings.types import RemoteExecutionSettings
+
+    return RemoteExecutionSettings(seconds_between_status_checks=10, job_deploy_sources=False)
+
+
+def dry_run(survey: Survey) -> None:
     """Print how many jobs of which kind are left, and write nothing."""
-    all_runs = runs(suite)
-    untrained = [run for run in all_runs if not is_trained(run)]
+    untrained = [run for run, state in survey.states.items() if not state.trained]
     left = {
-        "plan": {run.planned for run in untrained if not is_planned(run)},
-        "preprocess": {run.preprocessed_receipt for run in untrained if not is_preprocessed(run)},
-        "train": {run.trained for run in untrained},
-        "validate": {run.validated for run in all_runs if not is_done(run)},
+        "plan": {run.plan_receipt for run in untrained if not is_planned(run)},
+        "preprocess": {run.preprocessing_receipt for run in untrained if not is_preprocessed(run)},
+        "train": {run.training_receipt for run in untrained},
+        "validate": {run.validation_receipt for run in survey.runs if run not in survey.done},
     }
     for step, receipts in left.items():
         print(f"{step:12}{len(receipts):6}")
 
 
 def end_jobs(executor: Executor, folder: Path) -> None:
-    """Kill what this driver, and a killed one before it, has started; workers of workers included."""
+    """Kill all processes that this driver, or a killed one before it, has started, with their workers."""
     if executor == "slurm":
         cancel_slurm_jobs(folder)
         return
@@ -200,6 +199,7 @@ def end_jobs(executor: Executor, folder: Path) -> None:
 
 
 def is_step(command: Sequence[str], folder: Path) -> bool:
+    """Whether a command line is that of a job of the suite in the folder."""
     return "nnunet_plugins.benchmark.jobs.steps" in command and str(folder / SUITE) in command
 
 
@@ -207,7 +207,8 @@ def is_step(command: Sequence[str], folder: Path) -> bool:
 
 
 def require_slurm() -> None:
-    """
+    """Make sure that Slurm can be used.
+
     Raises:
         UserError: there is no Slurm here, or it does not answer.
     """
@@ -220,14 +221,14 @@ def require_slurm() -> None:
 
 
 def cancel_slurm_jobs(folder: Path) -> None:
-    """Cancel what an earlier driver of this folder has left in the queue, and wait until it is gone."""
+    """Cancel the jobs that an earlier driver of this folder has left in the queue, and wait until they are gone."""
     while jobs := slurm_jobs(folder):
         subprocess.run(["scancel", *jobs], check=False)
         time.sleep(1)
 
 
 def slurm_jobs(folder: Path, attempts: int = 30) -> list[str]:
-    """Jobs of this user that wait or run in the folder; Snakemake gives sbatch its true path.
+    """Numbers of this user's jobs that wait or run in the folder.
 
     Raises:
         UserError: Slurm has not answered for a minute.
@@ -236,14 +237,14 @@ def slurm_jobs(folder: Path, attempts: int = 30) -> list[str]:
     for _ in range(attempts):
         asked = subprocess.run(command, capture_output=True, text=True)
         if asked.returncode == 0:
-            jobs = [line.split(maxsplit=1) for line in asked.stdout.splitlines()]
+            jobs = [line.split(maxsplit=1) for line in asked.stdout.splitlines()]  # number and real path
             return [job[0] for job in jobs if os.path.realpath(job[-1]) == os.path.realpath(folder)]
         time.sleep(2)
     raise UserError(f"Slurm does not answer ({' '.join(asked.stderr.split())}): cancel the jobs in {folder} yourself")
 
 
 def slurm_settings() -> Any:
-    """The plugin, imported here alone: that takes seconds where Slurm is configured but down."""
+    """Settings of Snakemake's Slurm plugin, imported only here, which takes seconds where Slurm is down."""
     from snakemake_executor_plugin_slurm import ExecutorSettings
 
     asked = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True, check=True).stdout

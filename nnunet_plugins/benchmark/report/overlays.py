@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from nnunet_plugins.benchmark.readers import label_manager, reader_of
 from nnunet_plugins.benchmark.report.results import Results
 from nnunet_plugins.benchmark.report.statistics import case_values, cells, finished_trainers
-from nnunet_plugins.benchmark.runs import Run, dataset_json, images_folder, predictions, references, runs
-from nnunet_plugins.benchmark.suite import Suite
+from nnunet_plugins.benchmark.runs import Run, dataset_json, images_folder, predictions, references
+from nnunet_plugins.benchmark.survey import Survey
 
 LABEL_COLOURS = ("#00e060", "#ff4040", "#40a0ff", "#ffd000", "#ff60ff", "#00e0e0", "#ff9030", "#b080ff")
 
 
-def draw_overlays(suite: Suite, results: Results, folder: Path) -> list[tuple[str, str]]:
+def draw_overlays(survey: Survey, results: Results, folder: Path) -> list[tuple[str, str]]:
     """Write a PNG for each dataset, configuration and part; names without ending, and captions.
 
     Predictions are those of the first repetition; of a test set, those of its first fold's model.
@@ -31,7 +31,7 @@ def draw_overlays(suite: Suite, results: Results, folder: Path) -> list[tuple[st
         trainers = finished_trainers(cell, results.record, dataset)
         shown = cell[cell.trainer.isin(trainers) & (cell.repeat == 1)]
         chosen = best_median_worst(shown)
-        own = [run for run in runs(suite) if (run.dataset, run.configuration) == (dataset, configuration)]
+        own = [run for run in survey.runs if (run.dataset, run.configuration) == (dataset, configuration)]
         if chosen and images_folder(own[0], part).is_dir():  # a dataset may be there preprocessed alone
             figure = overlay_figure(chosen, shown, [run for run in own if run.trainer in trainers], part)
             name = f"overlays_{dataset}_{configuration}_{part}"

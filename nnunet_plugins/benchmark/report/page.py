@@ -11,7 +11,7 @@ from jinja2 import Environment
 
 from nnunet_plugins.benchmark.report import figures, overlays, tables
 from nnunet_plugins.benchmark.report.results import collect
-from nnunet_plugins.benchmark.suite import Suite
+from nnunet_plugins.benchmark.survey import Survey
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.files import write_json
 
@@ -28,7 +28,7 @@ class Picture(NamedTuple):
     caption: str
 
 
-def write_report(suite: Suite, folder: Path, with_cases: bool = True) -> Path:
+def write_report(survey: Survey, folder: Path, with_cases: bool = True) -> Path:
     """Write the report whole, or leave what is there.
 
     Args:
@@ -47,7 +47,7 @@ def write_report(suite: Suite, folder: Path, with_cases: bool = True) -> Path:
         raise UserError(
             f"{folder} holds {foreign[0]!r}, which is no part of a report: choose another folder, or move that"
         )
-    results = collect(suite)
+    results = collect(survey)
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -57,7 +57,7 @@ def write_report(suite: Suite, folder: Path, with_cases: bool = True) -> Path:
         analysis = tables.analyse(tables.read_data(temporary))  # of the files, as verify makes it
         captions = {"svg": figures.draw_all(analysis, temporary / "figures"), "png": []}
         if with_cases:
-            captions["png"] = overlays.draw_overlays(suite, analysis.results, temporary / "figures")
+            captions["png"] = overlays.draw_overlays(survey, analysis.results, temporary / "figures")
         write_json(temporary / CAPTIONS, captions)
         for name, content in made_files(analysis, temporary).items():
             (temporary / name).write_bytes(content)

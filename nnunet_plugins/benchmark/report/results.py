@@ -10,9 +10,11 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from nnunet_plugins.benchmark.jobs.receipts import read_receipt
 from nnunet_plugins.benchmark.metrics import HIGHER_IS_BETTER
-from nnunet_plugins.benchmark.runs import VALIDATION, Run, dataset_json, is_done, runs, work_folder
+from nnunet_plugins.benchmark.runs import VALIDATION, Run, dataset_json, work_folder
 from nnunet_plugins.benchmark.suite import Suite
+from nnunet_plugins.benchmark.survey import Survey
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.files import read_json, usable_cores
 
@@ -39,7 +41,7 @@ class Results(NamedTuple):
     """The suite, the datasets, the machine and the software."""
 
 
-def collect(suite: Suite) -> Results:
+def collect(survey: Survey) -> Results:
     """
     Raises:
         UserError: nothing is done yet.
@@ -47,26 +49,26 @@ def collect(suite: Suite) -> Results:
     cases: list[dict[str, Any]] = []
     trainings: list[dict[str, Any]] = []
     curves: list[pd.DataFrame] = []
-    for run in runs(suite):
-        if not is_done(run):
+    for run in survey.runs:
+        if run not in survey.done:
             continue
         about: dict[str, Any] = {"dataset": run.dataset, "configuration": run.configuration, "trainer": run.trainer}
         about |= {"repeat": run.repeat, "fold": run.fold}
-        receipt = read_json(run.trained)
-        rows = [row for row in read_json(run.validated)["cases"] if row["part"] in run.parts]
+        receipt = read_receipt(run.training_receipt)
+        rows = [row for row in read_receipt(run.validation_receipt)["cases"] if row["part"] in run.parts]
         cases += [about | row | {"cluster": run.data.cluster(row["case"])} for row in rows]
         trainings.append(about | training_row(run, receipt, rows))
         curve = pd.DataFrame(receipt["curves"]).assign(**about)
         curves.append(curve.assign(epoch=range(1, len(curve) + 1)))
     if not cases:
-        raise UserError(f"No training of {suite.name} is done yet: see 'nnunet-plugins benchmark status'")
+        raise UserError(f"No training of {survey.suite.name} is done yet: see 'nnunet-plugins benchmark status'")
     order = [*CELL, "repeat", "fold", "case", "label"]
     return Results(
         cases=pd.DataFrame(cases).reindex(columns=CASE_COLUMNS).sort_values(order, ignore_index=True),
         trainings=pd.DataFrame(trainings).reindex(columns=COST_COLUMNS),
         curves=pd.concat(curves, ignore_index=True),
-        costs=read_costs(suite),
-        record=record(suite),
+        costs=read_costs(survey),
+        record=record(survey),
     )
 
 
@@ -94,18 +96,19 @@ def cost_file(suite: Suite) -> Path:
     return work_folder(suite) / "cost.json"
 
 
-def read_costs(suite: Suite) -> pd.DataFrame:
+def read_costs(survey: Survey) -> pd.DataFrame:
     """What ``benchmark cost`` has measured of the suite as it is now."""
-    rows = read_json(cost_file(suite)) if cost_file(suite).exists() else []
-    wanted = {(run.dataset, run.configuration, run.trainer, run.data.plans) for run in runs(suite)}
+    path = cost_file(survey.suite)
+    rows = read_json(path, remedy="remove it, and run 'benchmark cost' again") if path.exists() else []
+    wanted = {(run.dataset, run.configuration, run.trainer, run.data.plans) for run in survey.runs}
     about = ("dataset", "configuration", "trainer", "plans")
     return pd.DataFrame(row for row in rows if tuple(row[name] for name in about) in wanted)
 
 
-def record(suite: Suite) -> dict[str, Any]:
+def record(survey: Survey) -> dict[str, Any]:
     """What a reader must know to judge the numbers, and ``verify`` to make the tables again."""
-    datasets = {}
-    for run in runs(suite):
+    suite, datasets = survey.suite, {}
+    for run in survey.runs:
         datasets[run.dataset] = {
             "converter": (dataset_json(run).get("conversion") or {}).get("name"),
             "tolerance": run.data.tolerance,

@@ -7,6 +7,7 @@ import pytest
 from nnunet_plugins.benchmark.jobs import engine
 from nnunet_plugins.benchmark.runs import stop_file
 from nnunet_plugins.benchmark.suite import Data, Suite
+from nnunet_plugins.benchmark.survey import survey
 from nnunet_plugins.errors import UserError
 
 SUITE = Suite("cells", ("A",), "A", 100, (Data(1),))
@@ -25,12 +26,11 @@ def gone(*_, **__):
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # tqdm closes itself once more
-def test_who_reads_the_output_may_go(folders, monkeypatch):
-    """The suite goes on without."""
+def test_suite_goes_on_when_the_reader_of_its_output_is_gone(folders, monkeypatch):
     monkeypatch.setattr(engine, "snakemake", lambda *_: time.sleep(1.2) is None)
     for name in ("update", "close"):
         monkeypatch.setattr(engine.tqdm, name, gone)
-    assert engine.supervise(SUITE, stop_file(SUITE), "local", ()) is True
+    assert engine.supervise(survey(SUITE), stop_file(SUITE), "local", ()) is True
 
 
 def test_what_snakemake_raises_is_not_lost(folders, monkeypatch):
@@ -39,7 +39,7 @@ def test_what_snakemake_raises_is_not_lost(folders, monkeypatch):
 
     monkeypatch.setattr(engine, "snakemake", snakemake)
     with pytest.raises(UserError, match="no such executor"):
-        engine.supervise(SUITE, stop_file(SUITE), "local", ())
+        engine.supervise(survey(SUITE), stop_file(SUITE), "local", ())
 
 
 @pytest.mark.parametrize("failing", [None, "print", "end_jobs"])

@@ -33,6 +33,7 @@ from nnunet_plugins.benchmark.report import figures, overlays, page, results, st
 from nnunet_plugins.benchmark.report.statistics import NUMBERS, result_table
 from nnunet_plugins.benchmark.runs import runs
 from nnunet_plugins.benchmark.suite import Data, Suite
+from nnunet_plugins.benchmark.survey import survey
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.files import write_json
 
@@ -839,19 +840,19 @@ def finish(run, seconds=(10.0, 30.0, 20.0), cases=("p1_a", "p2_a"), **measured):
     }
     curves = {name: [0.1, 0.2, None] for name in ("train_losses", "ema_fg_dice")}
     receipt = {"epoch_seconds": list(seconds), "curves": curves, "measured": measured, "machine": machine}
-    write_json(run.trained, receipt | {"sha256": {}, "parts": ["validation", "test"]})
+    write_json(run.training_receipt, receipt | {"sha256": {}, "parts": ["validation", "test"]})
     rows = [
         {"part": part, "case": case, "label": "cell", "key": "1", "outcome": "segmented", "volume_error": 1.0} | METRICS
         for part, names in (("validation", cases), ("test", ["p9_t"]))
         for case in names
     ]
-    write_json(run.validated, {"tolerance": 2.0, "parts": ["validation", "test"], "cases": rows})
+    write_json(run.validation_receipt, {"tolerance": 2.0, "parts": ["validation", "test"], "cases": rows})
 
 
 def test_collected_cases_name_their_training_and_their_patient(folders):
     for run in reversed(runs(COLLECTED)):
         finish(run, cases=(f"p2_{run.fold}", f"p1_{run.fold}"))
-    collected = results.collect(COLLECTED)
+    collected = results.collect(survey(COLLECTED))
     assert list(collected.cases.columns) == results.CASE_COLUMNS
     rows = collected.cases.to_dict("records")
     order = [tuple(row[name] for name in (*results.CELL, "repeat", "fold", "case", "label")) for row in rows]
@@ -866,14 +867,14 @@ def test_collected_cases_name_their_training_and_their_patient(folders):
 def test_a_test_set_that_another_suite_wanted_is_not_collected(folders):
     finish(runs(COLLECTED)[0])
     suite = replace(COLLECTED, datasets=(replace(COLLECTED.datasets[0], test=False),))
-    assert set(results.collect(suite).cases.part) == {"validation"}
+    assert set(results.collect(survey(suite)).cases.part) == {"validation"}
 
 
 def test_collected_trainings_have_medians_hours_and_gigabytes(folders):
     first, second, *_ = runs(COLLECTED)
     finish(first, validation_seconds=3.0, peak_bytes_allocated=2**30, peak_bytes_reserved=3 * 2**29, compiled=False)
     finish(second)
-    collected = results.collect(COLLECTED)
+    collected = results.collect(survey(COLLECTED))
     assert list(collected.trainings.columns) == results.COST_COLUMNS
     measured, unmeasured = (
         collected.trainings.astype(object).where(collected.trainings.notna(), None).to_dict("records")
@@ -895,22 +896,22 @@ def test_nothing_is_said_of_a_device_that_is_none(folders):
     """nnU-Net's debug.json has 'None' where there is no cuDNN."""
     run = runs(COLLECTED)[0]
     finish(run)
-    receipt = json.loads(run.trained.read_text())
-    write_json(run.trained, receipt | {"machine": receipt["machine"] | {"cudnn_version": "None"}})
-    assert results.collect(COLLECTED).trainings.cudnn_version.isna().all()
+    receipt = json.loads(run.training_receipt.read_text())
+    write_json(run.training_receipt, receipt | {"machine": receipt["machine"] | {"cudnn_version": "None"}})
+    assert results.collect(survey(COLLECTED)).trainings.cudnn_version.isna().all()
 
 
 def test_only_trainings_with_both_receipts_are_collected(folders):
     first, second, third, *_ = runs(COLLECTED)
     for run in (first, second, third):
         finish(run)
-    second.trained.unlink()
-    third.validated.unlink()
-    collected = results.collect(COLLECTED)
+    second.training_receipt.unlink()
+    third.validation_receipt.unlink()
+    collected = results.collect(survey(COLLECTED))
     assert len(collected.trainings) == 1 and set(collected.cases.trainer) == {REFERENCE}
-    first.validated.unlink()
+    first.validation_receipt.unlink()
     with pytest.raises(UserError, match="No training of collected is done yet"):
-        results.collect(COLLECTED)
+        results.collect(survey(COLLECTED))
 
 
 def test_measured_costs_are_collected_but_not_of_what_the_suite_no_longer_has(folders):
@@ -918,11 +919,11 @@ def test_measured_costs_are_collected_but_not_of_what_the_suite_no_longer_has(fo
     others = [cost_row(CELLS, THIRD), cost_row(SKIN, OTHER), cost_row(CELLS, OTHER, configuration="3d_fullres")]
     others.append(cost_row(CELLS, OTHER, plans="nnUNetResEncUNetMPlans"))
     write_json(results.cost_file(COLLECTED), [cost_row(CELLS, OTHER), *others])
-    assert results.collect(COLLECTED).costs.to_dict("records") == [cost_row(CELLS, OTHER)]
+    assert results.collect(survey(COLLECTED)).costs.to_dict("records") == [cost_row(CELLS, OTHER)]
 
 
 def test_record_describes_suite_datasets_machine_and_versions(folders):
-    record = results.record(COLLECTED)
+    record = results.record(survey(COLLECTED))
     assert json.loads(json.dumps(record))["suite"]["datasets"][0]["cluster_regex"] == r"(p\d)_"
     assert record["datasets"] == {
         CELLS: {
@@ -943,13 +944,13 @@ def test_record_of_a_dataset_without_raw_files_comes_from_the_preprocessed_one(f
     content = json.loads(description.read_text())
     description.unlink()
     write_json(folders / "nnUNet_preprocessed" / CELLS / "dataset.json", content | {"conversion": None})
-    assert results.record(COLLECTED)["datasets"][CELLS]["converter"] is None
+    assert results.record(survey(COLLECTED))["datasets"][CELLS]["converter"] is None
 
 
 def test_collected_results_become_a_report_that_is_verified(folders, quick, monkeypatch):
     for run in runs(COLLECTED)[:-1]:
         finish(run)
     monkeypatch.setattr(page, "collect", results.collect)
-    written = page.write_report(COLLECTED, folders / "report")
+    written = page.write_report(survey(COLLECTED), folders / "report")
     assert page.verify(written.parent) == []
     assert f"Unfinished: {CELLS} 2d {OTHER} has 3/4 folds" in (written.parent / "results.md").read_text()

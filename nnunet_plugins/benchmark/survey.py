@@ -1,0 +1,45 @@
+"""The runs of a suite and their state, computed once per command and handed on."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from nnunet_plugins.benchmark.jobs.receipts import State, state_of
+from nnunet_plugins.benchmark.runs import Run, runs
+from nnunet_plugins.benchmark.suite import Suite
+
+
+@dataclass(frozen=True)
+class Survey:
+    """A suite, its runs, and which of them are done.
+
+    States are read from the files when they are first asked for, and stay as they were then: this hashes all
+    predictions, which commands that only need the runs do not pay for.
+    """
+
+    suite: Suite
+    runs: tuple[Run, ...]
+    earlier: Mapping[Run, State] = field(default_factory=dict, repr=False, compare=False)
+    """States of an earlier survey, which saves hashing what was hashed for them."""
+
+    @cached_property
+    def states(self) -> dict[Run, State]:
+        return {run: state_of(run, self.earlier.get(run)) for run in self.runs}
+
+    @cached_property
+    def done(self) -> frozenset[Run]:
+        """Runs whose metrics are there, as the suite wants them."""
+        return frozenset(run for run, state in self.states.items() if state.done)
+
+    def again(self) -> "Survey":
+        """A survey of the same runs as they are now."""
+        return Survey(self.suite, self.runs, self.states)
+
+
+def survey(suite: Suite) -> Survey:
+    """Survey of all runs of a suite.
+
+    Raises:
+        UserError: nnU-Net's folders are not set, or a dataset is in none of them.
+    """
+    return Survey(suite, tuple(runs(suite)))

@@ -16,3 +16,7 @@ class Docstrings(griffe.Extension):
         if obj.docstring:
             text = ROLE.sub(r"``\1``", obj.docstring.value)
             obj.docstring.value = EXAMPLE.sub(r"\1Examples:", text)
+
+    def on_module_members(self, *, mod: griffe.Module, **_: Any) -> None:
+        """Show every class once, in the module that defines it, and not again in the package that exports it."""
+        mod.exports = None

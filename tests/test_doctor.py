@@ -123,7 +123,7 @@ def test_a_class_of_the_user_with_the_name_of_ours_is_named(healthy, monkeypatch
 
 def test_a_trainer_that_cannot_be_imported_does_not_hide_the_others(monkeypatch):
     table = doctor.TRAINERS
-    broken = table["DCFFSNetTrainer"]._replace(module="no_such_module")
+    broken = table["DCFFSNetTrainer"]._replace(base="no_such_module.Trainer")
     monkeypatch.setitem(table, "BrokenTrainer", broken)
     findings = list(doctor.trainers())
     assert [finding.text.split()[0] for finding in problems(findings)] == ["BrokenTrainer"]

@@ -1,4 +1,7 @@
-"""Proves: nnU-Net finds the trainer that CONTRIBUTING.md prints as an example; it trains and predicts as printed."""
+"""Proves: the trainers that CONTRIBUTING.md and the pages print as examples work as printed.
+
+nnU-Net finds the one of CONTRIBUTING.md, which has a network of its own; it trains and predicts.
+"""
 
 import os
 import re
@@ -16,13 +19,19 @@ from nnunet_plugins.trainers.base import PluginTrainer
 
 REPOSITORY = Path(__file__).parents[2]
 SECTION = "## A trainer in a folder of your own"
+PYTHON_CODE = re.compile(r"```python\n(.*?)```", re.DOTALL)
+EXAMPLES = {
+    page.name: code
+    for page in sorted((REPOSITORY / "docs").glob("*.md"))
+    for code in PYTHON_CODE.findall(page.read_text())
+}
 
 
 @pytest.fixture
 def example(tmp_path) -> Path:
     """A user's folder with the example's file."""
     section = (REPOSITORY / "CONTRIBUTING.md").read_text().partition(SECTION)[2].partition("\n## ")[0]
-    (code,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    (code,) = PYTHON_CODE.findall(section)
     folder = tmp_path / "my_trainers"
     folder.mkdir()
     (folder / "tiny.py").write_text(code)
@@ -52,3 +61,17 @@ def test_the_example_of_contributing_trains_and_predicts(example, few_cells, mon
     assert len(list(Path(trainer.output_folder, "validation").glob("*.png"))) == 1
     checkpoint = torch.load(Path(trainer.output_folder, "checkpoint_final.pth"), weights_only=False)
     assert checkpoint["trainer_name"] == "TinyTrainer_1epoch_1iterations"
+
+
+@pytest.mark.parametrize("page", EXAMPLES)
+def test_the_example_of_a_page_is_a_trainer_with_a_network(page):
+    names: dict[str, type] = {"__name__": "my_trainers"}
+    exec(EXAMPLES[page], names)
+    (trainer,) = [found for found in names.values() if getattr(found, "__module__", None) == "my_trainers"]
+    assert issubclass(trainer, PluginTrainer)
+    with torch.device("meta"):
+        assert sum(parameter.numel() for parameter in trainer.reference_network().parameters())
+
+
+def test_the_pages_of_methods_have_examples():
+    assert {"condseg.md", "dcsnet.md", "drgo.md", "medfusion_transnet.md", "own_trainers.md"} <= set(EXAMPLES)

@@ -24,7 +24,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import trange
 
-from nnunet_plugins.architectures import ConDSeg, condseg
+from nnunet_plugins.architectures import ConDSeg
+from nnunet_plugins.architectures.condseg import NUM_LEVELS
+from nnunet_plugins.architectures.layers import contrast
 from nnunet_plugins.architectures.layers.windows import aggregate_windows
 from nnunet_plugins.benchmark.cost import storage_bytes
 from nnunet_plugins.losses import ConDSegLoss
@@ -88,7 +90,7 @@ def training_step(patch: Sequence[int], window: int, setting: Setting, *, exact:
     image, mask = image.to(setting.device, dtype), mask.to(setting.device)
 
     def forward(form: Aggregation) -> Tensor:
-        with mock.patch.object(condseg, "aggregate_windows", form), torch.autocast("cuda", enabled=autocast):
+        with mock.patch.object(contrast, "aggregate_windows", form), torch.autocast("cuda", enabled=autocast):
             return loss(network(image), mask)
 
     return Operation(forward, list(network.parameters()))
@@ -97,7 +99,7 @@ def training_step(patch: Sequence[int], window: int, setting: Setting, *, exact:
 def operations(patch: Sequence[int], window: int, setting: Setting, *, exact: bool) -> dict[str, Operation]:
     """What is compared, by name."""
     made = {}
-    for depth in range(1, condseg.NUM_LEVELS + 1):
+    for depth in range(1, NUM_LEVELS + 1):
         size = [-(-length // 2**depth) for length in patch]
         made[f"aggregation, {'x'.join(map(str, size))}"] = aggregation(size, window, setting, exact=exact)
     made[f"ConDSeg, {'x'.join(map(str, patch))}"] = training_step(patch, window, setting, exact=exact)

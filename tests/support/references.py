@@ -1,5 +1,7 @@
-"""Plain, slow forms of computations of the package, for more than one test."""
+"""Plain, slow forms of operations, and weights to compare them with, for more than one test."""
 
+import torch
+from torch import nn
 from torch.nn import functional as F
 
 
@@ -14,3 +16,12 @@ def literal_aggregation(values, outer, inner):
     weighted = outer @ (inner @ unfolded)
     weighted = weighted.permute(0, 1, 4, 3, 2).reshape(batch, -1, height * width)
     return F.fold(weighted, (height, width), window, padding=window // 2).view_as(values)
+
+
+def randomise(module: nn.Module) -> nn.Module:
+    """Move weights away from the initial state, in which gates of zero and norms of one would hide mistakes."""
+    torch.manual_seed(0)
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.is_floating_point():
+            tensor.data = torch.rand_like(tensor) * 0.2 + 0.05
+    return module.double().eval()

@@ -142,6 +142,12 @@ def initial_weights(narrow, request) -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def no_progress_pictures(monkeypatch) -> None:
+    """Leave out nnU-Net's picture of the training's progress, half a second after every epoch."""
+    monkeypatch.setattr("nnunetv2.training.logging.nnunet_logger.MetaLogger.plot_progress_png", lambda *args: None)
+
+
 @pytest.fixture(scope="session")
 def trained(planned) -> Callable[[str], Path]:
     """``trained(name)``: the model folder of a training of one epoch of two iterations, validated; made once."""

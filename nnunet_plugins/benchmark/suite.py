@@ -33,7 +33,7 @@ class Data:
     test: bool = False
     """Whether ``imagesTs`` are predicted too and compared with ``labelsTs``."""
     trainers: tuple[str, ...] = ()
-    """Those of the suite's trainers that can do this dataset; if empty, all can."""
+    """Trainers of the suite that can do this dataset; if empty, all can."""
 
     def cluster(self, case: str) -> str:
         """The statistical unit that a case belongs to."""

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from support.cell_datasets import LABELS, REGIONS_IGNORE, VOLUMES, dataset_name, load_plans, make_trainer
+from support.narrow import narrow_networks
 from torch import nn
 
 from nnunet_plugins.benchmark import cost
@@ -133,8 +134,9 @@ def test_flops_of_a_convolution_are_twice_its_multiplications_of_one_patch(resul
     assert contestant.trainer.network.training and contestant.trainer.network.decoder.deep_supervision
 
 
-def test_a_method_of_two_stages_is_measured_in_its_last(results):
+def test_a_method_of_two_stages_is_measured_in_its_last(results, monkeypatch):
     """The last stage is the one that predicts, and that most epochs train."""
+    narrow_networks(monkeypatch.setattr)
     first, second = (
         Contestant(make_trainer(name, LABELS), *random_batch((32, 32), 2, 3, 3))
         for name in ("ConDSegTrainer_oneStage", "ConDSegTrainer")

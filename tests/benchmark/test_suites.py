@@ -27,7 +27,7 @@ TWO_CASES_OF_A_PATIENT_AND_ANOTHERS = {
     521: ("patient001_frame01", "patient001_frame12", "patient011_frame01"),
     523: ("Image_01L", "Image_01R", "Image_11L"),
 }
-"""As the converters name cases."""
+"""Names of cases as the converters write them."""
 
 PUBLISHED = tomllib.loads((files("nnunet_plugins.benchmark.report") / "published.toml").read_text(encoding="utf-8"))[
     "results"

@@ -141,7 +141,7 @@ def snakemake(suite: Suite, suite_file: Path, executor: Executor, gpus: Sequence
 
 
 def resource_settings(suite: Suite, slurm: bool, num_gpus: int) -> Any:
-    """What Snakemake may use at a time: cores and GPUs of this machine, or a number of Slurm's jobs."""
+    """Limits of what Snakemake uses at a time: cores and GPUs of this machine, or a number of Slurm's jobs."""
     from snakemake.settings.types import ResourceSettings
 
     if slurm:

@@ -30,7 +30,7 @@ from nnunet_plugins.benchmark.jobs.receipts import (
     read_receipt,
     state_of,
 )
-from nnunet_plugins.benchmark.report.results import collect
+from nnunet_plugins.benchmark.report.collection import collect
 from nnunet_plugins.benchmark.runs import Run, runs, stop_file
 from nnunet_plugins.benchmark.suite import Data, Resources, Suite, read_suite
 from nnunet_plugins.benchmark.survey import survey

@@ -12,6 +12,7 @@ import pytest
 from support.benchmark_results import OTHER, REFERENCE, THIRD, results_of, rows_of, suite_of
 
 from nnunet_plugins.benchmark.report import page, tables
+from nnunet_plugins.benchmark.survey import Survey
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chrome")
 needs_browser = pytest.mark.skipif(BROWSER is None, reason="there is no chromium or google-chrome here")
@@ -32,7 +33,25 @@ ASCENDING = {
     "p": ["< 0.001", "0.002", "0.010", "0.500", "1.000", ""],
     "folds": ["0/5 folds", "3/5 folds", "4/5 folds", "5/5", "10/10", ""],
 }
-SORTING = tables.Table("Sorting", list(COLUMNS), [list(row) for row in zip(*COLUMNS.values(), strict=True)])
+NUMBERS = {
+    "Dice ↑": [9.5, 10.2, None, 100, 0.5, -3.25],
+    "Dice − x": [0.25, -0.1, -0.2, None, 0.05, -0.3],
+    "p": [0.5, 0.0002, None, 0.01, 1, 0.002],
+    "folds": [5, 3, 0, 10, 4, None],
+    "p near": [0.00104, 0.0009, 0.01, 0.00102, 0.0008, None],
+}
+"""Numbers behind the texts, by which the page sorts."""
+SORTING = tables.Table(
+    "Sorting",
+    list(COLUMNS),
+    [
+        [
+            tables.Cell(text, NUMBERS[name][row] if name in NUMBERS else None)
+            for name, text in zip(COLUMNS, texts, strict=True)
+        ]
+        for row, texts in enumerate(zip(*COLUMNS.values(), strict=True))
+    ],
+)
 
 EARLY = """<script>
 window.found = {errors: []};
@@ -82,8 +101,8 @@ def written(tmp_path_factory) -> Path:
     all_tables = tables.all_tables
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(page, "collect", lambda _: results)
-        monkeypatch.setattr(tables, "all_tables", lambda analysis: [*all_tables(analysis), SORTING])
-        return page.write_report(suite, tmp_path_factory.mktemp("page") / "report", with_cases=False)
+        monkeypatch.setattr(page, "all_tables", lambda analysis: [*all_tables(analysis), SORTING])
+        return page.write_report(Survey(suite, ()), tmp_path_factory.mktemp("page") / "report", with_cases=False)
 
 
 def opened(written: Path, folder: Path, width: int) -> tuple[dict, str]:

@@ -1,9 +1,10 @@
 # Every target does all set-up itself, in .venv; any Python from 3.11 will do: make demo PYTHON=python3.12
-# Options for the command itself: make demo ARGS="--epochs 10 --keep my_folder", make test ARGS="-k demo"
+# Options for the command itself: make demo ARGS="--epochs 10 --keep my_folder", make test ARGS="-k DLKUNet"
 PYTHON ?= python3
 BIN := .venv/bin
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: install demo test lint clean
+.PHONY: install demo test test-rest test-all lint docs clean
 
 install: .venv/.installed
 
@@ -16,13 +17,23 @@ install: .venv/.installed
 demo: install
 	$(BIN)/nnunet-plugins demo $(ARGS)
 
+# The first tier, the second, and both.
 test: install
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(PYTEST) -m "not slow" $(ARGS)
+
+test-rest: install
+	$(PYTEST) -m slow $(ARGS)
+
+test-all: install
+	$(PYTEST) $(ARGS)
 
 lint: install
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+docs: install
+	$(BIN)/mkdocs build --strict $(ARGS)
 
 clean:
 	rm -rf .venv

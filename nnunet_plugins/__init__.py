@@ -1,7 +1,7 @@
 """Published segmentation methods as nnU-Net v2 trainers.
 
-Importing this package costs nothing: it is imported at every start of the interpreter (see ``_startup``), so torch and
-nnU-Net are left to the modules that need them.
+This module imports nothing, because Python imports it at every start (see ``_startup``): torch and nnU-Net are imported
+by the modules that need them.
 """
 
 __version__ = "0.1.0"

@@ -1,7 +1,7 @@
-"""Tell nnU-Net where our trainers are, at interpreter start, by extending its own variable ``nnUNet_extTrainer``.
+"""Add our folder to nnU-Net's search path ``nnUNet_extTrainer`` when Python starts.
 
 ``nnunet_plugins_autoload.pth`` (Python < 3.18) or ``.start`` (PEP 829, Python >= 3.15) in site-packages calls
-:func:`activate`. Only ``os`` is imported: this runs in every Python process of the environment.
+``activate``. This module imports only ``os``, because it runs in every Python process of the environment.
 """
 
 import os
@@ -12,7 +12,7 @@ DISCOVERY_FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "_di
 
 
 def search_path(current: str | None) -> str:
-    """Return ``nnUNet_extTrainer`` with our folder appended once; the user's own entries stay first."""
+    """Return the value of ``nnUNet_extTrainer`` with our folder appended once, after the user's own folders."""
     entries = [entry for entry in (current or "").split(os.pathsep) if entry.strip()]
     if DISCOVERY_FOLDER not in entries:
         entries.append(DISCOVERY_FOLDER)
@@ -25,11 +25,11 @@ def extend() -> None:
 
 
 def switched_off() -> bool:
-    """Whether the user wants nothing done at interpreter start."""
+    """Whether the user has switched off the extension of the search path at the start of Python."""
     return os.environ.get(DISABLE_VARIABLE, "").lower() in ("1", "true", "t")
 
 
 def activate() -> None:
-    """What every start of the interpreter does: :func:`extend`, unless the user switched that off."""
+    """Extend the search path at the start of Python, unless the user has switched that off."""
     if not switched_off():
         extend()

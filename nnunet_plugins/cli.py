@@ -1,6 +1,7 @@
-"""The command line ``nnunet-plugins``: parse, call, print.
+"""The command line ``nnunet-plugins``: parse the arguments, call the command, print its result.
 
-Nothing heavy is imported before the command is known: nnU-Net's spawned workers import this module once more.
+Modules that import torch or nnU-Net are imported by the commands that need them: each of nnU-Net's spawned workers
+imports this module again.
 """
 
 import argparse
@@ -17,7 +18,8 @@ from pathlib import Path
 from nnunet_plugins import __version__, _startup
 from nnunet_plugins.errors import UserError
 
-PREFIX = "nnUNetv2_"  # of nnU-Net's own commands
+PREFIX = "nnUNetv2_"
+"""Start of the names of nnU-Net's own commands."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -28,12 +30,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         else:
             options = parse(arguments)
             COMMANDS[options.command](options)
+        sys.stdout.flush()  # a reader that has gone away must be met here, not when Python ends
     except UserError as error:
         raise SystemExit(str(error)) from error
     except KeyboardInterrupt:
         raise SystemExit(130) from None
-    except BrokenPipeError:  # as of `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at the end
+    except BrokenPipeError:  # the reader has closed the pipe, e.g. `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes stdout once more at its end
         raise SystemExit(128 + signal.SIGPIPE) from None
 
 
@@ -64,43 +67,38 @@ def add_convert(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         help="turn a download into nnUNet_raw/DatasetNNN_Name",
         description="Turn a download, as its owners publish it, into nnUNet_raw/DatasetNNN_Name. See docs/datasets.md.",
     )
-    convert.add_argument("name", nargs="?", metavar="NAME", help="of the published dataset (--list), or 'folder'")
-    convert.add_argument("source", nargs="?", type=Path, metavar="SOURCE", help="the downloaded folder or archive")
-    convert.add_argument("--list", action="store_true", help="print all datasets, with licences and pages")
-    convert.add_argument("-d", "--dataset-id", type=int, metavar="N", help="number of the dataset; default: see --list")
-    convert.add_argument("--dry-run", action="store_true", help="check everything and write nothing")
-    convert.add_argument("--paper-split", action="store_true", help="the published split instead of five folds")
-    convert.add_argument("--regions", action="store_true", help="overlapping regions instead of labels (lits17)")
-    convert.add_argument(
-        "--max-foreground-fraction", type=float, metavar="F", help="leave out cases with this much foreground or more"
-    )
-    convert.add_argument(
+    add = convert.add_argument
+    add("name", nargs="?", metavar="NAME", help="of the published dataset (--list), or 'folder'")
+    add("source", nargs="?", type=Path, metavar="SOURCE", help="the downloaded folder or archive")
+    add("--list", action="store_true", help="print all datasets, with licences and pages")
+    add("-d", "--dataset-id", type=int, metavar="N", help="number of the dataset; default: see --list")
+    add("--dry-run", action="store_true", help="check everything and write nothing")
+    add("--paper-split", action="store_true", help="the published split instead of five folds")
+    add("--regions", action="store_true", help="overlapping regions instead of labels (lits17)")
+    add("--max-foreground-fraction", type=float, metavar="F", help="leave out cases with this much foreground or more")
+    add(
         "--trust-image-geometry",
         action="store_true",
         help="give masks the spacing, origin and direction of their images",
     )
-    convert.add_argument(
-        "--groups", type=Path, metavar="CSV", help="table of cases and groups; folds never divide a group"
-    )
-    convert.add_argument("--near-duplicates", action="store_true", help="keep images that look alike in one fold")
-    convert.add_argument("--overwrite", action="store_true", help="replace the dataset and its folds if they exist")
-    convert.add_argument("-np", type=int, metavar="N", help="number of processes; default: as many as cores")
-    folder = convert.add_argument_group(
-        "only for 'folder'", "Patterns go in quotes; what * stands for pairs the files."
-    )
-    folder.add_argument(
-        "--images", nargs="+", metavar="PATTERN", help="of images, e.g. 'images/*.png'; one per channel"
-    )
-    folder.add_argument("--masks", metavar="PATTERN", help="of masks, e.g. 'masks/*_mask.png'")
-    folder.add_argument("--dataset-name", metavar="NAME", help="the Name in DatasetNNN_Name")
-    folder.add_argument("--channels", nargs="+", metavar="NAME", help="e.g. CT; default: R G B, grey or image")
-    folder.add_argument(
-        "--label-map",
-        nargs="+",
-        metavar="VALUE=NAME",
-        help="e.g. 0=background 128=polyp 255=tool; default: two classes",
-    )
-    folder.add_argument("--threshold", type=float, metavar="T", help="foreground is what is brighter than T")
+    add("--groups", type=Path, metavar="CSV", help="table of cases and groups; folds never divide a group")
+    add("--near-duplicates", action="store_true", help="keep images that look alike in one fold")
+    add("--overwrite", action="store_true", help="replace the dataset and its folds if they exist")
+    add("-np", type=int, metavar="N", help="number of processes; default: as many as cores")
+    add_folder_options(convert)
+
+
+def add_folder_options(convert: argparse.ArgumentParser) -> None:
+    """Add the options of ``convert`` that describe a user's own images and masks."""
+    group = convert.add_argument_group("only for 'folder'", "Patterns go in quotes; what * stands for pairs the files.")
+    add = group.add_argument
+    add("--images", nargs="+", metavar="PATTERN", help="of images, e.g. 'images/*.png'; one per channel")
+    add("--masks", metavar="PATTERN", help="of masks, e.g. 'masks/*_mask.png'")
+    add("--dataset-name", metavar="NAME", help="the Name in DatasetNNN_Name")
+    add("--channels", nargs="+", metavar="NAME", help="e.g. CT; default: R G B, grey or image")
+    label_map = "e.g. 0=background 128=polyp 255=tool; default: two classes"
+    add("--label-map", nargs="+", metavar="VALUE=NAME", help=label_map)
+    add("--threshold", type=float, metavar="T", help="foreground is what is brighter than T")
 
 
 def add_benchmark(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -167,7 +165,7 @@ def print_environment(_: argparse.Namespace) -> None:
 
 
 def importable_by_itself() -> bool:
-    """Whether an interpreter finds this very package with neither PYTHONPATH nor the current directory."""
+    """Whether Python finds this installation of the package without PYTHONPATH and the current directory."""
     command = "import nnunet_plugins; print(nnunet_plugins.__file__)"
     found = subprocess.run([sys.executable, "-EPc", command], capture_output=True, text=True).stdout.strip()
     return bool(found) and Path(found).resolve().parent == Path(__file__).resolve().parent
@@ -213,7 +211,11 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
 
 
 def run_nnunet_command(command: str, *arguments: str) -> None:
-    """Run nnU-Net's own command in this process; our trainers are found even if that is switched off at startup."""
+    """Run one of nnU-Net's commands in this process, with our trainers on its search path.
+
+    Raises:
+        UserError: nnU-Net has no such command, or this nnU-Net cannot be used.
+    """
     require_nnunet()
     entry_points = {
         entry_point.name.removeprefix(PREFIX): entry_point

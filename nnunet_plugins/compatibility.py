@@ -1,4 +1,4 @@
-"""Is the nnU-Net that this environment imports one that our trainers can run in?
+"""Checks whether our trainers can run in the nnU-Net that this environment imports.
 
 Forks that install themselves under nnU-Net's name are common; in one of them a trainer fails late and strangely.
 """
@@ -18,7 +18,7 @@ TRAINER_PARAMETERS = ["self", "plans", "configuration", "fold", "dataset_json", 
 
 
 def nnunet_problem() -> str | None:
-    """What is wrong with the ``nnunetv2`` that gets imported, and the remedy, in a sentence; ``None`` if it will do."""
+    """Problem of the ``nnunetv2`` that gets imported, with the remedy, in a sentence; ``None`` if there is none."""
     spec = importlib.util.find_spec("nnunetv2")
     if spec is None or spec.origin is None:
         return f"nnunetv2 is not installed in this environment: {INSTALL}"
@@ -40,7 +40,7 @@ def nnunet_problem() -> str | None:
 
 
 def overwriting_problem() -> str | None:
-    """What other distributions did to nnU-Net's files, if any brought the same package (slow; for ``doctor``)."""
+    """Other distributions that wrote over nnU-Net's files, in a sentence with the remedy (slow; for ``doctor``)."""
     if not (others := other_providers()):
         return None
     names = " ".join(others)
@@ -48,7 +48,7 @@ def overwriting_problem() -> str | None:
 
 
 def trainer_problem(trainer: type) -> str | None:
-    """What is wrong with nnU-Net's trainer class, ``None`` if its constructor is the one that ours expects."""
+    """Problem of nnU-Net's trainer class in a sentence; ``None`` if its constructor is the one that ours expects."""
     parameters = list(inspect.signature(trainer.__init__).parameters)  # type: ignore[misc]
     if parameters == TRAINER_PARAMETERS:
         return None
@@ -56,19 +56,19 @@ def trainer_problem(trainer: type) -> str | None:
 
 
 def other_providers() -> list[str]:
-    """The installed distributions, other than nnU-Net, that contain a package nnunetv2 (reads all lists of files)."""
+    """Installed distributions other than nnU-Net that contain a package nnunetv2 (reads all lists of files)."""
     return sorted(set(importlib.metadata.packages_distributions().get("nnunetv2", [])) - {"nnunetv2"})
 
 
 def remove_other_providers(place: Path) -> str:
-    """How to get rid of a package nnunetv2 that is not nnU-Net's."""
+    """Remedy against a package nnunetv2 that is not nnU-Net's."""
     if others := other_providers():
         return f"pip uninstall {' '.join(others)}"
     return f"take {place.parent} off PYTHONPATH, or leave that directory"
 
 
 def installed_at(distribution: importlib.metadata.Distribution, place: Path) -> bool:
-    """Whether the distribution's own files are at ``place``; taken to be so for editable installs, which list none."""
+    """Whether the distribution's own files are at ``place``; assumed of editable installs, which list none."""
     package_file = next((f for f in distribution.files or [] if f.parts == ("nnunetv2", "__init__.py")), None)
     return package_file is None or Path(str(package_file.locate())).resolve().parent == place.resolve()
 

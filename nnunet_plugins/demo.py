@@ -1,11 +1,9 @@
 """The demo: nnU-Net's whole pipeline with one of our trainers on synthetic images, in minutes and without a download.
 
-It runs the commands that a user types, each in a process of its own and shown as it is typed: whoever has watched the
-demo knows how to treat data of their own. The images are drawn by :mod:`nnunet_plugins.synthetic`: what is reached on
-them says that the pipeline works, not how good a method is.
+It runs the commands that a user types, each in a process of its own and shown as it is typed, as an example for data of
+one's own. Scores on the synthetic images show that the pipeline works, not how good a method is.
 """
 
-import json
 import os
 import re
 import shlex
@@ -28,21 +26,21 @@ from skimage.io import imread
 from nnunet_plugins import _startup
 from nnunet_plugins.compatibility import nnunet_problem
 from nnunet_plugins.errors import UserError
-from nnunet_plugins.files import usable_cores
+from nnunet_plugins.files import read_json, usable_cores
 from nnunet_plugins.synthetic import write_dataset
 from nnunet_plugins.trainers import TRAINERS
 
 DEFAULT_EPOCHS = 4
 ITERATIONS = 40
-"""Training steps of an epoch: few, long epochs, for nnU-Net saves all weights after nearly every epoch."""
+"""Training steps of an epoch; epochs are few and long because nnU-Net saves all weights after nearly every one."""
 NUM_TRAIN, NUM_TEST = 32, 8
 DATASET_ID = 501
 DATASET = f"Dataset{DATASET_ID}_SyntheticNuclei"
 DEFAULT_FOLDER = Path("nnunet_plugins_demo")
 MARKER = ".nnunet_plugins_demo"
-"""File by which the demo knows a folder as its own."""
+"""File that marks a folder as made by the demo."""
 ENTRIES = ("raw", "preprocessed", "results", "predictions", "demo.log", "demo.png")
-"""All that the demo writes into its folder, and all that it ever removes there."""
+"""Everything that the demo writes into its folder; nothing else is ever removed there."""
 
 
 def run_demo(keep: Path | None, trainer: str, epochs: int, *, iterations: int = ITERATIONS) -> None:
@@ -51,8 +49,9 @@ def run_demo(keep: Path | None, trainer: str, epochs: int, *, iterations: int = 
     Args:
         keep: folder in which everything stays. Without it the demo works in ``nnunet_plugins_demo`` in the current
             directory, and removes the trained model in the end: its checkpoints take over a gigabyte.
-        trainer: a name from the table of trainers, without a length.
-        epochs: of ``iterations`` training steps each.
+        trainer: name from the table of trainers, without a length.
+        epochs: number of epochs.
+        iterations: number of training steps in each epoch.
 
     Raises:
         UserError: an argument, the folder or the installed nnU-Net will not do, or one of nnU-Net's commands failed.
@@ -66,28 +65,18 @@ def run_demo(keep: Path | None, trainer: str, epochs: int, *, iterations: int = 
         raise UserError(f"--epochs {epochs}: expected at least 1.")
     if problem := nnunet_problem():
         raise UserError(f"nnunet-plugins cannot use this nnU-Net: {problem}")
+    import torch
+
     start = time.monotonic()
     folder = prepare_folder(keep or DEFAULT_FOLDER)
-    device = choose_device()
-    name = f"{trainer}_{epochs}epoch{'s' if epochs > 1 else ''}_{iterations}iterations"
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     print(
         f"{trainer} in nnU-Net's pipeline, on the {'GPU' if device == 'cuda' else 'CPU'}.\n"
         f"The images are SYNTHETIC: touching, noisy nuclei, drawn now; {NUM_TRAIN} to train, {NUM_TEST} held out.\n"
         "Lines with a dollar sign are what you would type.\n"
     )
     write_dataset(folder / "raw" / DATASET, num_train=NUM_TRAIN, num_test=NUM_TEST)
-
-    shell = Shell(folder)
-    workers = f"-npfp {shell.workers} -np {shell.workers}"
-    model = f"-d {DATASET_ID} -c 2d -f 0 -tr {name} -device {device}"
-    shell.run(f"nnUNetv2_plan_and_preprocess -d {DATASET_ID} -c 2d --verify_dataset_integrity {workers}")
-    shell.run(f"nnUNetv2_train {DATASET_ID} 2d 0 -tr {name} -device {device}", EpochReport(epochs))
-    shell.run(f"nnUNetv2_predict -i raw/{DATASET}/imagesTs -o predictions {model}")
-    shell.run(
-        f"nnUNetv2_evaluate_folder raw/{DATASET}/labelsTs predictions "
-        "-djfile predictions/dataset.json -pfile predictions/plans.json"
-    )
-
+    run_pipeline(Shell(folder), trainer, epochs, iterations, device)
     print_table(folder)
     draw_figure(folder)
     print(f"\nImage, truth and prediction: {folder / 'demo.png'}")
@@ -101,7 +90,7 @@ def run_demo(keep: Path | None, trainer: str, epochs: int, *, iterations: int = 
 
 
 def prepare_folder(folder: Path) -> Path:
-    """Make the folder, or clean one that an earlier demo made; nothing that is not the demo's is ever removed."""
+    """Make the folder, or clean one that an earlier demo made; only the demo's own files are ever removed."""
     folder = folder.expanduser().absolute()
     try:
         if folder.is_dir() and any(folder.iterdir()) and not (folder / MARKER).is_file():
@@ -116,12 +105,6 @@ def prepare_folder(folder: Path) -> Path:
     except OSError as error:
         raise UserError(f"The demo cannot use {folder} ({error.strerror}): choose another with --keep DIR.") from error
     return folder
-
-
-def choose_device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 class Shell:
@@ -139,11 +122,11 @@ class Shell:
             **dict.fromkeys(("nnUNet_def_n_proc", "nnUNet_n_proc_DA", "nnUNet_npp", "nnUNet_nps"), str(self.workers)),
             "nnUNet_compile": "f",
             "NNUNET_PLUGINS_SEED": os.environ.get("NNUNET_PLUGINS_SEED", "0"),
-            # Where others compute too, or a container has fewer cores than it sees, threads that wait by spinning make
-            # a training on the CPU several times slower.
+            # Threads that wait by spinning make a training on the CPU several times slower when other programs compute
+            # too, or when a container has fewer cores than it sees.
             "OMP_WAIT_POLICY": "PASSIVE",
         }
-        # The user's own nnU-Net settings would steer the demo elsewhere; all but the search path of trainers stay out.
+        # The user's own nnU-Net settings would steer the demo elsewhere; only the search path of trainers is kept.
         self.environment = {key: value for key, value in os.environ.items() if not key.startswith("nnUNet_")}
         self.environment |= {key: value.replace("$PWD", str(folder)) for key, value in settings.items()}
         self.environment[_startup.VARIABLE] = _startup.search_path(os.environ.get(_startup.VARIABLE))
@@ -156,43 +139,38 @@ class Shell:
             echo(line)
 
     def run(self, command: str, on_line: Callable[[str], None] = lambda line: None) -> None:
-        """Run a command as the user would, ``on_line`` seeing each line of its output.
+        """Run a command as the user would, and call ``on_line`` with each line of its output.
 
         Raises:
-            UserError: it failed.
+            UserError: the command failed.
         """
         echo(command)
         start = time.monotonic()
         tail: deque[str] = deque(maxlen=15)
-
-        def read(process: subprocess.Popen[str]) -> None:
-            assert process.stdout is not None
-            with self.log.open("a", encoding="utf-8") as log:
-                log.write(f"$ {command}\n")
-                for line in process.stdout:
+        with (
+            self.log.open("a", buffering=1, encoding="utf-8") as log,
+            subprocess.Popen(
+                python_command(shlex.split(command)),
+                cwd=self.folder,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                encoding="utf-8",
+                errors="replace",
+                start_new_session=True,
+            ) as process,
+        ):
+            threading.Thread(target=end_workers, args=(process,), daemon=True).start()
+            log.write(f"$ {command}\n")
+            try:
+                for line in process.stdout or ():
                     log.write(line)
-                    log.flush()
                     tail.append(line)
                     on_line(line)
-
-        with subprocess.Popen(
-            python_command(shlex.split(command)),
-            cwd=self.folder,
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            encoding="utf-8",
-            errors="replace",
-            start_new_session=True,
-        ) as process:
-            reader = threading.Thread(target=read, args=(process,), daemon=True)
-            reader.start()
-            try:
                 process.wait()
             finally:
                 end(process)
-                reader.join()
         if process.returncode:
             killed = ", killed, perhaps for want of memory" if process.returncode == -signal.SIGKILL else ""
             raise UserError(
@@ -202,12 +180,25 @@ class Shell:
         print(f"  done in {time.monotonic() - start:.0f} s\n", flush=True)
 
 
+def run_pipeline(shell: Shell, trainer: str, epochs: int, iterations: int, device: str) -> None:
+    name = f"{trainer}_{epochs}epoch{'s' if epochs > 1 else ''}_{iterations}iterations"
+    workers = f"-npfp {shell.workers} -np {shell.workers}"
+    model = f"-d {DATASET_ID} -c 2d -f 0 -tr {name} -device {device}"
+    shell.run(f"nnUNetv2_plan_and_preprocess -d {DATASET_ID} -c 2d --verify_dataset_integrity {workers}")
+    shell.run(f"nnUNetv2_train {DATASET_ID} 2d 0 -tr {name} -device {device}", EpochReport(epochs))
+    shell.run(f"nnUNetv2_predict -i raw/{DATASET}/imagesTs -o predictions {model}")
+    shell.run(
+        f"nnUNetv2_evaluate_folder raw/{DATASET}/labelsTs predictions "
+        "-djfile predictions/dataset.json -pfile predictions/plans.json"
+    )
+
+
 def echo(command: str) -> None:
     print(f"$ {command}", flush=True)
 
 
 def activation() -> list[str]:
-    """The lines without which nnU-Net, or in it our trainers, are not found in the user's shell; often none."""
+    """Commands that the user's shell needs to find nnU-Net, and nnU-Net to find our trainers; often none."""
     lines = []
     scripts, name = Path(sys.executable).parent, "nnUNetv2_train"
     if (scripts / name).is_file() and shutil.which(name) != str(scripts / name):
@@ -218,10 +209,10 @@ def activation() -> list[str]:
 
 
 def python_command(arguments: list[str]) -> list[str]:
-    """One of nnU-Net's console scripts as a call of this interpreter with this process's ``sys.path``.
+    """Turn a call of one of nnU-Net's console scripts into a call of this interpreter with this ``sys.path``.
 
-    The script itself may be missing from PATH, and a new interpreter may not find what this one has found, for
-    instance after ``pip install --target``.
+    The script may be missing from PATH, and a new interpreter may not find the packages of this one, for instance
+    after ``pip install --target``.
     """
     script = next(iter(entry_points(group="console_scripts", name=arguments[0])))
     path = [os.path.abspath(entry) for entry in sys.path]
@@ -232,8 +223,14 @@ def python_command(arguments: list[str]) -> list[str]:
     return [sys.executable, "-P", "-c", code, *arguments[1:]]
 
 
+def end_workers(process: subprocess.Popen[str]) -> None:
+    """Wait for a command's end, then kill its worker processes: those of a killed nnU-Net keep its output open."""
+    process.wait()
+    end(process)
+
+
 def end(process: subprocess.Popen[str]) -> None:
-    """Kill what is left of a command, its worker processes included: those outlive an nnU-Net that was killed."""
+    """Kill a command and its worker processes."""
     if os.name == "posix":
         with suppress(ProcessLookupError):  # nothing is left
             os.killpg(process.pid, signal.SIGKILL)
@@ -242,7 +239,7 @@ def end(process: subprocess.Popen[str]) -> None:
 
 
 class EpochReport:
-    """Follows a training through nnU-Net's output: a line for each epoch."""
+    """Prints a line for each epoch of a training, from nnU-Net's output."""
 
     def __init__(self, epochs: int):
         self.epochs = epochs
@@ -262,12 +259,9 @@ class EpochReport:
             )
 
 
-# ---- the report ------------------------------------------------------------------------------------------------------
-
-
 def held_out_metrics(folder: Path) -> dict[str, dict[str, float]]:
-    """What nnU-Net measured: metrics of the nuclei for each test image."""
-    summary = json.loads((folder / "predictions" / "summary.json").read_text())
+    """Metrics of the nuclei in each test image, as nnU-Net measured them."""
+    summary = read_json(folder / "predictions" / "summary.json", "run the demo again")
     return {Path(case["reference_file"]).stem: case["metrics"]["1"] for case in summary["metric_per_case"]}
 
 
@@ -280,7 +274,7 @@ def print_table(folder: Path) -> None:
 
 
 def draw_figure(folder: Path, number: int = 4) -> None:
-    """Write ``demo.png``: image, truth and prediction of the first held-out images."""
+    """Draw image, truth and prediction of the first held-out images into ``demo.png``."""
     from matplotlib.figure import Figure
 
     raw = folder / "raw" / DATASET
@@ -304,7 +298,7 @@ def draw_figure(folder: Path, number: int = 4) -> None:
 
 
 def comparison(truth: NDArray[np.uint8], prediction: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """``(H, W, 3)``: white where truth and prediction are both foreground, red where missed, blue where too much."""
+    """Colour ``(H, W, 3)`` true foreground white, missed foreground red and false foreground blue."""
     colours = np.array([[[0, 0, 0], [60, 120, 255]], [[255, 70, 60], [255, 255, 255]]], np.uint8)
     return colours[(truth > 0).astype(int), (prediction > 0).astype(int)]
 

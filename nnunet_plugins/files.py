@@ -1,28 +1,50 @@
-"""Files that are written whole or not at all, their hashes, and the cores that there are to work on them."""
+"""Files and folders that are written whole or not at all, JSON, hashes, and the number of usable cores."""
 
 import hashlib
 import json
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from nnunet_plugins.errors import UserError
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write the file whole or not at all."""
+@contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``, which is renamed to ``path`` if nothing was raised, and else removed.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "folder" / "notes.txt"
+        >>> with atomic_write(path) as temporary:
+        ...     _ = temporary.write_text("all of it")
+        >>> path.read_text()
+        'all of it'
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")  # several processes may write the same file
-    temporary.write_text(json.dumps(content, indent=1, allow_nan=False), encoding="utf-8")
-    temporary.replace(path)
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
-def read_json(path: Path, remedy: str) -> Any:
-    """Content of a JSON file.
+def write_json(path: Path, content: Any, indent: int = 1) -> None:
+    """Write a JSON file whole or not at all, and make its folder."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=indent, allow_nan=False), encoding="utf-8")
+
+
+def read_json(path: Path, remedy: str = "correct or remove it") -> Any:
+    """Read a file that :func:`write_json` or nnU-Net has written.
 
     Args:
         path: the file.
-        remedy: what a user should do if it cannot be read.
+        remedy: what the user can do about a file that is missing or damaged.
 
     Raises:
         UserError: the file cannot be read as JSON.
@@ -33,12 +55,47 @@ def read_json(path: Path, remedy: str) -> Any:
         raise UserError(f"{path} cannot be read ({error}): {remedy}") from error
 
 
-def digest(path: Path) -> str:
-    """SHA-256 of a file's content, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def digest(*paths: Path) -> str:
+    """SHA-256 of the files' content, one after the other, in hexadecimal.
+
+    Raises:
+        UserError: a file cannot be read.
+    """
+    total = hashlib.sha256()
+    for path in paths:
+        try:
+            with path.open("rb") as file:
+                hashlib.file_digest(file, lambda: total)
+        except OSError as error:
+            raise UserError(f"{path} cannot be read ({error.strerror}): check it and its permissions") from error
+    return total.hexdigest()
+
+
+def replace_folder(new: Path, target: Path) -> None:
+    """Rename the folder ``new`` to ``target``; a folder that was there is removed afterwards, or stays on failure."""
+    before = backup_folder(target)
+    if target.exists():
+        shutil.rmtree(before, ignore_errors=True)
+        target.rename(before)
+    try:
+        new.rename(target)
+    except OSError:
+        recover_folder(target)
+        raise
+    shutil.rmtree(before, ignore_errors=True)
+
+
+def recover_folder(target: Path) -> None:
+    """Put back the folder that :func:`replace_folder`, if it was killed halfway, had moved away."""
+    if backup_folder(target).exists() and not target.exists():
+        backup_folder(target).rename(target)
+
+
+def backup_folder(target: Path) -> Path:
+    """Name of a folder while another one takes its place."""
+    return target.with_name(f".{target.name}.before")
 
 
 def usable_cores() -> int:
-    """Cores that this process may use: fewer than the machine's in a container or a batch job."""
+    """Number of cores this process may use, which in a container or a batch job can be fewer than the machine's."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,12 +1,13 @@
-"""Synthetic microscopy: images of noisy, touching nuclei that anybody can make, for the demo and for tests."""
+"""Synthetic microscopy images of noisy, touching nuclei, for the demo and for tests."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from skimage.io import imsave
+
+from nnunet_plugins.files import write_json
 
 STAINS = ("fluorescence", "haematoxylin")
 
@@ -17,13 +18,13 @@ def synthetic_nuclei(
     """Draw a microscopy image of noisy nuclei, many of which touch.
 
     Args:
-        rng: the only source of randomness.
+        rng: source of all randomness.
         size: edge of the image in pixels.
         stain: ``"fluorescence"`` (bright on black), ``"haematoxylin"`` (dark on pink) or, by default, either.
-        density: nuclei for each 20 x 20 pixels.
+        density: number of nuclei for each 20 x 20 pixels.
 
     Returns:
-        image ``(size, size, 3)`` and mask ``(size, size)`` with 1 in nuclei.
+        Image ``(size, size, 3)`` and mask ``(size, size)`` with 1 in nuclei.
     """
     instances = place_nuclei(rng, size, max(3, round(density * (size / 20) ** 2)))
     stain = stain or STAINS[rng.integers(2)]
@@ -32,7 +33,7 @@ def synthetic_nuclei(
 
 
 def place_nuclei(rng: np.random.Generator, size: int, number: int) -> NDArray[np.int64]:
-    """A label map ``(size, size)`` of ``number`` irregular ellipses, many of them touching; 0 is background."""
+    """Draw a label map ``(size, size)`` of ``number`` irregular ellipses, many of which touch; 0 is background."""
     axes = rng.uniform(4.5, 9.0, (number, 1)) * rng.uniform(0.8, 1.25, (number, 2))
     centres = rng.uniform(0, size, (number, 2))
     for i in range(1, number):
@@ -55,7 +56,7 @@ def place_nuclei(rng: np.random.Generator, size: int, number: int) -> NDArray[np
 
 
 def render_fluorescence(rng: np.random.Generator, instances: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """Bright nuclei of one colour on a dark field: uneven light, out-of-focus haze, photon and camera noise."""
+    """Render bright nuclei of one colour on a dark field, with uneven light, out-of-focus haze and noise."""
     shape = instances.shape
     nuclei = brightness(rng, instances, 0.35, 1.0) * (1 + 0.35 * texture(rng, shape, 1.5))
     haze = gaussian_filter(nuclei, shape[0] / 12)
@@ -66,7 +67,7 @@ def render_fluorescence(rng: np.random.Generator, instances: NDArray[np.int64]) 
 
 
 def render_haematoxylin(rng: np.random.Generator, instances: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """Violet nuclei on pink, fibrous tissue: two dyes absorb (Beer-Lambert), uneven light, photon and camera noise."""
+    """Render violet nuclei on pink, fibrous tissue, with two absorbing dyes (Beer-Lambert), uneven light and noise."""
     shape = instances.shape
     haematoxylin = gaussian_filter(brightness(rng, instances, 0.5, 1.1) * (1 + 0.3 * texture(rng, shape, 1.2)), 0.8)
     haematoxylin += 0.12 + 0.08 * texture(rng, shape, 4)
@@ -78,7 +79,7 @@ def render_haematoxylin(rng: np.random.Generator, instances: NDArray[np.int64]) 
 
 
 def brightness(rng: np.random.Generator, instances: NDArray[np.int64], low: float, high: float) -> NDArray[np.float64]:
-    """A value for each nucleus, 0 in the background."""
+    """Draw a random value for each nucleus; the background has 0."""
     return np.append(0.0, rng.uniform(low, high, instances.max()))[instances]
 
 
@@ -89,7 +90,7 @@ def texture(rng: np.random.Generator, shape: tuple[int, ...], scale: float | tup
 
 
 def illumination(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float64]:
-    """Light that falls off from a random spot in or near the image."""
+    """Light that falls off from a random spot in the image."""
     spot = rng.uniform(0.1, 0.9, (2, 1, 1))
     return 1 - 0.35 * ((np.mgrid[: shape[0], : shape[1]] / shape[0] - spot) ** 2).sum(0)
 
@@ -101,7 +102,7 @@ def to_uint8(image: NDArray[np.float64]) -> NDArray[np.uint8]:
 def write_dataset(folder: Path, *, num_train: int, num_test: int, seed: int = 0) -> None:
     """Write synthetic nuclei as an nnU-Net dataset, RGB PNG: ``imagesTr``, ``labelsTr``, ``imagesTs``, ``labelsTs``.
 
-    Every image has a generator of its own: image ``i`` is the same however many are asked for.
+    Every image has a random generator of its own, so image ``i`` is the same for any number of images.
     """
     for name in ("imagesTr", "labelsTr", "imagesTs", "labelsTs"):
         (folder / name).mkdir(parents=True, exist_ok=True)
@@ -118,4 +119,4 @@ def write_dataset(folder: Path, *, num_train: int, num_test: int, seed: int = 0)
         "numTraining": num_train,
         "file_ending": ".png",
     }
-    (folder / "dataset.json").write_text(json.dumps(description, indent=2))
+    write_json(folder / "dataset.json", description, indent=2)

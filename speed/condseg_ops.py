@@ -24,17 +24,21 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import trange
 
-from nnunet_plugins.architectures import ConDSeg, condseg
+from nnunet_plugins.architectures import ConDSeg
+from nnunet_plugins.architectures.condseg import NUM_LEVELS
+from nnunet_plugins.architectures.layers import contrast
 from nnunet_plugins.architectures.layers.windows import aggregate_windows
 from nnunet_plugins.benchmark.cost import storage_bytes
 from nnunet_plugins.losses import ConDSegLoss
 from nnunet_plugins.losses.common import LabelFormat
 
+CHANNELS, NUM_HEADS = 128, 4  # ConDSeg's, by default
+
 Aggregation = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def literal_aggregation(values: Tensor, outer: Tensor, inner: Tensor) -> Tensor:
-    """Eq. 11, 13 and 14 as they stand; shapes as those of ``aggregate_windows``."""
+    """Literal form of eq. 11, 13 and 14; the shapes are those of ``aggregate_windows``."""
     *_, members, height, width = inner.shape
     window = round(members**0.5)
     unfolded = F.unfold(values.flatten(1, 2), window, padding=window // 2)  # (B, heads * C * K^2, H * W)
@@ -49,11 +53,11 @@ def forms() -> tuple[Aggregation, Aggregation]:
 
 
 class Operation(NamedTuple):
-    """Something that aggregates windows in one form or another."""
+    """A function that aggregates windows, in the form that it is given."""
 
     forward: Callable[[Aggregation], Tensor]
     inputs: list[Tensor]
-    """What gets a gradient."""
+    """Tensors that get a gradient."""
 
     def value_and_gradients(self, form: Aggregation) -> list[Tensor]:
         """The value, and the gradients of its sum with fixed weights."""
@@ -63,21 +67,21 @@ class Operation(NamedTuple):
 
 
 def aggregation(size: Sequence[int], window: int, setting: Setting, *, exact: bool) -> Operation:
-    """The operation alone."""
+    """Aggregation alone, without the network around it."""
     dtype = torch.float64 if exact else torch.float16 if setting.device == "cuda" else torch.float32
     generator = torch.Generator().manual_seed(0)
 
     def random(*shape: int) -> Tensor:
-        x = torch.randn((setting.batch, ConDSeg.num_heads, *shape, *size), generator=generator)
+        x = torch.randn((setting.batch, NUM_HEADS, *shape, *size), generator=generator)
         return x.to(setting.device, dtype)
 
-    values = random(ConDSeg.channels // ConDSeg.num_heads).requires_grad_()
+    values = random(CHANNELS // NUM_HEADS).requires_grad_()
     outer, inner = (random(window**2, window**2).softmax(3).requires_grad_() for _ in range(2))
     return Operation(lambda form: form(values, outer, inner), [values, outer, inner])
 
 
 def training_step(patch: Sequence[int], window: int, setting: Setting, *, exact: bool) -> Operation:
-    """Loss of the whole network in stage 2."""
+    """Sum of the outputs of the whole network in stage 2."""
     dtype, autocast = torch.float64 if exact else torch.float32, setting.device == "cuda" and not exact
     network = ConDSeg(setting.channels, setting.classes, deep_supervision=True, window=window)
     network.to(setting.device, dtype)
@@ -86,16 +90,16 @@ def training_step(patch: Sequence[int], window: int, setting: Setting, *, exact:
     image, mask = image.to(setting.device, dtype), mask.to(setting.device)
 
     def forward(form: Aggregation) -> Tensor:
-        with mock.patch.object(condseg, "aggregate_windows", form), torch.autocast("cuda", enabled=autocast):
+        with mock.patch.object(contrast, "aggregate_windows", form), torch.autocast("cuda", enabled=autocast):
             return loss(network(image), mask)
 
     return Operation(forward, list(network.parameters()))
 
 
 def operations(patch: Sequence[int], window: int, setting: Setting, *, exact: bool) -> dict[str, Operation]:
-    """What is compared, by name."""
+    """Operations to compare, by name."""
     made = {}
-    for depth in range(1, condseg.NUM_LEVELS + 1):
+    for depth in range(1, NUM_LEVELS + 1):
         size = [-(-length // 2**depth) for length in patch]
         made[f"aggregation, {'x'.join(map(str, size))}"] = aggregation(size, window, setting, exact=exact)
     made[f"ConDSeg, {'x'.join(map(str, patch))}"] = training_step(patch, window, setting, exact=exact)
@@ -114,7 +118,7 @@ def require_agreement(window: int, setting: Setting) -> None:
 
 
 def kept_bytes(operation: Operation, form: Aggregation) -> int:
-    """What autograd keeps for the backward pass."""
+    """Number of bytes that autograd keeps for the backward pass."""
     kept: list[Tensor] = []
 
     def pack(x: Tensor) -> Tensor:
@@ -127,7 +131,10 @@ def kept_bytes(operation: Operation, form: Aggregation) -> int:
 
 
 def step_peak(form: Aggregation | None, window: int, setting: Setting) -> int:
-    """Peak memory in bytes, the allocator's on CUDA or this process's, after a training step; ``None``: before one."""
+    """Peak memory in bytes after a training step, or before one if the form is ``None``.
+
+    The allocator's on CUDA, this process's elsewhere.
+    """
     torch.set_num_threads(setting.threads)
     operation = training_step(setting.patch, window, setting, exact=False)
     if setting.device == "cuda":
@@ -140,7 +147,7 @@ def step_peak(form: Aggregation | None, window: int, setting: Setting) -> int:
 
 
 def step_peaks(window: int, setting: Setting) -> list[int]:
-    """For each form what a training step needs on top of network and batch, each in a fresh process.
+    """Memory that a training step needs on top of network and batch, for each form in a fresh process.
 
     From a fork server, for Linux hands the peak of a process down to what it executes.
     """
@@ -153,12 +160,12 @@ def step_peaks(window: int, setting: Setting) -> list[int]:
 
 
 def memory(literal: int, own: int) -> tuple[str, str]:
-    """MB of the literal form, and how often the package's fits into it."""
+    """Two cells of a row: MB of the literal form, and its ratio to the package's."""
     return f"{literal / 2**20:.0f}", f"{literal / own:.2f}"
 
 
 def compare(window: int, setting: Setting, steps: int) -> list[tuple[str, ...]]:
-    """A row for each operation: time and kept memory of the literal form, and how often the package's fit into them."""
+    """Table row for each operation: time and kept memory of the literal form, and their ratios to the package's."""
     rows: list[tuple[str, ...]] = []
     for name, operation in operations(setting.patch, window, setting, exact=False).items():
         kept = [kept_bytes(operation, form) for form in forms()]  # warms up, too

@@ -1,4 +1,4 @@
-"""What a conversion adds to reading and writing: the converter ``folder`` against a bare loop over the same files.
+"""Time of the converter ``folder`` against a bare loop that reads and writes the same files.
 
 python speed/conversion.py --images 1000 --size 352 --processes 2
 
@@ -25,8 +25,8 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 from tqdm import tqdm
 
-from nnunet_plugins import nnunet_folders
 from nnunet_plugins.dataset_conversion.datasets import folder
+from nnunet_plugins.dataset_conversion.integrity import check_integrity
 from nnunet_plugins.dataset_conversion.source import Source
 from nnunet_plugins.dataset_conversion.writer import Options, convert
 
@@ -75,7 +75,7 @@ def conversion(download: Path, target: Path, processes: int) -> None:
 
 
 def integrity_check(converted: Path, processes: int) -> None:
-    nnunet_folders.check_integrity(converted / "Dataset999_Benchmark", processes)
+    check_integrity(converted / "Dataset999_Benchmark", processes)
 
 
 def seconds(work: Callable[[], None]) -> float:

@@ -38,18 +38,18 @@ def translation(size: int, step: int, like: Tensor) -> Tensor:
 
 
 def literal_shift(x: Tensor, direction: tuple[int, int]) -> Tensor:
-    """Move ``(H, W)`` by one pixel: ``T_y x T_x^T``."""
+    """Move a map ``(H, W)`` by one pixel: ``T_y x T_x^T``."""
     dy, dx = direction
     return translation(x.shape[0], dy, x) @ x @ translation(x.shape[1], dx, x).T
 
 
 def literal_neighbour(x: Tensor, direction: tuple[int, int]) -> Tensor:
-    """``x`` at the neighbour in that direction: a shift the other way round."""
+    """Value of ``x`` at the neighbour in a direction: a shift the other way round."""
     return literal_shift(x, (-direction[0], -direction[1]))
 
 
 def literal_shift_groups(x: Tensor) -> Tensor:
-    """Every channel of ``(B, C, H, W)`` moved in the direction of its group."""
+    """Move every channel of ``(B, C, H, W)`` in the direction of its group."""
     width = x.shape[1] // NUM_DIRECTIONS
     return torch.stack(
         [torch.stack([literal_shift(c, DIRECTIONS[i // width]) for i, c in enumerate(sample)]) for sample in x]
@@ -57,32 +57,32 @@ def literal_shift_groups(x: Tensor) -> Tensor:
 
 
 def literal_bilateral(connectivity: Tensor) -> Tensor:
-    """``v_d(x) = p_d(x) p_d'(x + d)`` for one class: ``(8, H, W)`` logits to ``(8, H, W)`` probabilities."""
+    """Votes ``v_d(x) = p_d(x) p_d'(x + d)`` for one class: ``(8, H, W)`` logits to ``(8, H, W)`` probabilities."""
     p = connectivity.sigmoid()
     return torch.stack([p[d] * literal_neighbour(p[7 - d], DIRECTIONS[d]) for d in range(NUM_DIRECTIONS)])
 
 
 def literal_known(mask: Tensor) -> Tensor:
-    """``(H, W)`` mask to ``(8, H, W)``: 1 where a pixel and its neighbour are both inside the image and in the mask."""
+    """Connectivity ``(8, H, W)`` of a mask ``(H, W)``: 1 where a pixel and its neighbour are in image and mask."""
     return torch.stack([mask * literal_neighbour(mask, direction) for direction in DIRECTIONS])
 
 
 def literal_class_probability(votes: Tensor, voting: str) -> Tensor:
-    """``(8, H, W)`` votes to ``(H, W)``: the largest, or the mean over the neighbours that exist."""
+    """Reduce votes ``(8, H, W)`` to ``(H, W)``: their maximum, or the mean over the neighbours that exist."""
     if voting == "max":
         return votes.amax(0)
     return votes.sum(0) / literal_known(torch.ones_like(votes[0])).sum(0)
 
 
 def literal_vote(connectivity: Tensor, voting: str) -> Tensor:
-    """Class logits ``(B, K, H, W)`` of connectivity logits ``(B, K, 8, H, W)``."""
+    """Turn into class logits ``(B, K, H, W)`` the connectivity logits ``(B, K, 8, H, W)``."""
     votes = [[literal_bilateral(c) for c in sample] for sample in connectivity]
     probability = torch.stack([torch.stack([literal_class_probability(v, voting) for v in sample]) for sample in votes])
     return (probability / (1 - probability)).log()
 
 
 def literal_loss(connectivity: Tensor, target: Target, voting: str) -> Tensor:
-    """``ConnectivityLoss`` for labels of two classes or more, Dice over the batch, summed over its terms."""
+    """Literal ``ConnectivityLoss`` for two or more classes: the sum of its terms, with Dice over the batch."""
     logits = literal_vote(connectivity, voting)
     samples, classes = logits.shape[:2]
     mask = torch.ones_like(logits[:, 0]) if target.mask is None else target.mask[:, 0]
@@ -134,7 +134,7 @@ class Operation(NamedTuple):
 
 
 def operations(patch: Sequence[int], setting: Setting, dtype: torch.dtype) -> dict[str, Operation]:
-    """What is compared, by name."""
+    """Operations to compare, by name."""
     generator = torch.Generator().manual_seed(0)
     target = split_target(random_batch(patch, setting)[1], setting.classes, LabelFormat())
     target = Target(target.one_hot.to(setting.device, dtype), None)
@@ -178,7 +178,7 @@ def require_agreement(setting: Setting) -> None:
 
 
 def compare(setting: Setting, steps: int) -> list[tuple[str, ...]]:
-    """A row for each operation: times of both forms, and how often the package's fits into the literal one's."""
+    """Table row for each operation: times of both forms, and their ratio."""
     rows: list[tuple[str, ...]] = []
     for name, (package, literal, x) in operations(setting.patch, setting, torch.float32).items():
         times: tuple[list[float], list[float]] = ([], [])

@@ -1,4 +1,4 @@
-"""What DCSNet does besides its convolutions: boxes from a patch's segmentation, and pasting segments into the patch.
+"""Cost of what DCSNet does besides convolutions: finding boxes in segmentations, and pasting segments into patches.
 
 python speed/dcsnet_ops.py --patch 512 512 --batch 12 --channels 1
 
@@ -25,7 +25,7 @@ BASE_SIZE = 64
 
 
 def segmentations(number: int, patch: Sequence[int], batch: int) -> torch.Tensor:
-    """Label maps ``(B, 1, H, W)`` with so many ellipses of 2 to 8 pixels' radius in each."""
+    """Label maps ``(B, 1, H, W)``, each with the given number of ellipses of 2 to 8 pixels' radius."""
     rng = np.random.default_rng(0)
     maps = np.zeros((batch, 1, *patch), np.int16)
     for labels in maps[:, 0]:
@@ -36,7 +36,7 @@ def segmentations(number: int, patch: Sequence[int], batch: int) -> torch.Tensor
 
 
 def random_boxes(number: int, patch: Sequence[int], batch: int) -> torch.Tensor:
-    """So many boxes of 4 to 16 pixels in each image: ``(N, 5)``."""
+    """Boxes ``(N, 5)`` of 4 to 16 pixels, the given number in each image."""
     generator = torch.Generator().manual_seed(0)
     corners = torch.rand(batch * number, 2, generator=generator) * (torch.tensor([patch[1], patch[0]]) - 16)
     sides = 4 + 12 * torch.rand(batch * number, 2, generator=generator)
@@ -45,7 +45,7 @@ def random_boxes(number: int, patch: Sequence[int], batch: int) -> torch.Tensor:
 
 
 def compare(setting: Setting, steps: int) -> list[tuple[str, ...]]:
-    """A row for each number of objects: time, and its shares in percent, turn by turn."""
+    """Table row for each number of objects: time, and its shares in percent, turn by turn."""
     batch, patch = setting.batch, setting.patch
     with contestants(["DCSNetTrainer"], setting) as made:
         stock, ours = made["nnUNetTrainer"], made["DCSNetTrainer"]

@@ -1,4 +1,4 @@
-"""The dilated convolution of DLKUNet's large-kernel attention: plain or on interleaved grids, in both memory formats.
+"""Dilated convolution of DLKUNet's large-kernel attention: plain or on interleaved grids, in both memory formats.
 
 python speed/dlkunet_ops.py --patch 128 128 --batch 2 --channels 1
 python speed/dlkunet_ops.py --patch 32 32 32 --batch 2 --channels 1
@@ -32,14 +32,14 @@ def plain_conv(conv: nn.Conv2d | nn.Conv3d, x: Tensor) -> Tensor:
 
 
 class Form(NamedTuple):
-    """A way to compute the same thing."""
+    """One way to compute the dilated convolutions."""
 
     conv: DilatedConv
     channels_last: bool
 
 
 def forms() -> dict[str, Form]:
-    """By name; all others are compared with the first."""
+    """Forms by name; all others are compared with the first."""
     return {
         "plain": Form(plain_conv, False),
         "plain, channels last": Form(plain_conv, True),
@@ -49,7 +49,7 @@ def forms() -> dict[str, Form]:
 
 
 class Operation(NamedTuple):
-    """A module whose dilated convolutions are computed in one form or another, and its input."""
+    """A module whose dilated convolutions can be computed in any form, and its input."""
 
     run: Callable[[nn.Module, DilatedConv, Tensor], Tensor]
     module: nn.Module
@@ -69,7 +69,7 @@ def run_network(network: nn.Module, form: DilatedConv, x: Tensor) -> Tensor:
 def operations(
     variant: str, patch: Sequence[int], setting: Setting, dtype: torch.dtype, base_channels: int = 96
 ) -> dict[str, Operation]:
-    """What is compared, by name: the convolution in every block of the encoder, and the network."""
+    """Operations to compare, by name: the convolution in every block of the encoder, and the network."""
     generator = torch.Generator().manual_seed(0)
     conv_op = nn.Conv2d if len(patch) == 2 else nn.Conv3d
     network = DLKUNet(
@@ -124,7 +124,7 @@ def require_agreement(variant: str, setting: Setting) -> None:
 
 
 def compare(variant: str, setting: Setting, steps: int) -> list[tuple[str, ...]]:
-    """A row for each operation: time of the first form, and how often each of the others fits into it."""
+    """Table row for each operation: time of the first form, and its ratio to each of the others."""
     rows: list[tuple[str, ...]] = []
     for name, operation in operations(variant, setting.patch, setting, torch.float32).items():
         runs = [forward_and_gradients(operation, form) for form in forms().values()]

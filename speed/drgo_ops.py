@@ -1,4 +1,4 @@
-"""What DRGO costs: its losses, its sampling of patches, and the distance to the boundary.
+"""Cost of DRGO: its losses, its sampling of patches, and the distance to the boundary.
 
 python speed/drgo_ops.py --patch 256 256 --image 512 512
 python speed/drgo_ops.py --patch 64 64 64 --image 96 96 96 --batch 2 --channels 1
@@ -41,7 +41,7 @@ from tqdm import trange
 from nnunet_plugins.benchmark.cost import Contestant
 from nnunet_plugins.losses import DRGOLoss
 from nnunet_plugins.losses.common import LabelFormat
-from nnunet_plugins.losses.drgo import REACH, squared_distances
+from nnunet_plugins.losses.drgo_boundary import REACH, squared_distances
 
 Row = tuple[str, ...]
 PARTS = ("losses", "loader", "distances")
@@ -49,7 +49,7 @@ NUM_CASES = 10  # nnU-Net trains with eight of them
 
 
 def losses(segmentation: nn.Module) -> dict[str, nn.Module]:
-    """What is compared, by name."""
+    """Losses to compare, by name."""
     without, whole = (DRGOLoss(segmentation, LabelFormat(), beta=beta) for beta in (0, 0.1))
     return {"L_seg": segmentation, "DRGO, beta = 0": without, "DRGO": whole}
 
@@ -60,7 +60,7 @@ def on_logits(loss: nn.Module, logits: Tensor, target: Tensor) -> Callable[[], o
 
 
 def compare_losses(made: dict[str, Contestant], setting: Setting, steps: int) -> list[Row]:
-    """A row for each loss: times with their ratios to those of ``L_seg``, and the share of a training step."""
+    """Table row for each loss: times with their ratios to those of ``L_seg``, and the share of a training step."""
     contestant, supervised = made["DRGOTrainer"], made["nnUNetTrainer"].trainer.loss
     trainer, target = contestant.trainer, contestant.batch["target"][0]
     shape = (setting.batch, setting.classes, *contestant.patch)
@@ -83,7 +83,7 @@ def compare_losses(made: dict[str, Contestant], setting: Setting, steps: int) ->
 
 
 def in_3d(size: Sequence[int]) -> tuple[int, ...]:
-    """As nnU-Net keeps images."""
+    """An array in the layout in which nnU-Net keeps images."""
     return (1, *size)[-3:]
 
 
@@ -108,7 +108,7 @@ def seed(number: int) -> None:
 
 
 def training_loader(contestant: Contestant) -> nnUNetDataLoader:
-    """The trainer's own, without workers; it augments its n-th patch as all others do."""
+    """The trainer's own loader, without workers; it augments its n-th patch as all other loaders do."""
     with mock.patch.dict(os.environ, nnUNet_n_proc_DA="0"), contextlib.redirect_stdout(None):
         loader = contestant.trainer.get_dataloaders()[0].data_loader
     augment, seeds = loader.transforms, itertools.count()
@@ -122,7 +122,7 @@ def training_loader(contestant: Contestant) -> nnUNetDataLoader:
 
 
 def compare_loaders(made: dict[str, Contestant], image: Sequence[int], setting: Setting, batches: int) -> list[Row]:
-    """A row for each loader: patches per second of CPU time, and the ratio to nnU-Net's."""
+    """Table row for each loader: patches per second of CPU time, and the ratio to nnU-Net's."""
     write_cases(Path(made["nnUNetTrainer"].trainer.preprocessed_dataset_folder), image, setting)
     loaders = [training_loader(contestant) for contestant in made.values()]
     clock = setting._replace(device="cpu", cpu_time=True)
@@ -137,7 +137,7 @@ def compare_loaders(made: dict[str, Contestant], image: Sequence[int], setting: 
 
 
 def distances_in_worker(points: Tensor) -> np.ndarray:
-    """Patch by patch."""
+    """Distances by scipy, patch by patch, as a worker of the loader would compute them."""
     return np.stack([distance_transform_edt(sample) for sample in ~points[:, 0].numpy()])[:, None]
 
 
@@ -149,7 +149,7 @@ def require_agreement(points: Tensor) -> None:
 
 
 def compare_distances(setting: Setting, steps: int) -> list[Row]:
-    """Times for the boundaries of random masks, and how often that on the device fits into that in a worker."""
+    """Times for the boundaries of random masks, and the ratio of a worker's to the device's."""
     masks = random_batch(setting.patch, setting)[1].numpy()
     points = torch.from_numpy(np.stack([find_boundaries(mask[0], mode="thick") for mask in masks]))[:, None]
     require_agreement(points)

@@ -33,7 +33,7 @@ DATASET = "Dataset999_StepTime"
 
 
 class Setting(NamedTuple):
-    """What is measured: one plan, on one device."""
+    """One plan on one device, with which all trainers are measured."""
 
     patch: tuple[int, ...] = (256, 256)
     batch: int = 2
@@ -46,7 +46,7 @@ class Setting(NamedTuple):
 
 
 class Timing(NamedTuple):
-    """One value for each turn."""
+    """Measured values of a trainer, one for each turn."""
 
     train: list[float]
     inference: list[float]
@@ -74,7 +74,7 @@ def seconds(run: Callable[[], object], setting: Setting) -> float:
 
 
 def plan(setting: Setting) -> tuple[dict, dict]:
-    """nnU-Net's own plans for a dataset whose images are as large as the patch, without a limit of memory.
+    """Plans by nnU-Net for a dataset whose images are as large as the patch, without a limit of memory.
 
     nnU-Net enlarges a patch that its U-Net cannot halve often enough.
     """
@@ -112,7 +112,7 @@ def plan(setting: Setting) -> tuple[dict, dict]:
 
 @contextlib.contextmanager
 def contestants(names: Sequence[str], setting: Setting) -> Iterator[dict[str, Contestant]]:
-    """nnUNetTrainer and the named trainers, initialised in a temporary nnU-Net home, in silence."""
+    """Initialise nnUNetTrainer and the named trainers in a temporary nnU-Net home, in silence."""
     classes = {"nnUNetTrainer": nnUNetTrainer} | {name: find_trainer(name) for name in names}
     with tempfile.TemporaryDirectory() as home:
         variables = {name: str(Path(home, name)) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
@@ -148,18 +148,18 @@ def measure(names: Sequence[str], setting: Setting, steps: int, warmup: int = 2)
 
 
 def spread(values: Sequence[float], unit: str = "") -> str:
-    """Median and quartiles."""
+    """Median and quartiles, as text."""
     low, middle, high = quartiles(values)
     return f"{number(middle)}{unit} ({number(low)}-{number(high)})"
 
 
 def number(value: float) -> str:
-    """Three significant digits, never an exponent."""
+    """A number with three significant digits and no exponent."""
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def table(timings: dict[str, Timing]) -> str:
-    """One row for each trainer, ratios to the first."""
+    """Table row for each trainer, with ratios to the first."""
     header = ("trainer", "training step, ms", "ratio", "inference, ms", "ratio", "peak MB", "ratio", "loss / step")
     rows = [header, tuple("---" for _ in header)]
     stock = next(iter(timings.values()))
@@ -179,7 +179,7 @@ def loss_shares(timing: Timing) -> list[float]:
 
 
 def add_setting(parser: argparse.ArgumentParser) -> None:
-    """The arguments that make a :class:`Setting`."""
+    """Add the arguments that make a :class:`Setting`."""
     default = Setting()
     parser.add_argument("--patch", type=int, nargs="+", default=default.patch, help="two or three numbers")
     parser.add_argument("--batch", type=int, default=default.batch)

@@ -33,7 +33,7 @@ settings.load_profile("suite")
 
 @pytest.fixture(autouse=True)
 def threads() -> None:
-    """Every test has its share of two cores, whatever the one before has set."""
+    """Give every test its share of two cores, whatever the test before has set."""
     torch.set_num_threads(max(1, min(2, os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))))
 
 
@@ -56,7 +56,7 @@ def fork_server() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def planned(tmp_path_factory) -> Iterator[Path]:
-    """nnU-Net's folders with all datasets, planned and preprocessed."""
+    """Folders of nnU-Net with all small datasets, planned and preprocessed."""
     root = tmp_path_factory.mktemp("nnunet")
     with pytest.MonkeyPatch.context() as monkeypatch:
         cell_datasets.use_nnunet_folders(root, monkeypatch)

@@ -1,4 +1,4 @@
-"""An nnU-Net that our trainers cannot run in is told from one that they can, and the remedy is the right one.
+"""Proves: an nnU-Net in which our trainers cannot run is recognised, and its sentence holds the right remedy.
 
 Each case is a package nnunetv2 on disk, imported by an interpreter that sees nothing else.
 """
@@ -70,7 +70,7 @@ def test_a_missing_nnunet_is_to_be_installed(verdict):
 
 
 @pytest.mark.parametrize("version", ["2.0", "2.7.9", "3.0", "1.7.0"])
-def test_an_nnunet_of_another_time_is_to_be_replaced(version, tmp_path, verdict):
+def test_an_nnunet_of_an_unsupported_version_is_to_be_replaced(version, tmp_path, verdict):
     add_package(tmp_path)
     add_distribution(tmp_path, "nnunetv2", version)
     problem = verdict(tmp_path)
@@ -95,7 +95,7 @@ def test_a_fork_that_overwrote_nnunets_files_is_found_by_the_thorough_check(tmp_
     assert "--force-reinstall" in problem
 
 
-def test_a_fork_under_nnunets_own_name_is_told_by_what_it_lacks(tmp_path, verdict):
+def test_a_fork_under_nnunets_own_name_is_recognised_by_a_missing_module(tmp_path, verdict):
     add_package(tmp_path, find_objects=False)
     add_distribution(tmp_path, "nnunetv2", "2.8.1")
     assert "calls itself 2.8.1 but cannot find trainers elsewhere" in verdict(tmp_path)

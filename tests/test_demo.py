@@ -58,7 +58,7 @@ def test_killed_command_does_not_hang_the_demo_though_its_workers_live_on(tmp_pa
 
 @pytest.fixture(scope="module")
 def finished_demo(tmp_path_factory):
-    """A whole demo, far too short to learn anything, and what it printed."""
+    """A whole demo, far too short to learn anything, and its output."""
     folder = tmp_path_factory.mktemp("demo")
     with chdir(folder), redirect_stdout(StringIO()) as output:
         demo.run_demo(None, "DCFFSNetTrainer", 1, iterations=2)

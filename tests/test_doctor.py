@@ -1,6 +1,7 @@
 """The doctor finds what is wrong, says how to put it right, and is content with an environment in which all is well."""
 
 import os
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
@@ -46,9 +47,26 @@ def test_a_problem_has_a_remedy_in_its_line_and_makes_the_command_fail(healthy, 
 
 
 def test_a_missing_dependency_is_to_be_installed(monkeypatch):
-    monkeypatch.setattr(doctor, "DEPENDENCIES", ("torch", "no-such-dependency"))
-    (problem,) = problems(doctor.versions())
-    assert (problem.text, problem.remedy) == ("no-such-dependency is not installed", "pip install no-such-dependency")
+    requirements = ["torch>=2", "nnunetv2>=2.8", "no-such-dependency", "no-such-tool; extra == 'dev'"]
+    monkeypatch.setattr("importlib.metadata.requires", lambda name: requirements)
+    *_, torch, problem = doctor.versions()
+    assert torch.text.startswith("torch 2.")
+    assert problem == ("PROBLEM", "no-such-dependency is not installed", "pip install no-such-dependency")
+
+
+def test_the_dependencies_are_those_of_the_package():
+    names = {finding.text.split()[0] for finding in doctor.versions()}
+    assert {"torch", "timm", "scikit-image", "connected-components-3d"} <= names
+    assert not {"nnunetv2", "pytest", "snakemake"} & names
+
+
+def test_a_clone_that_is_not_installed_has_unknown_dependencies(monkeypatch):
+    def not_found(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("importlib.metadata.requires", not_found)
+    *_, note = doctor.versions()
+    assert (note.level, note.text) == ("note", "nnunet-plugins is not installed by pip: its dependencies are unknown")
 
 
 def test_settings_of_the_workers_must_be_numbers(monkeypatch):
@@ -105,7 +123,7 @@ def test_a_class_of_the_user_with_the_name_of_ours_is_named(healthy, monkeypatch
 
 def test_a_trainer_that_cannot_be_imported_does_not_hide_the_others(monkeypatch):
     table = doctor.TRAINERS
-    broken = table["DCFFSNetTrainer"]._replace(module="no_such_module")
+    broken = table["DCFFSNetTrainer"]._replace(base="no_such_module.Trainer")
     monkeypatch.setitem(table, "BrokenTrainer", broken)
     findings = list(doctor.trainers())
     assert [finding.text.split()[0] for finding in problems(findings)] == ["BrokenTrainer"]

@@ -1,6 +1,7 @@
-"""Proves: our trainers learn real images: converted, planned, trained for a short fold, validated, predicted, scored.
+"""Proves: our trainers learn real images, which are converted, planned, trained, validated, predicted and scored.
 
-DCFFSNetTrainer: nuclei of DSB2018. DLKUNetSTrainer, with 16 channels for 96: the hippocampus, in 2D and in 3D.
+DCFFSNetTrainer learns the nuclei of DSB2018; DLKUNetSTrainer, with 16 channels for 96, the hippocampus in 2D and 3D.
+All tests are skipped where the checkout has no real data beside it.
 """
 
 import csv
@@ -19,7 +20,7 @@ HIPPOCAMPUS_OPTIONS = ("--label-map", "0=background", "1=anterior", "2=posterior
 
 
 def convert(source: Path, root: Path, name: str, *options: str, num_cases: int | None = None) -> Path:
-    """The dataset that ``nnunet-plugins convert folder`` makes of the pairs, or of every so many-th of them."""
+    """Convert all pairs, or ``num_cases`` of them at equal intervals, with ``nnunet-plugins convert folder``."""
     images = sorted((source / "images").iterdir())
     if num_cases is not None:
         subset = root / "download"
@@ -36,7 +37,7 @@ def convert(source: Path, root: Path, name: str, *options: str, num_cases: int |
 
 
 def plan_and_preprocess(root: Path, name: str, configuration: str, **smaller) -> None:
-    """nnU-Net's planning, with what two cores can train."""
+    """Plan and preprocess with nnU-Net, with ``smaller`` values for a network that two cores can train."""
     from nnunetv2.experiment_planning.plan_and_preprocess_api import plan_experiments, preprocess
 
     dataset_id = int(name[7:10])
@@ -50,13 +51,13 @@ def plan_and_preprocess(root: Path, name: str, configuration: str, **smaller) ->
 
 
 def validate(trainer) -> dict:
-    """nnU-Net's summary of its validation."""
+    """Run nnU-Net's validation and return its summary."""
     trainer.perform_actual_validation()
     return json.loads((Path(trainer.output_folder) / "validation" / "summary.json").read_text())
 
 
 def predict_and_score(trainer, raw: Path, root: Path, case: str) -> float:
-    """Dice of a case that is read, preprocessed and predicted anew."""
+    """Read, preprocess and predict a case anew, and return its Dice."""
     from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder2
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
@@ -82,7 +83,7 @@ def make_trainer(name: str, configuration: str, trainer_name: str, monkeypatch):
 
 
 def train_short_fold(trainer, raw: Path, root: Path) -> float:
-    """Mean Dice of the fold's validation; a new prediction must score as it did there."""
+    """Train a fold and return the mean Dice of its validation; a new prediction must score as it did there."""
     trainer.run_training()
     trained = validate(trainer)
     fold = json.loads((raw / "splits_final.json").read_text())[0]

@@ -1,7 +1,12 @@
-"""Proves: imports point one way, and no loss takes logarithms of probabilities (which CUDA's autocast refuses)."""
+"""Proves that the house is in order: imports point one way, files and functions are short, docstrings begin plainly.
+
+No loss takes logarithms of probabilities (which CUDA's autocast refuses), and the version has one source.
+"""
 
 import ast
 import re
+from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -9,12 +14,24 @@ import pytest
 import nnunet_plugins
 
 PACKAGE = Path(nnunet_plugins.__file__).parent
+REPOSITORY = Path(__file__).parents[1]
 MODULES = sorted(PACKAGE.rglob("*.py"))
+SOURCES = [*MODULES, *sorted((REPOSITORY / "tests").rglob("*.py")), *sorted((REPOSITORY / "speed").rglob("*.py"))]
+
+MAX_LINES_OF_A_FILE = 320
+MAX_LINES_OF_A_FUNCTION = 40
+RIDDLES = {"Of", "Those", "As", "What"}
+"""Words with which a first line cannot be understood without the code below it."""
 
 ROOMS_ABOVE = ("benchmark", "cli", "dataset_conversion", "losses", "trainers")
 NOT_BELOW = ("nnunetv2", *(f"nnunet_plugins.{room}" for room in ROOMS_ABOVE))
+NOT_ON_THE_GROUND_FLOOR = ("torch", *(f"nnunet_plugins.{room}" for room in (*ROOMS_ABOVE, "architectures")))
 
 FORBIDDEN = {
+    "errors.py": NOT_ON_THE_GROUND_FLOOR,
+    "files.py": NOT_ON_THE_GROUND_FLOOR,
+    "nnunet_folders.py": NOT_ON_THE_GROUND_FLOOR,
+    "compatibility.py": NOT_ON_THE_GROUND_FLOOR,
     "architectures/layers": NOT_BELOW,
     "architectures": NOT_BELOW,
     "losses": ("nnunetv2", *(f"nnunet_plugins.{room}" for room in ROOMS_ABOVE if room != "losses")),
@@ -31,7 +48,7 @@ FORBIDDEN = {
     ),
     "benchmark": tuple(f"nnunet_plugins.{room}" for room in ("architectures", "cli", "dataset_conversion", "losses")),
 }
-"""What the modules of a room must not import."""
+"""Imports that the modules of a room must not have."""
 
 
 def imported(module: Path) -> set[str]:
@@ -41,7 +58,7 @@ def imported(module: Path) -> set[str]:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{module}: relative import"
-            names.add(node.module or "")
+            names |= {node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)}
     return names
 
 
@@ -54,7 +71,51 @@ def test_imports_point_one_way(room):
         assert not wrong, f"{module} imports {wrong}"
 
 
+def test_the_product_needs_no_mocks():
+    assert not [module for module in MODULES if any(name.startswith("unittest") for name in imported(module))]
+
+
+def test_files_can_be_read_in_one_go():
+    lengths = {str(path): len(path.read_text().splitlines()) for path in SOURCES}
+    assert not {path: length for path, length in lengths.items() if length > MAX_LINES_OF_A_FILE}
+
+
+def test_functions_fit_on_a_screen():
+    long = []
+    for module in MODULES:
+        for node in ast.walk(ast.parse(module.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                first = node.body[1 if ast.get_docstring(node) and len(node.body) > 1 else 0]
+                lines = (node.end_lineno or node.lineno) - first.lineno + 1
+                if lines > MAX_LINES_OF_A_FUNCTION:
+                    long.append(f"{module}: {node.name} has {lines} lines")
+    assert not long
+
+
+def first_lines(path: Path) -> Iterator[str]:
+    """First lines of all docstrings, and of the strings that describe attributes."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            yield node.value.value.strip().split("\n")[0]
+
+
+def test_first_lines_of_docstrings_are_plain():
+    riddles = [
+        f"{path}: {line}"
+        for path in SOURCES
+        for line in first_lines(path)
+        if line and re.split(r"[\s,:]", line, maxsplit=1)[0] in RIDDLES
+    ]
+    assert not riddles, "\n".join(riddles)
+
+
 def test_no_binary_cross_entropy_on_probabilities():
     on_probabilities = re.compile(r"\bBCELoss\(|\bbinary_cross_entropy\(")
     assert on_probabilities.search("F.binary_cross_entropy(p, y)") and on_probabilities.search("nn.BCELoss()")
     assert not [module for module in MODULES if on_probabilities.search(module.read_text())]
+
+
+def test_the_version_has_one_source():
+    assert version("nnunet-plugins") == nnunet_plugins.__version__
+    cited = re.search(r"^version: (.*)$", (REPOSITORY / "CITATION.cff").read_text(), re.MULTILINE)
+    assert cited and cited[1] == nnunet_plugins.__version__

@@ -1,8 +1,9 @@
-"""The only file that nnU-Net finds on its search path: it hands out trainers by name, and holds none.
+"""The module in which nnU-Net's search finds our trainers by name; it defines none itself.
 
 nnU-Net imports every module of a folder in ``nnUNet_extTrainer`` under a top-level name and forgets it afterwards.
-Classes defined here would exist twice and could not be pickled; so they live in ``nnunet_plugins.trainers``, are
-imported only when one is asked for, and a trainer whose dependency is missing cannot disturb the others.
+Classes defined here would exist twice and could not be pickled. So they live in ``nnunet_plugins.trainers``, which
+imports a trainer's module only when its name is asked for: a trainer whose dependency is missing does not disturb the
+others.
 """
 
 

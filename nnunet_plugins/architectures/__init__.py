@@ -1,4 +1,7 @@
-"""Networks. All return plain logits, or with ``deep_supervision``, if they have it, a tuple that begins with them."""
+"""Networks of the published methods.
+
+All return logits; those that take ``deep_supervision`` then return a tuple that begins with the logits.
+"""
 
 from nnunet_plugins.architectures.casnet import CASNet
 from nnunet_plugins.architectures.condseg import ConDSeg, Net0

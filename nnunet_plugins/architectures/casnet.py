@@ -1,94 +1,69 @@
-"""CASNet, section 3.3 of MedFusion-TransNet's paper, with the transformer fusion of modalities of its section 3.4.3.
+"""CASNet: context-aware segmentation network (MedFusion-TransNet's paper, section 3.3).
 
-One code for 2D and 3D: ``conv_op`` decides, and the rest follows. The paper's equations are missing from its text; they
-are rebuilt from its sentences. Where these leave a choice, the docstrings say what was chosen.
+One code for 2D and 3D: ``conv_op`` decides. The paper's equations are missing from its text and were rebuilt from its
+sentences. Where these leave a choice, the docstrings say what was chosen.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from math import prod
 
 import torch
-from dynamic_network_architectures.building_blocks.helper import (
-    convert_conv_op_to_dim,
-    get_matching_batchnorm,
-    get_matching_pool_op,
-)
+from dynamic_network_architectures.building_blocks.helper import convert_conv_op_to_dim, get_matching_pool_op
 from torch import Tensor, nn
 
+from nnunet_plugins.architectures.layers.convolutions import ConvOp, conv, double_conv
 from nnunet_plugins.architectures.layers.dilation import dilated_conv
 from nnunet_plugins.architectures.layers.logits import MAX_LOGIT, bounded
-from nnunet_plugins.architectures.layers.padding import crop, pad_to_size
+from nnunet_plugins.architectures.layers.padding import crop, pad_to_size, total_stride
 from nnunet_plugins.architectures.layers.resize import resize
-from nnunet_plugins.architectures.layers.tokens import (
-    AttentionBlock,
-    SelfAttention,
-    pool_to_grid,
-    sinusoidal_positions,
-    token_grid,
-)
-
-Size = tuple[int, ...]
-ConvOp = type[nn.Conv2d] | type[nn.Conv3d]
-
-NUM_CONVOLUTIONS = 2  # of a level; "each level may stack two"
-
-
-def conv(
-    conv_op: ConvOp, in_channels: int, out_channels: int, kernel_size: Size, dilation: int = 1
-) -> nn.Conv2d | nn.Conv3d:
-    """Convolution that keeps the size."""
-    padding = tuple(dilation * (k // 2) for k in kernel_size)
-    return conv_op(in_channels, out_channels, kernel_size, padding=padding, dilation=dilation, bias=False)  # type: ignore[arg-type]
-
-
-def level(conv_op: ConvOp, in_channels: int, out_channels: int, kernel_size: Size) -> nn.Sequential:
-    """``ReLU(BN(Conv(x)))`` of section 3.3.1, twice."""
-    widths = [in_channels, *[out_channels] * NUM_CONVOLUTIONS]
-    layers: list[nn.Module] = []
-    for before, after in pairwise(widths):
-        layers += [
-            conv(conv_op, before, after, kernel_size),
-            get_matching_batchnorm(conv_op)(after),
-            nn.ReLU(inplace=True),
-        ]
-    return nn.Sequential(*layers)
+from nnunet_plugins.architectures.layers.tokens import SelfAttention
+from nnunet_plugins.architectures.layers.transformer_fusion import TransformerFusion
 
 
 class ModalityEncoder(nn.ModuleList):
-    """Levels ``E_l = level(Pool(E_(l-1)))`` of one modality: ``(B, c, *S)`` to the features of every level."""
+    """Encoder of one modality: ``E_l = ReLU(BN(Conv(.)))``, twice, of the pooled ``E_(l-1)`` (section 3.3.1).
+
+    Args:
+        conv_op: ``nn.Conv2d`` or ``nn.Conv3d``.
+        in_channels: c, channels of the modality.
+        widths: channels of every level.
+        strides: pooling before every level.
+        kernel_sizes: kernel size of every level.
+
+    Shape:
+        ``(B, c, *S)`` to the features ``(B, widths[l], *S_l)`` of every level.
+    """
 
     def __init__(
         self,
         conv_op: ConvOp,
         in_channels: int,
         widths: Sequence[int],
-        strides: Sequence[Size],
-        kernel_sizes: Sequence[Size],
+        strides: Sequence[Sequence[int]],
+        kernel_sizes: Sequence[Sequence[int]],
     ):
         super().__init__()
         max_pool = get_matching_pool_op(conv_op, pool_type="max")
-        for before, after, stride, kernel_size in zip(
-            [in_channels, *widths], widths, strides, kernel_sizes, strict=False
-        ):
-            pool = nn.Identity() if prod(stride) == 1 else max_pool(stride)
-            self.append(nn.Sequential(pool, level(conv_op, before, after, kernel_size)))
+        for width, stride, kernel_size in zip(widths, strides, kernel_sizes, strict=True):
+            pool = nn.Identity() if prod(stride) == 1 else max_pool(tuple(stride))
+            self.append(nn.Sequential(pool, double_conv(conv_op, in_channels, width, kernel_size)))
+            in_channels = width
 
     def forward(self, x: Tensor) -> list[Tensor]:
         features = []
-        for stage in self:
-            x = stage(x)
+        for level in self:
+            x = level(x)
             features.append(x)
         return features
 
 
 class ContextualAttention(nn.Module):
-    """Section 3.3.2: ``F_out = a A F + (1 - a) F`` with ``A = sigmoid(MLP(pooled F))``; ``(B, C, *S)`` to the same.
+    """Contextual attention ``F_out = a A F + (1 - a) F`` with ``A = sigmoid(MLP(pooled F))``, section 3.3.2.
 
     F is pooled over all axes, which gives one score per channel, and over all axes but one, which gives one per channel
     and position along that axis. The same MLP turns all these means into scores, and the scores that meet in a position
-    are added. ``a`` is learned, 1/2 at first, and kept between 0 and 1 by a sigmoid.
+    are added. ``a`` is learned, 1/2 at first, and kept between 0 and 1 by a sigmoid. ``(B, C, *S)`` to the same.
     """
 
     def __init__(self, channels: int, reduction: int = 4):
@@ -111,14 +86,16 @@ class ContextualAttention(nn.Module):
 
 
 class MultiScaleFusion(nn.Module):
-    """Section 3.3.3: ``Conv1x1(sum_r w_r AtrousConv_r(F))`` over dilations r; ``(B, C, *S)`` to the same.
+    """Multi-scale fusion ``Conv1x1(sum_r w_r AtrousConv_r(F))`` over dilations r, section 3.3.3.
 
-    The weights w_r are learned and begin alike.
+    The weights w_r are learned and equal at first. ``(B, C, *S)`` to the same.
     """
 
-    def __init__(self, conv_op: ConvOp, channels: int, kernel_size: Size, dilations: Sequence[int] = (1, 2, 4, 8)):
+    def __init__(
+        self, conv_op: ConvOp, channels: int, kernel_size: Sequence[int], dilations: Sequence[int] = (1, 2, 4, 8)
+    ):
         super().__init__()
-        self.atrous = nn.ModuleList(conv(conv_op, channels, channels, kernel_size, dilation) for dilation in dilations)
+        self.atrous = nn.ModuleList(conv(conv_op, channels, channels, kernel_size, dilation=r) for r in dilations)
         self.weights = nn.Parameter(torch.full((len(dilations),), 1 / len(dilations)))
         self.pointwise = conv_op(channels, channels, 1)
 
@@ -127,74 +104,22 @@ class MultiScaleFusion(nn.Module):
         return self.pointwise(torch.stack(scales).sum(0))
 
 
-class TransformerFusion(nn.Module):
-    """Multi-modal transformer fusion, end of section 3.4.3.
-
-    1. The positions of the bottleneck, of every modality, are tokens with a sinusoidal position and a learned modality
-       embedding; the token mixer lets all of them attend to all.
-    2. Hierarchical attention: these tokens then attend to the tokens of all modalities at one finer scale after the
-       other, from the second deepest level up to full resolution.
-
-    A level that has more than ``max_tokens`` positions is averaged onto a coarser grid first, so that time and memory
-    stay bounded whatever the patch: a level of 128^3 voxels becomes 512 tokens for each modality. The result is brought
-    back to the size of the bottleneck, merged over the modalities and added to their merged features.
-
-    Shape:
-        For each of M modalities features of L levels ``(B, widths[l], *S_l)``, to ``(B, out_channels, *S_(L-1))``.
-    """
+class DecoderLevel(nn.Module):
+    """Decoder level ``D_l = Conv(cat(E_l, Up(D_(l+1))))`` with contextual attention on ``E_l``, section 3.3.1."""
 
     def __init__(
         self,
         conv_op: ConvOp,
-        num_modalities: int,
-        widths: Sequence[int],
-        strides: Sequence[Size],
+        skip_channels: int,
+        deeper_channels: int,
         out_channels: int,
+        kernel_size: Sequence[int],
         *,
-        token_mixer: Callable[[int], nn.Module] = SelfAttention,
-        max_tokens: int = 512,
+        use_contextual_attention: bool = True,
     ):
         super().__init__()
-        channels = widths[-1]
-        self.max_tokens = max_tokens
-        self.voxels = [tuple(map(prod, zip(*strides[: i + 1], strict=True))) for i in range(len(strides))]
-        self.modality = nn.Parameter(0.02 * torch.randn(num_modalities, 1, channels))
-        self.fusion = AttentionBlock(channels, token_mixer(channels))
-        self.to_context = nn.ModuleList(nn.Linear(width, channels) for width in reversed(widths[:-1]))
-        self.hierarchy = nn.ModuleList(AttentionBlock(channels, SelfAttention(channels)) for _ in widths[:-1])
-        self.merge = conv_op(num_modalities * channels, out_channels, 1)
-
-    def forward(self, levels: Sequence[Sequence[Tensor]]) -> Tensor:
-        deepest = levels[-1]
-        tokens, grid = self.tokens(deepest, -1)
-        tokens = self.fusion(tokens + self.modality.expand(-1, prod(grid), -1).flatten(0, 1))
-        for index, (to_context, attention) in enumerate(zip(self.to_context, self.hierarchy, strict=True)):
-            context, _ = self.tokens(levels[-2 - index], -2 - index, to_context)
-            tokens = attention(tokens, context)
-        fused = tokens.unflatten(1, (len(deepest), *grid)).movedim(-1, 2).flatten(1, 2)  # (B, M * C, *grid)
-        fused = resize(fused.to(deepest[0].dtype), deepest[0].shape[2:])
-        return self.merge(fused + torch.cat(tuple(deepest), 1))
-
-    def tokens(
-        self, modalities: Sequence[Tensor], index: int, projection: nn.Module | None = None
-    ) -> tuple[Tensor, Size]:
-        """Tokens ``(B, M * T, C)`` of a level, with their positions in voxels of the deepest level, and their grid."""
-        size = modalities[0].shape[2:]
-        grid = token_grid(size, self.max_tokens)
-        pooled = torch.stack([pool_to_grid(x, grid) for x in modalities], 1).flatten(3).movedim(2, -1)  # (B, M, T, c)
-        tokens = pooled if projection is None else projection(pooled)
-        steps = zip(self.voxels[index], self.voxels[-1], size, grid, strict=True)
-        spacing = [level / deepest * length / cells for level, deepest, length, cells in steps]
-        return (tokens + sinusoidal_positions(grid, spacing, tokens)).flatten(1, 2), grid
-
-
-class DecoderLevel(nn.Module):
-    """``D_l = level(cat(E_l, Up(D_(l+1))))``, section 3.3.1, with contextual attention on ``E_l``."""
-
-    def __init__(self, attention: nn.Module, level: nn.Module):
-        super().__init__()
-        self.attention = attention
-        self.level = level
+        self.attention = ContextualAttention(skip_channels) if use_contextual_attention else nn.Identity()
+        self.level = double_conv(conv_op, skip_channels + deeper_channels, out_channels, kernel_size)
 
     def forward(self, x: Tensor, modalities: Sequence[Tensor]) -> Tensor:
         skip = self.attention(torch.cat(tuple(modalities), 1))
@@ -202,27 +127,27 @@ class DecoderLevel(nn.Module):
 
 
 class DecoderLevelWithoutSkip(nn.Module):
-    """``D_l = level(Up(D_(l+1)))``: what is left without the skips."""
+    """Decoder level ``D_l = Conv(Up(D_(l+1)))`` of the ablation without skips."""
 
-    def __init__(self, level: nn.Module):
+    def __init__(self, conv_op: ConvOp, deeper_channels: int, out_channels: int, kernel_size: Sequence[int]):
         super().__init__()
-        self.level = level
+        self.level = double_conv(conv_op, deeper_channels, out_channels, kernel_size)
 
     def forward(self, x: Tensor, modalities: Sequence[Tensor]) -> Tensor:
         return self.level(resize(x, modalities[0].shape[2:]))
 
 
 class Decoder(nn.Module):
-    """From the fused bottleneck up: ``(B, C, *S)`` to logits, those of the finest level first.
+    """Decoder from the fused bottleneck ``(B, C, *S)`` to logits of the finest level and of coarser ones.
 
-    Without deep supervision these are all. nnU-Net's ``-pretrained_weights`` leaves out what has ``.seg_layers.`` in
-    its name, and so works across datasets.
+    nnU-Net's ``-pretrained_weights`` leaves out weights with ``.seg_layers.`` in their name, and so works across
+    datasets.
 
     Args:
         conv_op: ``nn.Conv2d`` or ``nn.Conv3d``.
-        levels: from the finest one down.
-        features: channels of the levels that have a head, from the finest one down.
-        num_classes: of the heads.
+        levels: decoder levels, the finest first.
+        features: channels of the levels that have a segmentation head, the finest first.
+        num_classes: K, channels of a segmentation head.
     """
 
     def __init__(self, conv_op: ConvOp, levels: Sequence[nn.Module], features: Sequence[int], num_classes: int):
@@ -231,9 +156,10 @@ class Decoder(nn.Module):
         self.seg_layers = nn.ModuleList(conv_op(width, num_classes, 1) for width in features)
 
     def forward(self, x: Tensor, encoded: Sequence[Sequence[Tensor]], *, deep_supervision: bool) -> list[Tensor]:
+        """Decode; the finest logits come first and, without deep supervision, alone."""
         decoded: list[Tensor] = []
-        for level, modalities in reversed(list(zip(self.levels, encoded, strict=False))):
-            x = level(x, modalities)
+        for index in reversed(range(len(self.levels))):
+            x = self.levels[index](x, encoded[index])
             decoded.insert(0, x)
         heads = self.seg_layers if deep_supervision else self.seg_layers[:1]
         return [bounded(head(features), MAX_LOGIT) for head, features in zip(heads, decoded, strict=False)]
@@ -242,31 +168,32 @@ class Decoder(nn.Module):
 class CASNet(nn.Module):
     """Context-aware segmentation network, with one encoder for every imaging modality.
 
-    The modalities' encoders meet in the transformer fusion at the bottleneck and, concatenated, in the skips. M of them
-    have ``1 / sqrt(M)`` of the planned features, so that they need as many operations as the one of a single modality;
-    their features take sqrt(M) times the memory.
+    The modalities' encoders meet in the transformer fusion at the bottleneck and, concatenated, in the skips. Each of M
+    encoders has ``1 / sqrt(M)`` of the planned features, so that all together need as many operations as the single
+    encoder of one modality; their features take sqrt(M) times the memory.
 
     Args:
         in_channels: channels of the image.
         num_classes: K, segmentation heads: classes with background, or regions.
         conv_op: ``nn.Conv2d`` or ``nn.Conv3d``.
-        strides: of every level's pooling, as in nnU-Net's plans: the first does not pool, ``(1, ..., 1)``.
-        kernel_sizes: of every level.
+        strides: pooling before every level, as in nnU-Net's plans: none before the first, ``(1, ..., 1)``.
+        kernel_sizes: kernel size of every level.
         features_per_stage: channels of every level.
-        modality_groups: how many successive channels each modality has; one modality for each channel by default.
-        deep_supervision: return ``(logits, logits at the level below, ...)``, all but the bottleneck's.
-        auxiliary_heads: have the heads for that; by default if ``deep_supervision`` is on. A network that was trained
-            with them has them also when it is off.
-        use_skips: the decoder sees the encoders' levels ("w/o hierarchical feature extraction", Tables 3 and 4).
-        use_contextual_attention: attend to context in these skips ("w/o contextual attention").
-        token_mixer: from a number of channels C to the module that mixes the tokens ``(B, T, C)`` of all modalities.
-        max_tokens: of a modality at one level.
+        modality_groups: number of successive channels of each modality; one channel each by default.
+        deep_supervision: return ``(logits, logits at the level below, ...)``, for all levels but the bottleneck.
+        auxiliary_heads: whether the network has the heads for deep supervision; by default if ``deep_supervision`` is
+            on. A network that was trained with them also has them when it is off.
+        use_skips: ``False`` gives a decoder that sees the bottleneck alone ("w/o hierarchical feature extraction",
+            Tables 3 and 4).
+        use_contextual_attention: ``False`` gives skips without it ("w/o contextual attention").
+        token_mixer: makes the module that mixes the tokens ``(B, T, C)`` of all modalities, given C.
+        max_tokens: most tokens of a modality at one level.
 
     Shape:
         ``(B, in_channels, *S)`` to logits ``(B, K, *S)``, bounded by +-1000, for any size S.
 
     Raises:
-        ValueError: levels, or modalities and channels, that do not fit together.
+        ValueError: levels, or modalities and channels, do not fit together.
 
     Example:
         >>> plan = {"strides": [(1, 1), (2, 2)], "kernel_sizes": [(3, 3)] * 2, "features_per_stage": [32, 64]}
@@ -292,46 +219,44 @@ class CASNet(nn.Module):
         max_tokens: int = 512,
     ):
         super().__init__()
-        modality_groups = (1,) * in_channels if modality_groups is None else tuple(modality_groups)
         check_levels(convert_conv_op_to_dim(conv_op), strides, kernel_sizes, features_per_stage)
-        if sum(modality_groups) != in_channels or min(modality_groups) < 1:
-            raise ValueError(
-                f"modality_groups {modality_groups} of {in_channels} channels: give the number of channels of each "
-                "modality, so that they add up to all channels"
-            )
-        stride_of, kernel_of = [tuple(s) for s in strides], [tuple(k) for k in kernel_sizes]
-        num_modalities = len(modality_groups)
-        widths = [multiple_of_8(features / math.sqrt(num_modalities)) for features in features_per_stage]
-
         self.deep_supervision = deep_supervision
-        self.modality_groups = modality_groups
-        self.total_stride = tuple(map(prod, zip(*stride_of, strict=True)))
+        self.modality_groups = (1,) * in_channels if modality_groups is None else tuple(modality_groups)
+        check_modalities(self.modality_groups, in_channels)
+        self.total_stride = total_stride(strides)
+
+        num_modalities, bottleneck = len(self.modality_groups), features_per_stage[-1]
+        widths = [multiple_of_8(features / math.sqrt(num_modalities)) for features in features_per_stage]
         self.encoders = nn.ModuleList(
-            ModalityEncoder(conv_op, channels, widths, stride_of, kernel_of) for channels in modality_groups
+            ModalityEncoder(conv_op, channels, widths, strides, kernel_sizes) for channels in self.modality_groups
         )
-        bottleneck = features_per_stage[-1]
         self.transformer_fusion = TransformerFusion(
-            conv_op, num_modalities, widths, stride_of, bottleneck, token_mixer=token_mixer, max_tokens=max_tokens
+            conv_op, num_modalities, widths, strides, bottleneck, token_mixer=token_mixer, max_tokens=max_tokens
         )
-        self.multi_scale_fusion = MultiScaleFusion(conv_op, bottleneck, kernel_of[-1])
-        decoder_levels: list[nn.Module] = []
-        for width, (out_channels, below), kernel_size in zip(
-            widths, pairwise(features_per_stage), kernel_of, strict=False
-        ):
-            if use_skips:
-                skip = num_modalities * width
-                attention = ContextualAttention(skip) if use_contextual_attention else nn.Identity()
-                decoder_levels.append(DecoderLevel(attention, level(conv_op, skip + below, out_channels, kernel_size)))
-            else:
-                decoder_levels.append(DecoderLevelWithoutSkip(level(conv_op, below, out_channels, kernel_size)))
-        heads = slice(-1 if (deep_supervision if auxiliary_heads is None else auxiliary_heads) else 1)
-        self.decoder = Decoder(conv_op, decoder_levels, features_per_stage[heads], num_classes)
+        self.multi_scale_fusion = MultiScaleFusion(conv_op, bottleneck, kernel_sizes[-1])
+
+        def decoder_level(index: int) -> nn.Module:
+            out_channels, deeper_channels = features_per_stage[index : index + 2]
+            if not use_skips:
+                return DecoderLevelWithoutSkip(conv_op, deeper_channels, out_channels, kernel_sizes[index])
+            return DecoderLevel(
+                conv_op,
+                num_modalities * widths[index],
+                deeper_channels,
+                out_channels,
+                kernel_sizes[index],
+                use_contextual_attention=use_contextual_attention,
+            )
+
+        levels = [decoder_level(index) for index in range(len(strides) - 1)]
+        num_heads = len(levels) if (deep_supervision if auxiliary_heads is None else auxiliary_heads) else 1
+        self.decoder = Decoder(conv_op, levels, features_per_stage[:num_heads], num_classes)
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
         size = x.shape[2:]
         modalities = pad_to_size(x, self.total_stride).split(self.modality_groups, 1)
         pyramids = [encoder(modality) for encoder, modality in zip(self.encoders, modalities, strict=True)]
-        encoded = list(zip(*pyramids, strict=True))  # of each level, the features of all modalities
+        encoded = list(zip(*pyramids, strict=True))  # for each level, the features of all modalities
         x = self.multi_scale_fusion(self.transformer_fusion(encoded))
         finest, *coarser = self.decoder(x, encoded, deep_supervision=self.deep_supervision)
         logits = crop(finest, size)
@@ -339,8 +264,17 @@ class CASNet(nn.Module):
 
 
 def multiple_of_8(features: float) -> int:
-    """The next one: what the tensor cores want, and the attention's heads."""
+    """Round up to a multiple of 8, which tensor cores and the heads of attention need."""
     return 8 * math.ceil(features / 8)
+
+
+def check_modalities(modality_groups: Sequence[int], in_channels: int) -> None:
+    """Refuse modalities whose channels are not all channels."""
+    if sum(modality_groups) != in_channels or min(modality_groups) < 1:
+        raise ValueError(
+            f"modality_groups {modality_groups} of {in_channels} channels: give the number of channels of each "
+            "modality, so that they add up to all channels"
+        )
 
 
 def check_levels(
@@ -349,6 +283,7 @@ def check_levels(
     kernel_sizes: Sequence[Sequence[int]],
     features_per_stage: Sequence[int],
 ) -> None:
+    """Refuse plans that the network cannot follow."""
     num_levels = {len(strides), len(kernel_sizes), len(features_per_stage)}
     if len(num_levels) > 1 or len(strides) < 2:
         raise ValueError(

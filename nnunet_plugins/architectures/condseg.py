@@ -12,20 +12,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nnunet_plugins.architectures.layers.convolutions import conv_bn, conv_bn_relu
+from nnunet_plugins.architectures.layers.attention import ChannelGate, SpatialGate
+from nnunet_plugins.architectures.layers.contrast import SID, ContrastFusion, ConvolutionFusion
+from nnunet_plugins.architectures.layers.convolutions import ConvOp, Size, conv_norm, conv_norm_relu
 from nnunet_plugins.architectures.layers.encoders import timm_encoder
 from nnunet_plugins.architectures.layers.logits import bounded
 from nnunet_plugins.architectures.layers.padding import crop, pad_to_stride
 from nnunet_plugins.architectures.layers.resize import resize
-from nnunet_plugins.architectures.layers.windows import aggregate_windows
-
-Size = Sequence[int]
 
 NUM_LEVELS = 4
 
 
 class ConDSegOutput(NamedTuple):
-    """What :class:`ConDSeg` returns for training."""
+    """Output of :class:`ConDSeg` with deep supervision."""
 
     logits: Tensor
     """``(B, K, H, W)`` class logits: of Net0 in stage 1, of the whole network in stage 2."""
@@ -37,13 +36,13 @@ class ConDSegOutput(NamedTuple):
 
 
 class Net0Head(nn.Module):
-    """The simplest head: 64 channels of every level at full resolution, side by side, and a 1x1 convolution.
+    """Head of Net0: equally many channels of every level at full resolution, side by side, and a 1x1 convolution.
 
     ``Conv1x1(Upsample(.))`` is computed as ``Upsample(Conv1x1(.))``, which is the same (a 1x1 convolution and bilinear
     interpolation commute): 0.2 instead of 7.8 GMACs for 3x256x256.
     """
 
-    def __init__(self, widths: Iterable[int], num_classes: int, channels: int = 64):
+    def __init__(self, widths: Iterable[int], num_classes: int, channels: int):
         super().__init__()
         self.reduce = nn.ModuleList(nn.Conv2d(width, channels, 1, bias=False) for width in widths)
         self.norms = nn.ModuleList(nn.BatchNorm2d(channels) for _ in self.reduce)
@@ -59,7 +58,7 @@ class Net0Head(nn.Module):
 
 
 class Net0(nn.Module):
-    """Encoder and the simplest head, for stage 1: consistency reinforcement.
+    """Encoder with the simplest head, for stage 1: consistency reinforcement.
 
     8.663 M parameters for three channels and one class (paper's code: 8.663 M).
 
@@ -67,6 +66,7 @@ class Net0(nn.Module):
         in_channels: channels of the image.
         num_classes: K, segmentation heads: classes with background, or regions.
         backbone: any timm model with ``features_only``; its first four feature maps are used.
+        head_channels: channels that the head makes of every feature map.
 
     Shape:
         ``(B, in_channels, H, W)`` to logits ``(B, K, H, W)``, bounded by +-1000. Or V views of every image,
@@ -74,19 +74,23 @@ class Net0(nn.Module):
 
     Raises:
         ValueError: the backbone has fewer than four feature maps.
+
+    Example:
+        >>> Net0(3, 2, backbone="resnet18")(torch.zeros(2, 3, 40, 56)).shape
+        torch.Size([2, 2, 40, 56])
     """
 
     stage = 1
 
-    def __init__(self, in_channels: int, num_classes: int, *, backbone: str = "resnet50"):
+    def __init__(self, in_channels: int, num_classes: int, *, backbone: str = "resnet50", head_channels: int = 64):
         super().__init__()
         self.backbone = backbone
         self.encoder, self.widths = timm_encoder(backbone, in_channels, NUM_LEVELS)
         self.stride: int = self.encoder.feature_info.reduction()[-1]
-        self.head = Net0Head(self.widths, num_classes)
+        self.head = Net0Head(self.widths, num_classes, head_channels)
 
     def pad(self, x: Tensor) -> Tensor:
-        """To two pixels of f4 at least: batch normalisation wants more than one value of each channel."""
+        """Pad to at least two pixels of f4: batch normalisation needs more than one value of each channel."""
         return pad_to_stride(x, self.stride, minimum=2 * self.stride)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -100,171 +104,33 @@ class Net0(nn.Module):
 # ---- stage 2 ---------------------------------------------------------------------------------------------------------
 
 
-class ChannelGate(nn.Module):
-    """Weighs channels by their mean and maximum (Woo et al., CBAM, ECCV 2018). ``(B, C, H, W)`` to the same."""
-
-    def __init__(self, channels: int, reduction: int = 16):
-        super().__init__()
-        self.mlp = nn.Sequential(
-            nn.Conv2d(channels, channels // reduction, 1, bias=False),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(channels // reduction, channels, 1, bias=False),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * (self.mlp(x.mean((2, 3), keepdim=True)) + self.mlp(x.amax((2, 3), keepdim=True))).sigmoid()
-
-
-class SpatialGate(nn.Module):
-    """Weighs positions by mean and maximum over the channels, likewise."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(2, 1, 7, padding=3, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.conv(torch.cat((x.mean(1, keepdim=True), x.amax(1, keepdim=True)), 1)).sigmoid()
-
-
 class PreEnhancement(nn.Module):
-    """f_i to e_i by dilated convolutions: ``(B, C_in, H, W)`` to ``(B, C, H, W)``."""
+    """Enhancement of f_i to e_i by dilated convolutions: ``(B, C_in, *S)`` to ``(B, C, *S)``."""
 
     dilations = (6, 12, 18)
 
-    def __init__(self, in_channels: int, channels: int):
+    def __init__(self, conv_op: ConvOp, in_channels: int, channels: int):
         super().__init__()
-        convolutions = [conv_bn_relu(in_channels, channels, 1)]
-        convolutions += [conv_bn_relu(in_channels, channels, 3, dilation=dilation) for dilation in self.dilations]
-        self.branches = nn.ModuleList(convolution.append(ChannelGate(channels)) for convolution in convolutions)
-        self.fuse = conv_bn(len(convolutions) * channels, channels, 3)
-        self.shortcut = conv_bn(in_channels, channels, 1)
-        self.gate = SpatialGate()
+        convolutions = [conv_norm_relu(conv_op, in_channels, channels, 1)]
+        convolutions += [conv_norm_relu(conv_op, in_channels, channels, dilation=d) for d in self.dilations]
+        self.branches = nn.ModuleList(branch.append(ChannelGate(conv_op, channels)) for branch in convolutions)
+        self.fuse = conv_norm(conv_op, len(convolutions) * channels, channels)
+        self.shortcut = conv_norm(conv_op, in_channels, channels, 1)
+        self.gate = SpatialGate(conv_op)
 
     def forward(self, x: Tensor) -> Tensor:
         fused = self.fuse(torch.cat([branch(x) for branch in self.branches], 1))
         return self.gate(F.relu(fused + self.shortcut(x)))
 
 
-class SID(nn.Module):
-    """Semantic information decoupling: f4 to f_fg, f_bg and f_uc, each ``(B, C, h, w)``, and their masks (eq. 8)."""
-
-    regions = ("foreground", "background", "uncertainty")
-
-    def __init__(self, in_channels: int, channels: int):
-        super().__init__()
-        self.branches = nn.ModuleDict(
-            {
-                region: nn.Sequential(
-                    conv_bn_relu(in_channels, 4 * channels, 3),
-                    conv_bn_relu(4 * channels, channels, 3),
-                    conv_bn_relu(channels, channels, 1),
-                )
-                for region in self.regions
-            }
-        )
-        self.heads = nn.ModuleDict({region: AuxiliaryHead(channels) for region in self.regions})
-
-    def forward(self, f4: Tensor) -> tuple[Tensor, Tensor]:
-        """f_fg and f_bg."""
-        return self.branches["foreground"](f4), self.branches["background"](f4)
-
-    def masks(self, f4: Tensor, foreground: Tensor, background: Tensor, sizes: Sequence[Size]) -> Tensor:
-        """Logits of M^fg, M^bg and M^uc, ``(B, 3, H, W)``: for training alone."""
-        features = (foreground, background, self.branches["uncertainty"](f4))
-        return torch.cat([head(f, sizes) for head, f in zip(self.heads.values(), features, strict=True)], 1)
-
-
-class AuxiliaryHead(nn.Module):
-    """``(B, C, h, w)`` to logits of one mask ``(B, 1, H, W)``, doubling the size four times on the way."""
-
-    def __init__(self, channels: int):
-        super().__init__()
-        widths = (channels, 2 * channels, 2 * channels, channels, channels // 2, channels // 2)
-        self.convolutions = nn.ModuleList(conv_bn_relu(a, b, 3) for a, b in pairwise(widths))
-        self.predict = nn.Conv2d(widths[-1], 1, 1)
-
-    def forward(self, x: Tensor, sizes: Iterable[Size]) -> Tensor:
-        return self.predict(convolve_upwards(self.convolutions, x, sizes))
-
-
-def convolve_upwards(convolutions: Iterable[nn.Module], x: Tensor, sizes: Iterable[Size]) -> Tensor:
-    """A convolution at the size of ``x``, and one after every resizing."""
-    first, *others = convolutions
-    x = first(x)
-    for convolution, size in zip(others, sizes, strict=True):
-        x = convolution(resize(x, size))
-    return x
-
-
-class CDFA(nn.Module):
-    """Contrast-driven feature aggregation, eq. 11-14: attention within a window, with weights from f_fg and f_bg alone.
-
-    ``(B, C_in, H, W)`` and twice ``(B, C, H, W)`` to ``(B, C, H, W)``. Deviation: the channels are split into heads,
-    each with weights of its own, as in the authors' published sizes; the paper has one.
-    """
-
-    def __init__(self, in_channels: int, channels: int, window: int, num_heads: int):
-        super().__init__()
-        self.num_heads = num_heads
-        self.weights_per_window = (window**2, window**2)
-        self.before = nn.Sequential(conv_bn_relu(in_channels, channels, 3), conv_bn_relu(channels, channels, 3))
-        self.value = nn.Conv2d(channels, channels, 1)
-        self.foreground = nn.Conv2d(channels, num_heads * window**4, 1)  # eq. 12
-        self.background = nn.Conv2d(channels, num_heads * window**4, 1)
-        self.project = nn.Conv2d(channels, channels, 1)
-        self.after = nn.Sequential(conv_bn_relu(channels, channels, 3), conv_bn_relu(channels, channels, 3))
-
-    def forward(self, x: Tensor, foreground: Tensor, background: Tensor) -> Tensor:
-        values = self.value(self.before(x)).unflatten(1, (self.num_heads, -1))  # (B, heads, C / heads, H, W)
-        outer, inner = self.attention(self.foreground(foreground)), self.attention(self.background(background))
-        return self.after(self.project(aggregate_windows(values, outer, inner).flatten(1, 2)))
-
-    def attention(self, logits: Tensor) -> Tensor:
-        """``(B, heads * K^4, H, W)`` to ``(B, heads, K^2, K^2, H, W)``, whose rows sum to 1.
-
-        In the precision of ``logits``: autocast would take the largest maps of the network to float32.
-        """
-        with torch.autocast(logits.device.type, enabled=False):
-            return logits.unflatten(1, (self.num_heads, *self.weights_per_window)).softmax(3)
-
-
-class ContrastFusion(nn.Module):
-    """A level of the multi-level fusion: brings f_fg and f_bg to its size by convolutions, and applies CDFA."""
-
-    def __init__(self, in_channels: int, channels: int, doublings: int, window: int, num_heads: int):
-        super().__init__()
-        self.prepare_foreground, self.prepare_background = (
-            nn.ModuleList(conv_bn_relu(channels, channels, 3) for _ in range(1 + doublings)) for _ in range(2)
-        )
-        self.cdfa = CDFA(in_channels, channels, window, num_heads)
-
-    def forward(self, x: Tensor, foreground: Tensor, background: Tensor, sizes: Sequence[Size]) -> Tensor:
-        """``sizes`` are those from f_fg's, exclusive, to that of ``x``."""
-        foreground = convolve_upwards(self.prepare_foreground, foreground, sizes)
-        background = convolve_upwards(self.prepare_background, background, sizes)
-        return self.cdfa(x, foreground, background)
-
-
-class ConvolutionFusion(nn.Module):
-    """Table 4, baseline: CDFA's convolutions without the attention."""
-
-    def __init__(self, in_channels: int, channels: int):
-        super().__init__()
-        widths = (in_channels, *[channels] * 4)
-        self.convolutions = nn.Sequential(*(conv_bn_relu(a, b, 3) for a, b in pairwise(widths)))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.convolutions(x)
-
-
 class SADecoder(nn.Module):
-    """Size-aware decoder: two adjacent levels, ``(B, C, h, w)`` and ``(B, C, H, W)``, to ``(B, C, H, W)``."""
+    """Size-aware decoder of two adjacent levels: ``(B, C, *s)`` and ``(B, C, *S)`` to ``(B, C, *S)``."""
 
-    def __init__(self, channels: int):
+    def __init__(self, conv_op: ConvOp, channels: int):
         super().__init__()
-        self.reduce = conv_bn_relu(2 * channels, channels, 1)
-        self.residuals = nn.ModuleList(conv_bn(channels, channels, kernel_size) for kernel_size in (3, 3, 1))
-        self.gates = nn.Sequential(ChannelGate(channels), SpatialGate())
+        self.reduce = conv_norm_relu(conv_op, 2 * channels, channels, 1)
+        self.residuals = nn.ModuleList(conv_norm(conv_op, channels, channels, kernel_size) for kernel_size in (3, 3, 1))
+        self.gates = nn.Sequential(ChannelGate(conv_op, channels), SpatialGate(conv_op))
 
     def forward(self, deep: Tensor, shallow: Tensor) -> Tensor:
         x = self.reduce(torch.cat((resize(deep, shallow.shape[2:]), shallow), 1))
@@ -286,27 +152,28 @@ class ConDSeg(nn.Module):
         num_classes: K, segmentation heads: classes with background, or regions.
         deep_supervision: return :class:`ConDSegOutput` instead of the logits.
         backbone: any timm model with ``features_only``; its first four feature maps are f1 .. f4.
+        channels: channels of the enhanced, fused and decoded features.
+        num_heads: heads of CDFA.
+        head_channels: channels that Net0's head makes of every feature map.
         window: K of CDFA, odd.
-        use_contrast: ``False`` gives Table 4's baseline of the fusion: no SID, convolutions in the place of CDFA.
-        use_sa_decoder: ``False`` gives its single-scale decoder: the one of the two finest levels alone.
+        use_contrast: ``False`` gives Table 4's baseline of the fusion: no SID, and convolutions instead of CDFA.
+        use_sa_decoder: ``False`` gives its single-scale decoder: only the one of the two finest levels.
 
     Attributes:
         stage: 1 computes :attr:`net0` alone, 2 the whole network. Saved in the state dict, so that a checkpoint
-            predicts with what it was trained for.
+            predicts with the network that it was trained for.
 
     Shape:
         ``(B, in_channels, H, W)`` to logits ``(B, K, H, W)``, bounded by +-1000.
 
     Raises:
-        ValueError: an even window, or a backbone with fewer than four feature maps.
+        ValueError: an even window, channels that heads and gates cannot share, or a backbone with fewer than four
+            feature maps.
 
     Example:
-        >>> ConDSeg(3, 2)(torch.zeros(2, 3, 40, 56)).shape
+        >>> ConDSeg(3, 2, backbone="resnet18", channels=32)(torch.zeros(2, 3, 40, 56)).shape
         torch.Size([2, 2, 40, 56])
     """
-
-    channels = 128
-    num_heads = 4
 
     def __init__(
         self,
@@ -315,31 +182,36 @@ class ConDSeg(nn.Module):
         *,
         deep_supervision: bool = False,
         backbone: str = "resnet50",
+        channels: int = 128,
+        num_heads: int = 4,
+        head_channels: int = 64,
         window: int = 3,
         use_contrast: bool = True,
         use_sa_decoder: bool = True,
     ):
         super().__init__()
-        if window < 1 or window % 2 == 0:
-            raise ValueError(f"window {window} has no centre: choose an odd one")
+        check_sizes(window, channels, num_heads)
         self.deep_supervision = deep_supervision
         self.stage = 2
-        self.net0 = Net0(in_channels, num_classes, backbone=backbone)
-        channels, widths = self.channels, self.net0.widths
-        self.enhance = nn.ModuleList(PreEnhancement(width, channels) for width in widths)
-        self.sid = SID(widths[-1], channels) if use_contrast else None
-        fusion_widths = [channels] + [2 * channels] * (NUM_LEVELS - 1)  # levels 4 .. 1
-        if use_contrast:
-            self.fusions = nn.ModuleList(
-                ContrastFusion(width, channels, doublings, window, self.num_heads)
-                for doublings, width in enumerate(fusion_widths)
-            )
-        else:
-            self.fusions = nn.ModuleList(ConvolutionFusion(width, channels) for width in fusion_widths)
-        self.decoders = nn.ModuleList(SADecoder(channels) for _ in range(NUM_LEVELS - 1 if use_sa_decoder else 1))
-        self.fuse_sizes = conv_bn_relu(len(self.decoders) * channels, channels, 3)
-        self.refine = nn.Sequential(conv_bn_relu(channels, channels, 3), conv_bn_relu(channels, channels // 2, 1))
-        self.output = nn.Sequential(OrderedDict(seg_layers=nn.Sequential(nn.Conv2d(channels // 2, num_classes, 1))))
+        self.net0 = Net0(in_channels, num_classes, backbone=backbone, head_channels=head_channels)
+        conv_op, widths = nn.Conv2d, self.net0.widths
+
+        self.enhance = nn.ModuleList(PreEnhancement(conv_op, width, channels) for width in widths)
+        self.sid = SID(conv_op, widths[-1], channels) if use_contrast else None
+        fusion_widths = (channels, *[2 * channels] * (NUM_LEVELS - 1))  # levels 4 .. 1
+        self.fusions = nn.ModuleList(
+            ContrastFusion(conv_op, width, channels, doublings=doublings, window=window, num_heads=num_heads)
+            if use_contrast
+            else ConvolutionFusion(conv_op, width, channels)
+            for doublings, width in enumerate(fusion_widths)
+        )
+        num_decoders = NUM_LEVELS - 1 if use_sa_decoder else 1
+        self.decoders = nn.ModuleList(SADecoder(conv_op, channels) for _ in range(num_decoders))
+        self.fuse_sizes = conv_norm_relu(conv_op, num_decoders * channels, channels)
+        self.refine = nn.Sequential(
+            conv_norm_relu(conv_op, channels, channels), conv_norm_relu(conv_op, channels, channels // 2, 1)
+        )
+        self.output = nn.Sequential(OrderedDict(seg_layers=nn.Sequential(conv_op(channels // 2, num_classes, 1))))
 
     def forward(self, x: Tensor) -> Tensor | ConDSegOutput:
         logits, decoupled = (self.net0(x), None) if self.stage == 1 else self.segment(x)
@@ -348,35 +220,42 @@ class ConDSeg(nn.Module):
         return ConDSegOutput(self.with_idle_parameters(logits), decoupled)
 
     def segment(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Stage 2."""
+        """Compute the whole network, Figure 2: logits, and with deep supervision SID's masks."""
         padded = self.net0.pad(x)
         features = self.net0.encoder(padded)  # f1 .. f4
         enhanced = [enhance(f) for enhance, f in zip(self.enhance, features, strict=True)]  # e1 .. e4
         upwards = [e.shape[2:] for e in reversed(enhanced[:-1])] + [padded.shape[2:]]
 
+        contrast: tuple[Tensor, Tensor] | None = None
         decoupled: Tensor | None = None
         if self.sid is not None:
-            foreground, background = self.sid(features[-1])
+            contrast = foreground, background = self.sid(features[-1])  # f_fg and f_bg
             if self.deep_supervision:
                 masks = self.sid.masks(features[-1], foreground, background, upwards)
                 decoupled = bounded(crop(masks, x.shape[2:]))
 
-        fused: list[Tensor] = []  # F~4 .. F~1
-        for doublings, (fusion, e) in enumerate(zip(self.fusions, reversed(enhanced), strict=True)):
-            level = torch.cat((e, resize(fused[-1], e.shape[2:])), 1) if fused else e
-            contrast = () if self.sid is None else (foreground, background, upwards[:doublings])
-            fused.append(fusion(level, *contrast))
-
+        fused = self.fuse(enhanced, contrast, upwards)  # F~4 .. F~1
         finest = fused[-1].shape[2:]
         neighbours = list(pairwise(fused))[-len(self.decoders) :]  # for large, medium and small entities
         decoded = [resize(decoder(*levels), finest) for decoder, levels in zip(self.decoders, neighbours, strict=True)]
         refined = self.refine(resize(self.fuse_sizes(torch.cat(decoded, 1)), padded.shape[2:]))
         return bounded(crop(self.output(refined), x.shape[2:])), decoupled
 
-    def with_idle_parameters(self, logits: Tensor) -> Tensor:
-        """Let the parameters that the stage does not use enter the loss, times 0: DDP waits for every gradient.
+    def fuse(
+        self, enhanced: Sequence[Tensor], contrast: tuple[Tensor, Tensor] | None, upwards: Sequence[Size]
+    ) -> list[Tensor]:
+        """Fuse e4 .. e1 from the deepest level up, each with the fused level below it."""
+        fused: list[Tensor] = []
+        for doublings, (fusion, e) in enumerate(zip(self.fusions, reversed(enhanced), strict=True)):
+            level = torch.cat((e, resize(fused[-1], e.shape[2:])), 1) if fused else e
+            fused.append(fusion(level) if contrast is None else fusion(level, *contrast, upwards[:doublings]))
+        return fused
 
-        In float32: the sum of all gradients of the logits is theirs, and in half precision it would overflow.
+    def with_idle_parameters(self, logits: Tensor) -> Tensor:
+        """Add the parameters that the stage does not use to the logits, times 0: DDP waits for every gradient.
+
+        In float32: the idle parameters' gradient is the sum of all gradients of the logits, which would overflow in
+        half precision.
         """
         if not torch.is_grad_enabled():
             return logits
@@ -389,3 +268,15 @@ class ConDSeg(nn.Module):
 
     def set_extra_state(self, state: Tensor) -> None:
         self.stage = int(state)
+
+
+def check_sizes(window: int, channels: int, num_heads: int) -> None:
+    """Refuse windows without a centre, and channels that CDFA's heads or the channel gates cannot share."""
+    if window < 1 or window % 2 == 0:
+        raise ValueError(f"window {window} has no centre: choose an odd one")
+    smallest = ChannelGate.reduction
+    if channels < smallest or channels % num_heads:
+        raise ValueError(
+            f"channels={channels}: expected a multiple of {num_heads}, for CDFA's heads, from {smallest} on, for "
+            "the channel gates; choose e.g. 32"
+        )

@@ -1,10 +1,11 @@
-"""DCFFSNet: Deep Connectivity Feature Fusion Separation Network (Zhang et al.), section 2.
+"""DCFFSNet: Deep Connectivity Feature Fusion Separation Network (section 2 of its paper).
 
-Two kinds of features run side by side: *feature scale* F, from the encoder, and *connectivity scale* C, from the
-bottleneck up. Connectivity is the agreement of a pixel with each of its eight neighbours (``layers.directions``).
+Two kinds of features run side by side: the *feature scale* F, from the encoder, and the *connectivity scale* C, from
+the bottleneck up. Connectivity is the agreement of a pixel with each of its eight neighbours (``layers.directions``).
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -12,12 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nnunet_plugins.architectures.layers.attention import ChannelAttention, SpatialAttention
-from nnunet_plugins.architectures.layers.convolutions import conv_bn, conv_bn_relu
-from nnunet_plugins.architectures.layers.directions import (
-    NUM_DIRECTIONS,
-    directional_vote,
-    shift_groups,
-)
+from nnunet_plugins.architectures.layers.convolutions import conv_norm, conv_norm_relu
+from nnunet_plugins.architectures.layers.directions import NUM_DIRECTIONS, directional_vote, shift_groups
 from nnunet_plugins.architectures.layers.encoders import timm_encoder
 from nnunet_plugins.architectures.layers.logits import bounded
 from nnunet_plugins.architectures.layers.padding import crop, pad_to_stride
@@ -25,7 +22,7 @@ from nnunet_plugins.architectures.layers.resize import upsample
 
 
 class DCFFSNetOutput(NamedTuple):
-    """What :class:`DCFFSNet` returns for training."""
+    """Output of :class:`DCFFSNet` with deep supervision."""
 
     logits: Tensor
     """``(B, K, H, W)`` class logits, voted from ``connectivity``."""
@@ -36,7 +33,7 @@ class DCFFSNetOutput(NamedTuple):
 
 
 def connectivity_head(in_channels: int, num_classes: int) -> nn.Conv2d:
-    """1x1 convolution to connectivity logits, at first undecided: two neighbours agree with probability 1/2.
+    """Make a 1x1 convolution to connectivity logits that are undecided at first: neighbours agree with probability 1/2.
 
     With a bias of 0 it would be 1/4, and at a learning rate of 1e-4 the background takes hundreds of steps to recover.
     """
@@ -48,7 +45,7 @@ def connectivity_head(in_channels: int, num_classes: int) -> nn.Conv2d:
 
 
 class DSCRIM(nn.Module):
-    """Deeply supervised connectivity representation injection module, eq. 1-3, for the bottleneck features F5.
+    """Deeply supervised connectivity representation injection module for the bottleneck features F5, eq. 1-3.
 
     The eight direction groups share one grouped convolution each, so that all are computed at once. The paper leaves
     open the activation of P_add (here the sigmoid, a gate) and what surrounds the attentions (here a 3x3 convolution
@@ -64,7 +61,7 @@ class DSCRIM(nn.Module):
         width = channels // NUM_DIRECTIONS
 
         def conv3x3() -> nn.Module:
-            return conv_bn_relu(channels, channels, 3, groups=NUM_DIRECTIONS)
+            return conv_norm_relu(nn.Conv2d, channels, channels, 3, groups=NUM_DIRECTIONS)
 
         self.reduce = nn.Conv2d(channels, width, 1)
         # Everything that depends on the number of classes has ".seg_layers." in its name: nnU-Net's
@@ -81,7 +78,7 @@ class DSCRIM(nn.Module):
         self.decode = nn.Conv2d(channels, channels, 1)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """``(B, C, h, w)`` to C5 ``(B, C, h, w)`` and P_out before its upsampling, ``(B, 8 * K, h, w)``."""
+        """Turn F5 ``(B, C, h, w)`` into C5 ``(B, C, h, w)`` and P_out before its upsampling, ``(B, 8 * K, h, w)``."""
         connectivity = self.seg_layers["connectivity"](self.reduce(features))  # eq. 1
         prior = self.seg_layers["injection"](connectivity.mean((2, 3), keepdim=True)).sigmoid()  # P_add: (B, C, 1, 1)
         shifted = shift_groups(features)
@@ -91,7 +88,7 @@ class DSCRIM(nn.Module):
 
 
 class MSFFM(nn.Module):
-    """Multi-scale feature fusion module, eq. 4-8: weighs both scales by what each finds important in the other.
+    """Multi-scale feature fusion module, eq. 4-8: weighs both scales by attention computed from the two together.
 
     Eight groups of channels share the weights. ``(B, C, H, W)`` twice to ``(B, C, H, W)`` twice.
     """
@@ -101,7 +98,7 @@ class MSFFM(nn.Module):
         width = channels // NUM_DIRECTIONS
         self.coordinate = nn.Conv2d(width, width, 1)
         self.feature_norm = nn.BatchNorm2d(width)
-        self.connectivity_conv = conv_bn(width, width, 3)
+        self.connectivity_conv = conv_norm(nn.Conv2d, width, width, 3)
 
     def forward(self, features: Tensor, connectivity: Tensor) -> tuple[Tensor, Tensor]:
         height, width = features.shape[2:]
@@ -120,7 +117,7 @@ class MSFFM(nn.Module):
 
 
 def channel_descriptor(x: Tensor) -> Tensor:
-    """``softmax(GAP(x))`` over the channels, eq. 7: ``(B, C, H, W)`` to ``(B, C, 1, 1)``, in the precision of ``x``."""
+    """Compute ``softmax(GAP(x))`` over the channels, eq. 7: ``(B, C, H, W)`` to ``(B, C, 1, 1)``, in x's precision."""
     return x.mean((2, 3), keepdim=True).softmax(1).to(x.dtype)
 
 
@@ -129,8 +126,10 @@ class MSRCM(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
-        self.scales = nn.ModuleList(conv_bn(in_channels, in_channels, kernel_size) for kernel_size in (1, 3, 5, 7))
-        self.project = conv_bn_relu(in_channels, out_channels, 1)
+        self.scales = nn.ModuleList(
+            conv_norm(nn.Conv2d, in_channels, in_channels, kernel_size) for kernel_size in (1, 3, 5, 7)
+        )
+        self.project = conv_norm_relu(nn.Conv2d, in_channels, out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.project(x + F.relu(sum(scale(x) for scale in self.scales)))
@@ -154,25 +153,28 @@ class PConv(nn.Module):
         return self.seg_layers[0](F.relu(self.norm(convolved)))
 
 
-class Identity2(nn.Module):
-    """Ablation "w/o MSF": both inputs as they are, to be concatenated."""
+class IdentityFusion(nn.Module):
+    """Replacement of MSFFM in the ablation "w/o MSF": returns both inputs unchanged."""
 
     def forward(self, features: Tensor, connectivity: Tensor) -> tuple[Tensor, Tensor]:
         return features, connectivity
 
 
 class DecoderStage(nn.Module):
-    """MSFFM at the skip, MSRCM on the concatenation, upsampling to the next scale."""
+    """Stage of the decoder: MSFFM at the skip, MSRCM on the concatenation, upsampling to the next scale."""
 
     def __init__(self, skip_channels: int, channels: int, out_channels: int, *, msffm: bool, msrcm: bool):
         super().__init__()
-        self.project_skip = nn.Identity() if skip_channels == channels else conv_bn_relu(skip_channels, channels, 1)
-        self.fusion = MSFFM(channels) if msffm else Identity2()
+        self.project_skip = (
+            nn.Identity() if skip_channels == channels else conv_norm_relu(nn.Conv2d, skip_channels, channels, 1)
+        )
+        self.fusion = MSFFM(channels) if msffm else IdentityFusion()
         if msrcm:
             self.extract: nn.Module = MSRCM(2 * channels, out_channels)
         else:
             self.extract = nn.Sequential(
-                conv_bn_relu(2 * channels, out_channels, 3), conv_bn_relu(out_channels, out_channels, 3)
+                conv_norm_relu(nn.Conv2d, 2 * channels, out_channels, 3),
+                conv_norm_relu(nn.Conv2d, out_channels, out_channels, 3),
             )
 
     def forward(self, features: Tensor, connectivity: Tensor) -> Tensor:
@@ -181,7 +183,7 @@ class DecoderStage(nn.Module):
 
 
 class DCFFSNet(nn.Module):
-    """DCFFSNet with a ResNet-34 encoder, for 2D images of any size, number of channels and number of classes.
+    """DCFFSNet for 2D images of any size, number of channels and number of classes.
 
     ======  ==========  ==========  ==================  ================
     scale   encoder F   C and F     into MSRCM (C + F)  out of the stage
@@ -194,25 +196,31 @@ class DCFFSNet(nn.Module):
     1       -           -           -                   PConv: 8 * K
     ======  ==========  ==========  ==================  ================
 
-    52.34 M parameters and 21.44 GMACs for 3x224x224 and one class (paper: 52.717 M, 21.732 G). The paper leaves the
-    encoder and all widths open; these meet its figures.
+    With ResNet-34, 52.34 M parameters and 21.44 GMACs for 3x224x224 and one class (paper: 52.717 M, 21.732 G). The
+    paper leaves the encoder and all widths open; these meet its figures.
 
     Args:
         in_channels: channels of the image.
         num_classes: K, segmentation heads: classes with background, or regions. Each has eight connectivity maps.
         deep_supervision: return :class:`DCFFSNetOutput` instead of the logits.
-        voting: how eight directions make one class logit, see ``directional_vote``.
-        use_dscrim, use_msffm, use_msrcm: ``False`` gives the ablations "w/o DS", "w/o MSF", "w/o MSR" of Table 2.
+        voting: "max" or "mean": how eight directions make one class logit, see ``directional_vote``.
+        backbone: any timm model with five feature maps, at strides 2 to 32; see the table for ResNet-34.
+        decoder_channels: channels of C at 1/16, 1/8, 1/4, 1/2 and 1, multiples of 8.
+        use_dscrim: ``False`` gives Table 2's ablation "w/o DS".
+        use_msffm: ``False`` gives its ablation "w/o MSF".
+        use_msrcm: ``False`` gives its ablation "w/o MSR".
 
     Shape:
         ``(B, in_channels, H, W)`` to logits ``(B, K, H, W)``, float32, bounded by +-30.
 
+    Raises:
+        ValueError: channels that cannot be split into eight groups, or a backbone without these feature maps.
+
     Example:
-        >>> DCFFSNet(3, 2)(torch.zeros(1, 3, 40, 56)).shape
+        >>> DCFFSNet(3, 2, backbone="resnet18")(torch.zeros(1, 3, 40, 56)).shape
         torch.Size([1, 2, 40, 56])
     """
 
-    backbone = "resnet34"
     stride = 32
     max_logit = 30.0  # nnU-Net sums logits in fp16 at inference; a probability of 1 - 1e-13 is certain enough
 
@@ -223,6 +231,8 @@ class DCFFSNet(nn.Module):
         *,
         deep_supervision: bool = False,
         voting: str = "max",
+        backbone: str = "resnet34",
+        decoder_channels: Sequence[int] = (256, 128, 64, 32, 64),
         use_dscrim: bool = True,
         use_msffm: bool = True,
         use_msrcm: bool = True,
@@ -231,20 +241,24 @@ class DCFFSNet(nn.Module):
         self.num_classes = num_classes
         self.deep_supervision = deep_supervision
         self.voting = voting
-        self.encoder, (f1, f2, f3, f4, f5) = timm_encoder(self.backbone, in_channels)
+        self.backbone = backbone
+        self.encoder, encoder_channels = timm_encoder(backbone, in_channels)
+        check_channels(backbone, encoder_channels, self.encoder.feature_info.reduction(), decoder_channels)
+        f1, f2, f3, f4, f5 = encoder_channels
+        c4, c3, c2, c1, c0 = decoder_channels
         self.dscrim = DSCRIM(f5, num_classes) if use_dscrim else None
         self.bottleneck = nn.Conv2d(f5, f5, 1) if self.dscrim is None else nn.Identity()
-        self.expand = nn.Conv2d(f5, 256, 1)
+        self.expand = nn.Conv2d(f5, c4, 1)
         ablation = {"msffm": use_msffm, "msrcm": use_msrcm}
         self.stages = nn.ModuleList(
             [
-                DecoderStage(f4, 256, 128, **ablation),
-                DecoderStage(f3, 128, 64, **ablation),
-                DecoderStage(f2, 64, 32, **ablation),
-                DecoderStage(f1, 32, 64, **ablation),
+                DecoderStage(f4, c4, c3, **ablation),
+                DecoderStage(f3, c3, c2, **ablation),
+                DecoderStage(f2, c2, c1, **ablation),
+                DecoderStage(f1, c1, c0, **ablation),
             ]
         )
-        self.pconv = PConv(64, num_classes)
+        self.pconv = PConv(c0, num_classes)
 
     def forward(self, x: Tensor) -> Tensor | DCFFSNetOutput:
         size = x.shape[2:]
@@ -266,3 +280,19 @@ class DCFFSNet(nn.Module):
     def per_class(self, x: Tensor) -> Tensor:
         """``(B, 8 * K, H, W)`` to ``(B, K, 8, H, W)``."""
         return x.unflatten(1, (self.num_classes, NUM_DIRECTIONS))
+
+
+def check_channels(
+    backbone: str, encoder_channels: Sequence[int], strides: Sequence[int], decoder_channels: Sequence[int]
+) -> None:
+    """Refuse encoders without the five scales, and channels that cannot be split into eight groups."""
+    if list(strides) != [2, 4, 8, 16, 32] or encoder_channels[-1] % 64:
+        raise ValueError(
+            f"backbone {backbone!r} has {encoder_channels} channels at strides {strides}: expected strides 2, 4, 8, "
+            "16, 32 and a multiple of 64 channels at the last; choose e.g. a ResNet"
+        )
+    if len(decoder_channels) != 5 or any(width < 8 or width % 8 for width in decoder_channels):
+        raise ValueError(
+            f"decoder_channels={tuple(decoder_channels)}: expected 5 multiples of 8, for eight groups at every scale; "
+            "round each up"
+        )

@@ -1,38 +1,27 @@
-"""DLKUNet, section 3 of its paper: a lightweight U-Net of depthwise convolutions and large-kernel attention.
+"""DLKUNet: a lightweight U-Net of depthwise convolutions and large-kernel attention (section 3 of its paper).
 
-One code for 2D and 3D: ``conv_op`` decides, and the rest follows. A size is one number for each spatial axis.
+One code for 2D and 3D: ``conv_op`` decides.
 """
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from functools import partial
-from math import prod
 from typing import NamedTuple
 
 import torch
 from dynamic_network_architectures.building_blocks.helper import (
     convert_conv_op_to_dim,
-    get_matching_batchnorm,
     get_matching_convtransp,
     get_matching_pool_op,
 )
 from torch import Tensor, nn
 
+from nnunet_plugins.architectures.layers.convolutions import ConvOp, Size, conv_norm, depthwise_conv
 from nnunet_plugins.architectures.layers.dilation import dilated_conv
 from nnunet_plugins.architectures.layers.logits import MAX_LOGIT, bounded
-from nnunet_plugins.architectures.layers.padding import crop, pad_to_size
-
-Size = tuple[int, ...]
-ConvOp = type[nn.Conv2d] | type[nn.Conv3d]
+from nnunet_plugins.architectures.layers.padding import crop, pad_to_size, total_stride
 
 NUM_BLOCKS = {"S": 3, "M": 4, "L": 5}
-"""Encoder blocks of the variants, Table 1."""
-
-
-def depthwise(conv_op: ConvOp, channels: int, kernel_size: Size, dilation: int = 1) -> nn.Conv2d | nn.Conv3d:
-    """Convolution of every channel by itself that keeps the size."""
-    padding = tuple(dilation * (k // 2) for k in kernel_size)
-    return conv_op(channels, channels, kernel_size, padding=padding, dilation=dilation, groups=channels)  # type: ignore[arg-type]
+"""Number of encoder blocks of every variant, Table 1."""
 
 
 def saturating_relu() -> nn.Module:
@@ -49,23 +38,24 @@ class Kernels(NamedTuple):
     """Kernel sizes of a block."""
 
     depthwise: Size
-    """Of the convolution part."""
+    """Kernel of the convolution part."""
     large: Size
+    """First kernel of the attention part."""
     large_dilated: Size
+    """Second kernel of the attention part, which is dilated."""
 
 
 def separable_conv(conv_op: ConvOp, in_channels: int, out_channels: int, kernel_size: Size) -> nn.Sequential:
     """Depthwise and pointwise convolution, batch normalisation, ReLU: eq. 1, and eq. 2 with the ReLU of its text."""
     return nn.Sequential(
-        depthwise(conv_op, in_channels, kernel_size),
-        conv_op(in_channels, out_channels, 1),
-        get_matching_batchnorm(conv_op)(out_channels),
+        depthwise_conv(conv_op, in_channels, kernel_size),
+        *conv_norm(conv_op, in_channels, out_channels, 1, bias=True),
         saturating_relu(),
     )
 
 
 class LargeKernelAttention(nn.Module):
-    """Attention part, eq. 3-4: ``(B, C, *S)``, times what its large neighbourhood says of it.
+    """Attention part, eq. 3-4: ``(B, C, *S)`` times weights from a large neighbourhood.
 
     The published size has room for one pointwise convolution: that of eq. 3 and the "ChannelConv" of eq. 4 are one.
     """
@@ -74,8 +64,8 @@ class LargeKernelAttention(nn.Module):
 
     def __init__(self, conv_op: ConvOp, channels: int, kernels: Kernels):
         super().__init__()
-        self.depthwise = depthwise(conv_op, channels, kernels.large)
-        self.spatial = depthwise(conv_op, channels, kernels.large_dilated, self.dilation)
+        self.depthwise = depthwise_conv(conv_op, channels, kernels.large)
+        self.spatial = depthwise_conv(conv_op, channels, kernels.large_dilated, self.dilation)
         self.pointwise = conv_op(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -83,7 +73,10 @@ class LargeKernelAttention(nn.Module):
 
 
 class EBlock(nn.Module):
-    """Convolution part and attention part, Figure 2: ``(B, in_channels, *S)`` to ``(B, out_channels, *S)``."""
+    """Encoder block of a convolution part and an attention part, Figure 2.
+
+    ``(B, in_channels, *S)`` to ``(B, out_channels, *S)``.
+    """
 
     def __init__(self, conv_op: ConvOp, in_channels: int, out_channels: int, kernels: Kernels):
         super().__init__()
@@ -98,7 +91,7 @@ class EBlock(nn.Module):
 
 
 class DFB(nn.Module):
-    """Decoder fusion block, Figure 3, with the upsampling before it: to the skip's size and half the channels."""
+    """Decoder fusion block with the upsampling before it, Figure 3: to the skip's size and half the channels."""
 
     def __init__(self, conv_op: ConvOp, channels: int, stride: Size, kernels: Kernels):
         super().__init__()
@@ -121,7 +114,7 @@ class DLKUNet(nn.Module):
     L         96, 192, ..., 1536     17.709 M        18.40             17.70 M, 29.64 GFLOP
     ========  =====================  ==============  ================  ===================
 
-    (9 classes. By which counter the paper comes to its FLOPs it does not say.)
+    (9 classes. The paper does not say how it counts FLOPs.)
 
     Args:
         in_channels: channels of the image.
@@ -131,16 +124,16 @@ class DLKUNet(nn.Module):
         base_channels: channels at full resolution, C in Figure 9; they double from block to block.
         depthwise_kernel: edge of the convolution part's kernels; Table 5 has 3, 5 and 7.
         large_kernels: edges of the attention part's kernels, the second dilated; Table 5 has (5, 7), (3, 7), (5, 5).
-        strides: how every block pools what it gets, as in nnU-Net's plans: the first does not, ``(1, ..., 1)``. Blocks
+        strides: pooling before every block, as in nnU-Net's plans: none before the first, ``(1, ..., 1)``. Blocks
             beyond the given ones pool by 2, as all do by default; surplus strides are not used.
-        kernel_sizes: nnU-Net's kernel size for every block. Only its ones count: where it does not look along an axis
-            (thick slices), none of the block's kernels does.
+        kernel_sizes: nnU-Net's kernel size for every block. Only its ones count: along an axis with a 1 (thick
+            slices), all of the block's kernels are 1.
 
     Shape:
         ``(B, in_channels, *S)`` to logits ``(B, K, *S)``, bounded by +-1000.
 
     Raises:
-        ValueError: no such variant, a kernel without a centre, or a first block that pools.
+        ValueError: the variant does not exist, a kernel has no centre, or the first block pools.
 
     Example:
         >>> DLKUNet(1, 9, variant="S", conv_op=nn.Conv3d)(torch.zeros(1, 1, 20, 40, 40)).shape
@@ -165,23 +158,24 @@ class DLKUNet(nn.Module):
         super().__init__()
         if variant not in NUM_BLOCKS:
             raise ValueError(f"variant {variant!r}: choose one of {', '.join(NUM_BLOCKS)}")
-        if wrong := [k for k in (depthwise_kernel, *large_kernels) if k < 1 or k % 2 == 0]:
-            raise ValueError(f"kernels of size {wrong} have no centre: choose odd ones")
         num_blocks, dimensions = NUM_BLOCKS[variant], convert_conv_op_to_dim(conv_op)
         strides = extended([(1,) * dimensions] if strides is None else strides, (2,) * dimensions, num_blocks)
-        plan_kernels = extended([] if kernel_sizes is None else kernel_sizes, (3,) * dimensions, num_blocks)
         if strides[0] != (1,) * dimensions:
             raise ValueError(f"strides begin with {strides[0]}: the first block works at full resolution, give ones")
-        edges = (depthwise_kernel, *large_kernels)
-        kernels = [Kernels(*(tuple(e if k > 1 else 1 for k in plan) for e in edges)) for plan in plan_kernels]
-        widths = [base_channels * 2**i for i in range(num_blocks)]
+        planned_kernels = extended([] if kernel_sizes is None else kernel_sizes, (3,) * dimensions, num_blocks)
+        kernels = [kernels_of_block((depthwise_kernel, *large_kernels), planned) for planned in planned_kernels]
+        widths = [base_channels * 2**level for level in range(num_blocks)]
         max_pool = get_matching_pool_op(conv_op, pool_type="max")
 
-        self.total_stride = tuple(map(prod, zip(*strides, strict=True)))
+        self.total_stride = total_stride(strides)
         self.downsampling = nn.ModuleList(max_pool(stride) for stride in strides[1:])
-        self.encoder = nn.ModuleList(map(partial(EBlock, conv_op), [in_channels, *widths[:-1]], widths, kernels))
-        skips = list(zip(widths, strides[1:], kernels, strict=False))
-        self.decoder = nn.ModuleList(DFB(conv_op, *skip) for skip in reversed(skips))
+        self.encoder = nn.ModuleList(
+            EBlock(conv_op, before, after, block_kernels)
+            for before, after, block_kernels in zip((in_channels, *widths[:-1]), widths, kernels, strict=True)
+        )
+        self.decoder = nn.ModuleList(
+            DFB(conv_op, widths[level], strides[level + 1], kernels[level]) for level in reversed(range(num_blocks - 1))
+        )
         # nnU-Net's -pretrained_weights leaves out what has ".seg_layers." in its name, and so works across datasets.
         self.reprojection = nn.Sequential(OrderedDict(seg_layers=nn.Sequential(conv_op(widths[0], num_classes, 1))))
 
@@ -199,5 +193,12 @@ class DLKUNet(nn.Module):
 
 
 def extended(given: Sequence[Sequence[int]], default: Size, length: int) -> list[Size]:
-    """``length`` sizes: the given ones first, then ``default``."""
+    """Extend or cut the given sizes to ``length``; additional ones are ``default``."""
     return [tuple(size) for size in [*given, *[default] * length][:length]]
+
+
+def kernels_of_block(edges: tuple[int, int, int], planned: Size) -> Kernels:
+    """Kernels with these edges, and of size 1 along the axes along which the planned kernel has it."""
+    if wrong := [edge for edge in edges if edge < 1 or edge % 2 == 0]:
+        raise ValueError(f"kernels of size {wrong} have no centre: choose odd ones")
+    return Kernels(*(tuple(edge if length > 1 else 1 for length in planned) for edge in edges))

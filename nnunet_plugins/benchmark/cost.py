@@ -1,6 +1,7 @@
-"""What a trainer costs on a dataset's plan, without training: parameters, FLOPs, times and memory of true trainers.
+"""Cost of trainers on a dataset's plans, without training: parameters, FLOPs, times and memory.
 
-Steps are nnU-Net's own ``train_step`` on random images with blob-like masks, of the plan's patch and batch size.
+Measured are real trainers in nnU-Net's own ``train_step``, on random images with blob-like masks, of the plan's patch
+and batch size.
 """
 
 import contextlib
@@ -12,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from operator import itemgetter
 from typing import Any
-from unittest import mock
 
 import torch
 from batchgeneratorsv2.transforms.utils.deep_supervision_downsampling import DownsampleSegForDSTransform
@@ -32,10 +32,11 @@ WARM_UP = 2
 
 
 class Contestant:
-    """A true trainer in its last epoch, with one batch of random data for it."""
+    """A trainer in its last epoch, with one batch of random data for it."""
 
     def __init__(self, trainer: Any, image: Tensor, mask: Tensor):
-        """
+        """Initialise the trainer and make its batch.
+
         Args:
             trainer: an nnU-Net trainer, not initialised yet.
             image: ``(B, C, *patch)``
@@ -47,11 +48,11 @@ class Contestant:
         trainer.initialize()
         trainer.current_epoch = trainer.num_epochs - 1  # a method's earlier stages may not train the whole network
         trainer.on_train_epoch_start()
-        regions = torch.full((len(image), 1), -1)  # which DRGO's loader adds; those of no case
+        regions = torch.full((len(image), 1), -1)  # DRGO's loader adds them; -1 is no case's
         self.batch = {"data": image.to(self.device), "target": self.target(mask), "regions": regions}
 
     def target(self, mask: Tensor) -> Tensor | list[Tensor]:
-        """What nnU-Net's loader makes of the masks: a list with deep supervision, a tensor without."""
+        """Target that nnU-Net's loader would make from the masks: a list with deep supervision, a tensor without."""
         manager = self.trainer.label_manager
         if manager.has_regions:
             ignored = [(manager.ignore_label,)] if manager.has_ignore_label else []
@@ -68,7 +69,7 @@ class Contestant:
 
     @contextlib.contextmanager
     def inference_mode(self) -> Iterator[None]:
-        """As nnU-Net predicts: eval, no deep supervision."""
+        """Put the network into nnU-Net's state for prediction: evaluation, without deep supervision."""
         self.trainer.network.eval()
         self.trainer.set_deep_supervision_enabled(False)
         with torch.inference_mode(), self.autocast():
@@ -80,26 +81,27 @@ class Contestant:
         self.trainer.network(self.batch["data"][:num_patches])
 
     def loss_alone(self) -> Callable[[], None]:
-        """Forward and backward of the loss, down to the network's outputs."""
+        """Function that computes the loss and its gradient with respect to the network's outputs."""
         network_input = getattr(self.trainer, "network_input", itemgetter("data"))  # stock nnU-Net: the images
         with torch.no_grad(), self.autocast():
             outputs = self.trainer.network(network_input(self.batch).to(self.device))
 
-        def run() -> None:
+        def compute() -> None:
             leaves = tree_map_only(Tensor, lambda x: x.detach().requires_grad_(), outputs)
             with self.autocast():
                 loss = self.trainer.loss(leaves, self.batch["target"])
             loss.backward()
 
-        return run
+        return compute
 
     def autocast(self) -> contextlib.AbstractContextManager:
         return torch.autocast("cuda") if self.device.type == "cuda" else contextlib.nullcontext()
 
     def training_memory(self) -> int:
-        """Bytes that a training step needs, parameters, gradients and the optimiser's state among them.
+        """Bytes that a training step needs, with parameters, gradients and the optimiser's state.
 
-        On CUDA the allocator's peak; on the CPU, which keeps no count, what autograd saves for the backward pass.
+        On CUDA this is the allocator's peak. The CPU keeps no count: there it is the memory of these tensors and of
+        those that autograd saves for the backward pass.
         """
         parameters = list(self.trainer.network.parameters())
         states = [v for state in self.trainer.optimizer.state.values() for v in state.values() if isinstance(v, Tensor)]
@@ -120,7 +122,7 @@ class Contestant:
         return storage_bytes([*own, *saved])
 
     def flops(self) -> int:
-        """Of one patch as nnU-Net predicts it, without mirroring: 2 x MACs of convolutions and matrix products."""
+        """FLOPs of predicting one patch without mirroring: 2 x MACs of convolutions and matrix products."""
         network: Any = self.trainer.network
         bare: nn.Module = network._orig_mod if isinstance(network, OptimizedModule) else network
         with FlopCounterMode(display=False) as counter, self.inference_mode():
@@ -128,15 +130,16 @@ class Contestant:
         return counter.get_total_flops()
 
     def parameters(self) -> int:
-        """Each counted once, however many modules share it."""
+        """Number of parameters, each counted once, however many modules share it."""
         return sum(parameter.numel() for parameter in self.trainer.network.parameters())
 
 
-def seconds(run: Callable[[], object], device: torch.device, clock: Callable[[], float] = time.perf_counter) -> float:
+def seconds(call: Callable[[], object], device: torch.device, clock: Callable[[], float] = time.perf_counter) -> float:
+    """Time that a call takes, until the device has finished it."""
     synchronize = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     synchronize()
     start = clock()
-    run()
+    call()
     synchronize()
     return clock() - start
 
@@ -162,50 +165,60 @@ def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
     return low, middle, high
 
 
-# ---- of a suite ------------------------------------------------------------------------------------------------------
+# ---- trainers of a suite ---------------------------------------------------------------------------------------------
 
 
 def suite_costs(survey: Survey, steps: int) -> list[dict[str, Any]]:
-    """One row for each dataset, configuration and trainer, measured one after the other.
+    """Costs of each dataset, configuration and trainer, measured one after the other.
+
+    Args:
+        survey: the suite and its runs.
+        steps: timed training steps, and timed predictions, of each trainer.
 
     Raises:
         UserError: a dataset is not preprocessed, or the device is not there.
     """
-    suite = survey.suite
-    device = torch.device(suite.resources.device)
+    resources = survey.suite.resources
+    device = torch.device(resources.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError("There is no GPU here: set device = 'cpu' in the suite's [resources]")
     torch.backends.cudnn.benchmark = True  # as nnUNetv2_train sets it
     if device.type == "cpu":
-        torch.set_num_threads(suite.resources.cpus)
-    chosen = [run for run in survey.runs if run.repeat == 1 and run.fold == suite.folds[0]]
+        torch.set_num_threads(resources.cpus)
+    chosen = [run for run in survey.runs if run.repeat == 1 and run.fold == survey.suite.folds[0]]
     for run in chosen:
-        if not has_data(run):
+        if not has_preprocessed_data(run):
             raise UserError(
                 f"{run.dataset} is not preprocessed: run nnUNetv2_plan_and_preprocess -d {run.data.id} "
                 f"-c {run.configuration}"
             )
-    with tempfile.TemporaryDirectory() as results, mock.patch.dict(os.environ, {RESULTS: results}):
+    with temporary_results():
         return [run_cost(run, device, steps) for run in tqdm(chosen, desc="Trainers")]
 
 
-def has_data(run: Run) -> bool:
-    """Whether a trainer can be made: by our steps or by nnU-Net's commands, the dataset is preprocessed."""
+@contextlib.contextmanager
+def temporary_results() -> Iterator[None]:
+    """Let trainers write into a temporary folder instead of the user's ``nnUNet_results``."""
+    before = os.environ[RESULTS]
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ[RESULTS] = folder
+        try:
+            yield
+        finally:
+            os.environ[RESULTS] = before
+
+
+def has_preprocessed_data(run: Run) -> bool:
+    """Whether the dataset is preprocessed, by our steps or by nnU-Net's commands, so that a trainer can be made."""
     if not run.plans_file.exists() or run.configuration not in read_plans(run)["configurations"]:
         return False
     return any((run.preprocessed / planned_configuration(run)["data_identifier"]).glob("*.pkl"))
 
 
 def run_cost(run: Run, device: torch.device, steps: int) -> dict[str, Any]:
-    from nnunetv2.run.run_training import get_trainer_from_args
-
+    """Cost of a run's trainer."""
     with contextlib.redirect_stdout(io.StringIO()):
-        trainer = get_trainer_from_args(
-            run.dataset, run.configuration, run.fold, run.trainer_name, run.data.plans, device=device
-        )
-        plan = trainer.configuration_manager
-        channels, classes = len(trainer.dataset_json["channel_names"]), len(trainer.label_manager.all_labels)
-        contestant = Contestant(trainer, *random_batch(plan.patch_size, plan.batch_size, channels, classes))
+        contestant = contestant_of(run, device)
         for _ in range(WARM_UP):
             contestant.train()
         memory = contestant.training_memory()
@@ -214,16 +227,40 @@ def run_cost(run: Run, device: torch.device, steps: int) -> dict[str, Any]:
             contestant.predict(1)
             latency = [seconds(lambda: contestant.predict(1), device) for _ in range(steps)]
         flops = contestant.flops()
-    row: dict[str, Any] = {"dataset": run.dataset, "configuration": run.configuration, "trainer": run.trainer}
-    row |= {"plans": run.data.plans, "patch": " x ".join(map(str, plan.patch_size)), "batch": plan.batch_size}
-    row |= {"parameters": contestant.parameters(), "flops": flops, "memory_mb": memory / 2**20}
-    for name, values in (("step_ms", training), ("latency_ms", latency)):
-        low, middle, high = quartiles([1e3 * value for value in values])
-        row |= {name: middle, f"{name}_low": low, f"{name}_high": high}
     cuda = device.type == "cuda"
-    return row | {
+    plan = contestant.trainer.configuration_manager
+    return {
+        "dataset": run.dataset,
+        "configuration": run.configuration,
+        "trainer": run.trainer,
+        "plans": run.data.plans,
+        "patch": " x ".join(map(str, plan.patch_size)),
+        "batch": plan.batch_size,
+        "parameters": contestant.parameters(),
+        "flops": flops,
+        "memory_mb": memory / 2**20,
+        **milliseconds("step_ms", training),
+        **milliseconds("latency_ms", latency),
         "device": torch.cuda.get_device_name() if cuda else device.type,
-        "compiled": bool(trainer._do_i_compile()),
+        "compiled": bool(contestant.trainer._do_i_compile()),
         "torch_version": torch.__version__,
         "cudnn_version": torch.backends.cudnn.version() if cuda else None,
     }
+
+
+def contestant_of(run: Run, device: torch.device) -> Contestant:
+    """Contestant with the run's trainer and a batch that fits its plan."""
+    from nnunetv2.run.run_training import get_trainer_from_args
+
+    trainer: Any = get_trainer_from_args(
+        run.dataset, run.configuration, run.fold, run.trainer_name, run.data.plans, device=device
+    )
+    plan = trainer.configuration_manager
+    channels, classes = len(trainer.dataset_json["channel_names"]), len(trainer.label_manager.all_labels)
+    return Contestant(trainer, *random_batch(plan.patch_size, plan.batch_size, channels, classes))
+
+
+def milliseconds(name: str, times: Sequence[float]) -> dict[str, float]:
+    """Median of times in seconds, as milliseconds, with the quartiles around it."""
+    low, middle, high = quartiles([1e3 * value for value in times])
+    return {name: middle, f"{name}_low": low, f"{name}_high": high}

@@ -13,6 +13,8 @@ from nnunet_plugins.files import read_json
 from nnunet_plugins.nnunet_folders import PREPROCESSED, RAW, RESULTS, SPLITS, Split, dataset_name, nnunet_folder
 
 VALIDATION, TEST = "validation", "test"
+SUMMARY = f"{VALIDATION}/summary.json"
+"""nnU-Net's metrics of a fold."""
 
 
 @dataclass(frozen=True)

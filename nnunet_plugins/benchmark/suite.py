@@ -1,4 +1,4 @@
-"""The suite file: what is compared with what, on which data, for how long, on which machines."""
+"""The suite file: trainers, datasets, folds, length of training and resources, read and validated."""
 
 import re
 import tomllib
@@ -15,7 +15,7 @@ LENGTH = re.compile(r"_(1epoch|\d+epochs|\d+iterations)$")
 
 
 class BadSuite(UserError):
-    """A suite that will not do: the file, the key, what it holds, what was expected, what to do."""
+    """Error in a suite file: the file, the key, its value, the expectation and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,13 @@ class Data:
     configurations: tuple[str, ...] = ("2d",)
     plans: str = "nnUNetPlans"
     tolerance: float = 1.0
-    """Of NSD, in mm; in pixels where images have no spacing."""
+    """Tolerance of NSD, in mm; in pixels where images have no spacing."""
     cluster_regex: str = ""
-    """Its first group (or all it matches) is the patient in a case's name; empty: every case is a patient."""
+    """Expression whose first group, or whole match, is the patient in a case's name; if empty, each case is one."""
     test: bool = False
     """Whether ``imagesTs`` are predicted too and compared with ``labelsTs``."""
     trainers: tuple[str, ...] = ()
-    """Some of the suite's, where not all can do this dataset."""
+    """Trainers of the suite that can do this dataset; if empty, all can."""
 
     def cluster(self, case: str) -> str:
         """The statistical unit that a case belongs to."""
@@ -51,13 +51,13 @@ class Data:
 
 @dataclass(frozen=True)
 class Resources:
-    """``[resources]``: what one training gets."""
+    """Resources of one training, the table ``[resources]`` of the file."""
 
     device: str = "cuda"
     cpus: int = 8
     memory_gb: int = 32
     hours: float = 24.0
-    """Before Slurm ends the job; the next attempt goes on from the last checkpoint."""
+    """Time after which Slurm ends the job; the next attempt goes on from the last checkpoint."""
     retries: int = 2
     slurm_partition: str = ""
     slurm_account: str = ""
@@ -67,7 +67,7 @@ class Resources:
 
 @dataclass(frozen=True)
 class Suite:
-    """A validated suite file."""
+    """Content of a valid suite file."""
 
     name: str
     trainers: tuple[str, ...]
@@ -76,17 +76,18 @@ class Suite:
     epochs: int
     datasets: tuple[Data, ...]
     iterations: int | None = None
-    """Steps of an epoch; None: nnU-Net's 250."""
+    """Steps of an epoch; if None, nnU-Net's 250."""
     folds: tuple[int, ...] = (0, 1, 2, 3, 4)
     repeats: int = 1
     resources: Resources = field(default_factory=Resources)
 
     def trainer_name(self, trainer: str) -> str:
-        """The name under which nnU-Net trains it for the suite's length."""
+        """Name under which nnU-Net trains a trainer of the suite for the suite's length."""
         length = f"_{self.epochs}epoch{'' if self.epochs == 1 else 's'}"
         return f"{trainer}{length}" + (f"_{self.iterations}iterations" if self.iterations else "")
 
     def trainers_of(self, data: Data) -> tuple[str, ...]:
+        """Trainers that are trained on a dataset, in the suite's order."""
         return tuple(trainer for trainer in self.trainers if trainer in (data.trainers or self.trainers))
 
     def data(self, dataset_id: int) -> Data:
@@ -94,9 +95,10 @@ class Suite:
 
 
 def read_suite(path: Path) -> Suite:
-    """
+    """Read and validate a suite file.
+
     Raises:
-        BadSuite: the file cannot be read, or a key is missing, unknown or has a value that will not do.
+        BadSuite: the file cannot be read, or a key is missing, unknown or has a bad value.
     """
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -112,6 +114,7 @@ def read_suite(path: Path) -> Suite:
 
 
 def parse(content: Mapping[str, Any]) -> Suite:
+    """Suite from the content of its file."""
     tables = content.get("datasets")
     if not isinstance(tables, list) or not tables or not all(isinstance(table, dict) for table in tables):
         shown = f"datasets = {tables!r}" if "datasets" in content else "datasets"
@@ -127,7 +130,7 @@ def parse(content: Mapping[str, Any]) -> Suite:
 
 
 def build(record: type, table: Mapping[str, Any], prefix: str) -> Any:
-    """A record from a table, every value of the type that the record declares."""
+    """Record from a table of the file, each value of the type that the record declares."""
     known = {f.name: f for f in fields(record)}
     for key in table:
         if key not in known:
@@ -144,7 +147,7 @@ def build(record: type, table: Mapping[str, Any], prefix: str) -> Any:
 
 
 def converted(value: Any, kind: Any, key: str) -> Any:
-    """``value`` if it is of the type, a list as a tuple."""
+    """The value, if it is of the type; lists become tuples."""
     if kind is float and type(value) is int:
         try:
             return float(value)
@@ -165,7 +168,7 @@ def converted(value: Any, kind: Any, key: str) -> Any:
 
 
 def problems(suite: Suite) -> Iterator[tuple[str, Any, str]]:
-    """Key, value and remedy of what has the right type but will not do."""
+    """Key, bad value and expectation of all values that have the right type but cannot be used."""
     if not NAME.fullmatch(suite.name):
         yield "name", suite.name, "it becomes a folder: use letters, digits, '_', '-' and '.'"
     if not suite.trainers:

@@ -1,7 +1,6 @@
-"""One case: read, checked, written without loss. This is what worker processes do."""
+"""Conversion of one case, done by worker processes: read, check, and write without loss."""
 
 import errno
-import hashlib
 import re
 import unicodedata
 from collections.abc import Iterable
@@ -10,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from nnunet_plugins.dataset_conversion.dataset import NIFTI, Case, Dataset
 from nnunet_plugins.dataset_conversion.labels import histogram
+from nnunet_plugins.dataset_conversion.near_duplicates import thumbnail
 from nnunet_plugins.dataset_conversion.pictures import (
     Picture,
     data_files,
@@ -24,41 +23,43 @@ from nnunet_plugins.dataset_conversion.pictures import (
 )
 from nnunet_plugins.dataset_conversion.source import UNPACKED
 from nnunet_plugins.errors import UserError
-
-THUMBNAIL = 32
+from nnunet_plugins.files import digest
 
 
 @dataclass
 class Row:
-    """A case in ``conversion_report.csv``."""
+    """Row of ``conversion_report.csv``, which describes one case."""
 
     case: str
-    """nnU-Net's identifier."""
+    """Identifier that nnU-Net knows the case by."""
     part: str = ""
     """``Tr`` or ``Ts``; empty for a case that was left out."""
     group: str = ""
     images: str = ""
     label: str = ""
     sha256: str = ""
-    """Of the bytes of all source files."""
+    """Hash of the bytes of all source files."""
     shape: str = ""
     spacing: str = ""
     dtype: str = ""
     label_counts: str = ""
-    """Pixels or voxels of each label."""
+    """Number of pixels or voxels of each label."""
     foreground_fraction: str = ""
     note: str = ""
 
 
 @dataclass
 class Outcome:
-    """What a worker says of a case."""
+    """Result of checking and converting one case."""
 
     row: Row
     label_counts: dict[int, int] = field(default_factory=dict)
     thumbnail: NDArray[np.float32] | None = None
+    """Small copy of the image, if near-duplicates are looked for."""
     problem: str = ""
+    """Flaw of the data in one sentence; empty if there is none."""
     left_out: bool = False
+    """Whether the case has too much foreground to be converted."""
 
     @property
     def has_foreground(self) -> bool:
@@ -66,7 +67,7 @@ class Outcome:
 
 
 def identifier(name: str) -> str:
-    """A published name as a part of file names: letters, digits, ``_`` and ``-``, of any script."""
+    """Make a published name fit for file names: letters and digits of any script, ``_`` and ``-``."""
     return re.sub(r"[^\w-]+", "_", unicodedata.normalize("NFC", name))
 
 
@@ -74,14 +75,14 @@ def convert_case(dataset: Dataset, trust_image_geometry: bool, root: Path, folde
     """Check a case and write it to ``folder/images`` and ``folder/labels``.
 
     Args:
-        dataset: how to read, and what is expected.
+        dataset: record that says how to read the files and what to expect in them.
         trust_image_geometry: whether a mask may have another grid than its image.
-        root: of the download, to which paths in the report are relative.
-        folder: where to write; None: nowhere.
-        case: the case.
+        root: the download's folder, to which paths in the report are relative.
+        folder: where to write; None: only check.
+        case: the case's files.
 
     Returns:
-        What was found; a flaw of the data is a ``problem``.
+        The case's row of the report, its label counts, and a flaw of the data as ``problem``.
 
     Raises:
         UserError: nothing can be written any more.
@@ -97,7 +98,7 @@ def convert_case(dataset: Dataset, trust_image_geometry: bool, root: Path, folde
         mask = dataset.read_label(case.label, image.shape)
         check_match(image, mask, case.images[0], case.label[0], trust_image_geometry, "mask")
         labels = to_labels(dataset, mask, case.label[0])
-        row.sha256 = digest(source_files(case))
+        row.sha256 = source_digest(case)
     except UserError as error:
         outcome.problem = str(error)
         return outcome
@@ -114,7 +115,7 @@ def convert_case(dataset: Dataset, trust_image_geometry: bool, root: Path, folde
 
 
 def relative(paths: Iterable[Path], root: Path) -> str:
-    """Paths for the report; those of archives as they are in there."""
+    """Paths for the report, relative to the download or to the archive that a file comes from."""
     texts = []
     for path in paths:
         unpacked = [i for i, part in enumerate(path.parts) if part.startswith(UNPACKED)]
@@ -125,10 +126,10 @@ def relative(paths: Iterable[Path], root: Path) -> str:
 
 
 def fit_channels(picture: Picture, path: Path, dataset: Dataset, num_files: int) -> Picture:
-    """The picture with the channels that the dataset declares.
+    """Give the picture the number of channels that the dataset declares.
 
     Raises:
-        UserError: it has others, or its values are too large for PNG.
+        UserError: the picture has other channels, or values that PNG cannot hold.
     """
     array = picture.array
     if picture.geometry is not None:
@@ -193,16 +194,6 @@ def describe(outcome: Outcome, image: Picture, labels: NDArray[np.uint8]) -> Non
         row.note = "no foreground"
 
 
-def thumbnail(picture: Picture) -> NDArray[np.float32]:
-    """``(32, 32)``, mean 0, length 1, so that the product of two is their correlation."""
-    array = picture.array
-    grey = array if array.ndim == 2 else array.mean(-1 if picture.geometry is None else 0)
-    image = Image.fromarray(np.asarray(grey, np.float32))
-    small = np.asarray(image.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX))
-    small = small - small.mean()
-    return small / max(float(np.linalg.norm(small)), 1e-12)
-
-
 def write_case(folder: Path, case: str, images: list[Picture], labels: Picture) -> None:
     """Write a case's images, one file for each picture, and its label map.
 
@@ -234,23 +225,11 @@ def write(picture: Picture, stem: Path) -> None:
 
 
 def source_files(case: Case) -> list[Path]:
-    """All files that a case comes from, once each."""
+    """List all files that a case comes from, each once."""
     paths = dict.fromkeys((*case.images, *case.label))
     return list(dict.fromkeys(file for path in paths for file in (path, *data_files(path))))
 
 
-def digest(paths: Iterable[Path]) -> str:
-    """SHA-256 of the files' bytes, one after the other.
-
-    Raises:
-        UserError: a file cannot be read.
-    """
-    total = hashlib.sha256()
-    for path in paths:
-        try:
-            with path.open("rb") as file:
-                while chunk := file.read(1 << 20):
-                    total.update(chunk)
-        except OSError as error:
-            raise UserError(f"{path} cannot be read ({error.strerror}): check it and its permissions") from error
-    return total.hexdigest()
+def source_digest(case: Case) -> str:
+    """SHA-256 of all files that a case comes from."""
+    return digest(*source_files(case))

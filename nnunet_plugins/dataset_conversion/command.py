@@ -1,4 +1,4 @@
-"""What ``nnunet-plugins convert`` does with its options."""
+"""The command ``nnunet-plugins convert``: checks its options and calls the writer."""
 
 import argparse
 import csv
@@ -12,14 +12,14 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
 
-from nnunet_plugins import __version__, nnunet_folders
-from nnunet_plugins.dataset_conversion.cases import digest
-from nnunet_plugins.dataset_conversion.dataset import Dataset
+from nnunet_plugins import __version__
+from nnunet_plugins.dataset_conversion.dataset import Dataset, Options
 from nnunet_plugins.dataset_conversion.datasets import CONVERTERS, folder
 from nnunet_plugins.dataset_conversion.source import Source
-from nnunet_plugins.dataset_conversion.writer import Options, convert
+from nnunet_plugins.dataset_conversion.writer import convert
 from nnunet_plugins.errors import UserError
-from nnunet_plugins.files import usable_cores
+from nnunet_plugins.files import digest, usable_cores
+from nnunet_plugins.nnunet_folders import RAW, make_nnunet_folder
 
 FOLDER_OPTIONS = ("images", "masks", "dataset_name", "channels", "label_map", "threshold")
 
@@ -41,21 +41,22 @@ def list_converters() -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """
+    """Convert a download as the options say.
+
     Raises:
         UserError: an option or the data will not do; nothing was written.
     """
-    check(options)
-    scratch = None if options.dry_run else nnunet_folders.raw(required=True)
+    check_options(options)
+    scratch = None if options.dry_run else make_nnunet_folder(RAW)
     with exit_on_signals(), Source(options.source, scratch) as source:
         convert(
-            complete(CONVERTERS[options.name], source, options),
+            apply_options(CONVERTERS[options.name], source, options),
             source,
             Options(
                 paper_split=options.paper_split,
                 trust_image_geometry=options.trust_image_geometry,
                 groups=read_groups(options.groups) if options.groups else {},
-                record=record(options),
+                record=recorded_options(options),
             ),
             processes=options.np or usable_cores(),
             overwrite=options.overwrite,
@@ -63,7 +64,7 @@ def run(options: argparse.Namespace) -> None:
         )
 
 
-def check(options: argparse.Namespace) -> None:
+def check_options(options: argparse.Namespace) -> None:
     if not options.name or not options.source:
         raise UserError("Give the name of a dataset and your download, or --list for all names: convert NAME SOURCE")
     if options.name not in CONVERTERS:
@@ -86,8 +87,12 @@ def check(options: argparse.Namespace) -> None:
         raise UserError(f"-np {options.np} must be at least 1")
 
 
-def complete(dataset: Dataset, source: Source, options: argparse.Namespace) -> Dataset:
-    """The converter with what the user has decided."""
+def apply_options(dataset: Dataset, source: Source, options: argparse.Namespace) -> Dataset:
+    """Replace a record's defaults by the user's options; complete the record of ``folder``.
+
+    Raises:
+        UserError: an option does not fit the dataset.
+    """
     if dataset.name == "folder":
         dataset = folder.describe(
             source,
@@ -113,17 +118,21 @@ def complete(dataset: Dataset, source: Source, options: argparse.Namespace) -> D
     return replace(dataset, **changes)
 
 
-def record(options: argparse.Namespace) -> dict[str, Any]:
-    """The options that decide what is written."""
+def recorded_options(options: argparse.Namespace) -> dict[str, Any]:
+    """Collect the given options that decide what is written, as ``dataset.json`` keeps them."""
     names = ("name", "paper_split", "regions", "max_foreground_fraction", "trust_image_geometry", "near_duplicates")
     given = {name: getattr(options, name) for name in (*names, *FOLDER_OPTIONS)}
     if options.groups:
-        given["groups"] = digest([options.groups])
+        given["groups"] = digest(options.groups)
     return {"version": __version__} | {name: value for name, value in given.items() if value not in (None, False)}
 
 
 def read_groups(path: Path) -> Mapping[str, str]:
-    """The first two columns of a table with a header: case (name of its image, without ending) and group."""
+    """Read the group of each case, which is named as its image without ending, from a CSV file with a header.
+
+    Raises:
+        UserError: the file is no such table, or a case has no group or two groups.
+    """
     form = "give a CSV file with a header, and a case and its group in each row"
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -144,12 +153,13 @@ def read_groups(path: Path) -> Mapping[str, str]:
 
 @contextmanager
 def exit_on_signals() -> Iterator[None]:
-    """Leave by an exception, which cleans up, when a batch system ends the job or the terminal is closed."""
+    """Turn SIGTERM and SIGHUP, as from a batch system or a closed terminal, into an exception that cleans up."""
 
     def leave(number: int, _: object) -> NoReturn:
         sys.exit(128 + number)
 
-    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]  # Windows: the first
+    # Windows has no SIGHUP.
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
     before = [signal.signal(number, leave) for number in numbers]
     try:
         yield

@@ -1,16 +1,16 @@
-"""The record that a converter is, and the cases that it finds."""
+"""Records: a dataset as its converter declares it, a case in it, and the user's options."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from nnunet_plugins.dataset_conversion.labels import LabelRule
 from nnunet_plugins.dataset_conversion.pictures import Picture, read_mask, read_picture
 from nnunet_plugins.dataset_conversion.source import Source
 
 Part = Literal["train", "val", "test"]
-RGB = ("R", "G", "B")  # nnU-Net's z-score for each channel
+RGB = ("R", "G", "B")  # nnU-Net normalises each channel by its z-score
 PNG, NIFTI = ".png", ".nii.gz"
 
 
@@ -19,25 +19,25 @@ class Case:
     """An image with its segmentation, as published."""
 
     name: str
-    """Becomes nnU-Net's identifier, once characters that make trouble in file names are replaced."""
+    """Published name; with characters replaced that make trouble in file names, it becomes nnU-Net's identifier."""
     images: tuple[Path, ...]
     """One file for each channel, or one file with all of them."""
     label: tuple[Path, ...]
-    """Most often one file; one for each object where the owners publish them so."""
+    """Most often one file, or a file for each object if the dataset is published so."""
     group: str = ""
-    """What must not be torn apart by folds, such as the patient; empty: the case is a group of its own."""
+    """Group that folds must not divide, such as the patient; empty: the case is a group of its own."""
     test: bool = False
     """Whether the owners publish the case in a test set of its own."""
     paper_part: Part | None = None
-    """Its part in the published split; None: it is in none."""
+    """The case's part in the published split; None: the split does not contain it."""
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """What a converter declares. Everything else is the shared writer's work."""
+    """Dataset as its converter declares it; reading, checking and writing is the shared writer's work."""
 
     name: str
-    """Of the converter: ``nnunet-plugins convert NAME``."""
+    """Name of the converter, as in ``nnunet-plugins convert NAME``."""
     dataset_id: int | None
     """Default of ``--dataset-id``; None: the user must give one."""
     folder_name: str
@@ -48,26 +48,38 @@ class Dataset:
     citation: str
     modality: str
     layout: str
-    """The published folders and files, as a tree or in a line."""
+    """Description of the published folders and files."""
     find_cases: Callable[[Source], Iterable[Case]]
     to_labels: LabelRule
     labels: Mapping[str, int]
     num_cases: int | None
-    """That are published, test set included; None: any number."""
+    """Number of published cases, test set included; None: any number."""
     channels: tuple[str, ...] = RGB
     file_ending: str = PNG
     regions: Mapping[str, tuple[int, ...]] | None = None
     """Overlapping regions instead of labels, for ``--regions``; the innermost last."""
     read_image: Callable[[Path], Picture] = read_picture
     read_label: Callable[[tuple[Path, ...], tuple[int, ...]], Picture] = read_mask
-    """From the case's ``label`` and the image's size, ``(H, W)`` or ``(D, H, W)``."""
+    """Reads the case's ``label`` files, given the image's size ``(H, W)`` or ``(D, H, W)``."""
     paper_split: str = ""
-    """What ``--paper-split`` does, in a few words; empty: the papers publish no split."""
+    """Description of the published split, in a few words; empty: the papers publish none."""
     paper_validation: bool = False
     """Whether the published split has a validation set besides the test set."""
     paper_ratio: tuple[int, int, int] | None = None
-    """Training : validation : test, where only that is published: groups are drawn, always the same ones."""
+    """Training : validation : test, if only the ratio is published: groups are then drawn, always the same ones."""
     max_foreground_fraction: float | None = None
     """Default of ``--max-foreground-fraction``: only cases with less foreground are converted."""
     near_duplicates: bool = False
     """Whether images that look alike are found and kept in one group."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """The user's decisions that apply to any dataset."""
+
+    paper_split: bool = False
+    trust_image_geometry: bool = False
+    groups: Mapping[str, str] = field(default_factory=dict)
+    """Group of each published name; empty: the converter's own groups."""
+    record: Mapping[str, Any] = field(default_factory=dict)
+    """All given options as JSON, by which a conversion is recognised as the same."""

@@ -1,4 +1,4 @@
-"""From a mask's values to nnU-Net's labels: every value is accounted for, or the mask is refused with its histogram."""
+"""Rules that turn a mask's values into nnU-Net's labels, or refuse a mask with other values and show its histogram."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -9,17 +9,17 @@ from numpy.typing import NDArray
 from nnunet_plugins.errors import UserError
 
 LabelRule = Callable[[NDArray], NDArray[np.uint8]]
-"""Takes a mask ``(H, W)`` or ``(D, H, W)``; raises UserError for values that it does not expect."""
+"""Function from a mask ``(H, W)`` or ``(D, H, W)`` to its labels; it raises UserError for unexpected values."""
 
 PUBLISHED = "replace the file by the published one"
 
 
 @dataclass(frozen=True)
 class LabelMap:
-    """Labels for exactly these values.
+    """Rule that gives each of these values its label and refuses all others.
 
     Raises:
-        ValueError: two values share a label (merging classes is a decision that a converter must spell out with
+        ValueError: two values share a label (a converter must name classes that it merges into the background as
             ``dropped``), or the labels are not 0, 1, 2, ...
     """
 
@@ -42,7 +42,7 @@ class LabelMap:
 
 @dataclass(frozen=True)
 class Binary:
-    """Background 0 and foreground, which is 255 in the whole mask or 1 in the whole mask."""
+    """Rule for masks of 0 and 255, or of 0 and 1."""
 
     remedy: str = PUBLISHED
 
@@ -55,10 +55,10 @@ class Binary:
 
 @dataclass(frozen=True)
 class Threshold:
-    """Foreground above a threshold, for masks that lossy compression has blurred.
+    """Rule that takes values above a threshold for foreground, for masks that lossy compression has blurred.
 
-    A mask with too much grey is no mask: ``max_grey`` is the share of all pixels that may lie nearer to the middle of
-    0 to 255 than to its ends.
+    A mask with too much grey is refused: ``max_grey`` is the largest share of pixels that may lie nearer to the middle
+    of 0 to 255 than to its ends.
     """
 
     threshold: float = 127
@@ -75,12 +75,12 @@ class Threshold:
 
 
 def instances(mask: NDArray) -> NDArray[np.uint8]:
-    """Objects numbered from 1 become one class."""
+    """Make one class of objects that are numbered from 1."""
     return (mask != 0).astype(np.uint8)
 
 
 def histogram(mask: NDArray) -> tuple[NDArray, NDArray[np.int64]]:
-    """The values in a mask, sorted, and how many pixels have each."""
+    """Sorted values of a mask, and the number of pixels of each."""
     if mask.size and mask.dtype.kind in "bu" and mask.dtype.itemsize <= 2:
         planes = mask if mask.ndim > 2 else mask[None]  # one at a time: counting works on copies of 8 bytes a voxel
         counts = sum(np.bincount(plane.ravel(), minlength=1 << 8 * mask.dtype.itemsize) for plane in planes)
@@ -90,7 +90,7 @@ def histogram(mask: NDArray) -> tuple[NDArray, NDArray[np.int64]]:
 
 
 def look_up(mask: NDArray, values: NDArray, labels: Iterable[int]) -> NDArray[np.uint8]:
-    """Replace each of the sorted ``values``, which are all that occur in the mask, by its label."""
+    """Replace each of the sorted ``values``, which include all values of the mask, by its label."""
     labels = np.array(list(labels), np.uint8)
     if mask.dtype.kind in "bu" and mask.dtype.itemsize <= 2:
         table = np.zeros(1 << 8 * mask.dtype.itemsize, np.uint8)

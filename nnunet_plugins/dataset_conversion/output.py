@@ -1,7 +1,7 @@
-"""The dataset's folder, from its first file to its last: nobody ever sees it half written."""
+"""The dataset's folder in ``nnUNet_raw`` and its folds in ``nnUNet_preprocessed``, written whole or not at all."""
 
 import csv
-import json
+import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,16 +14,24 @@ from nnunet_plugins.dataset_conversion.cases import Row
 from nnunet_plugins.dataset_conversion.dataset import Dataset
 from nnunet_plugins.dataset_conversion.source import UNPACKED
 from nnunet_plugins.errors import UserError
+from nnunet_plugins.files import atomic_write, read_json, write_json
+from nnunet_plugins.nnunet_folders import (
+    PREPROCESSED,
+    RAW,
+    RESULTS,
+    SPLITS,
+    Split,
+    find_nnunet_folder,
+    read_splits,
+    splits_path,
+)
 
 REPORT, DESCRIPTION = "conversion_report.csv", "dataset.json"
 
 
 @contextmanager
-def nothing_half_written(folder: Path, dry_run: bool) -> Iterator[None]:
-    """A folder to write into, that is gone afterwards: renamed to what it should be, or removed."""
-    if dry_run:
-        yield
-        return
+def temporary_dataset(folder: Path) -> Iterator[None]:
+    """Make a folder to write a dataset into, and remove it afterwards unless it was renamed."""
     try:
         folder.mkdir()
     except FileExistsError:
@@ -46,8 +54,24 @@ def nothing_half_written(folder: Path, dry_run: bool) -> Iterator[None]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def complete_dataset(
+    folder: Path,
+    dataset: Dataset,
+    source: Path,
+    record: Mapping[str, Any],
+    rows: Sequence[Row],
+    folds: Sequence[Split],
+) -> None:
+    """Bring the written cases into nnU-Net's layout, and add ``dataset.json``, the report and the folds."""
+    move_to_parts(folder, rows, dataset.file_ending)
+    write_dataset_json(folder / DESCRIPTION, dataset, source, record, rows)
+    write_report(folder / REPORT, rows)
+    if folds:
+        write_json(folder / SPLITS, folds, indent=4)
+
+
 def move_to_parts(folder: Path, rows: Iterable[Row], ending: str) -> None:
-    """From ``images`` and ``labels`` to nnU-Net's ``imagesTr``, ``labelsTr``, ``imagesTs`` and ``labelsTs``."""
+    """Move files from ``images`` and ``labels`` to ``imagesTr``, ``labelsTr``, ``imagesTs`` and ``labelsTs``."""
     parts = {row.case: row.part for row in rows if row.part}
     for kind in ("images", "labels"):
         for part in sorted(set(parts.values())):
@@ -79,7 +103,7 @@ def write_dataset_json(
     if dataset.regions:
         description["labels"] = {"background": 0} | {name: list(values) for name, values in dataset.regions.items()}
         description["regions_class_order"] = list(range(1, 1 + len(dataset.regions)))
-    path.write_text(json.dumps(description, indent=4), encoding="utf-8")
+    write_json(path, description, indent=4)
 
 
 def write_report(path: Path, rows: Iterable[Row]) -> None:
@@ -90,38 +114,70 @@ def write_report(path: Path, rows: Iterable[Row]) -> None:
 
 
 def read_conversion(folder: Path) -> tuple[Mapping[str, Any], dict[str, str]]:
-    """What a dataset was converted with, and the hash of each case's source files.
+    """Read the options that a dataset was converted with, and the hash of each case's source files.
 
     Raises:
-        ValueError: it does not come from a converter.
+        ValueError: the dataset does not come from a converter.
     """
     try:
-        record = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))["conversion"]
+        record = read_json(folder / DESCRIPTION)["conversion"]
         with (folder / REPORT).open(newline="", encoding="utf-8") as file:
             return record, {row["case"]: row["sha256"] for row in csv.DictReader(file)}
     except (OSError, KeyError, TypeError) as error:
         raise ValueError(f"no conversion in {folder}") from error
 
 
-def replace_folder(folder: Path, target: Path) -> None:
-    """Rename ``folder`` to ``target``; what was there before is removed when the new one is in place."""
-    before = backup(target)
-    if target.exists():
-        shutil.rmtree(before, ignore_errors=True)
-        target.rename(before)
+# ---- numbers of datasets and folds in nnU-Net's folders --------------------------------------------------------------
+
+
+def refuse_taken_id(dataset_id: int, name: str) -> None:
+    """Check that no other dataset has this number, by which nnU-Net knows datasets, in any of nnU-Net's folders.
+
+    Raises:
+        UserError: another dataset has the number, or it is no number for a dataset.
+    """
+    if not 1 <= dataset_id <= 999:
+        raise UserError(f"--dataset-id {dataset_id}: nnU-Net's datasets have numbers from 1 to 999")
+    for variable in (RAW, PREPROCESSED, RESULTS):
+        folder = find_nnunet_folder(variable) or Path(os.devnull)
+        for other in sorted(folder.glob(f"Dataset{dataset_id:03}_*")) if folder.is_dir() else []:
+            if other.name != name:
+                raise UserError(f"The number {dataset_id} belongs to {other}: give another --dataset-id")
+
+
+def refuse_other_splits(name: str, folds: Sequence[Split], overwrite: bool) -> None:
+    """Check that nnU-Net has no folds for the dataset, or these.
+
+    Raises:
+        UserError: nnU-Net has other folds, which trained models may rest on.
+    """
+    path = splits_path(name)
+    if path and path.exists() and not overwrite and read_splits(path) != list(folds):
+        raise UserError(f"{path} holds other folds, on which trained models may rest: remove it, or give --overwrite")
+
+
+def place_splits(dataset: Path, overwrite: bool) -> None:
+    """Copy the dataset's folds to the place where nnU-Net looks for them, and say so.
+
+    Raises:
+        UserError: nnU-Net has other folds, or the file cannot be written.
+    """
+    folds = dataset / SPLITS
+    path = splits_path(dataset.name)
+    if not folds.exists():
+        if path and overwrite:
+            path.unlink(missing_ok=True)  # the folds of the dataset that was replaced
+        return
+    if path is None:
+        print(
+            f"{PREPROCESSED} is not set. For these folds, once it is: run this command again, or copy {folds} to "
+            f"${PREPROCESSED}/{dataset.name}. Otherwise nnU-Net draws folds of its own."
+        )
+        return
+    refuse_other_splits(dataset.name, read_splits(folds) or [], overwrite)
     try:
-        folder.rename(target)
-    except OSError:
-        recover(target)
-        raise
-    shutil.rmtree(before, ignore_errors=True)
-
-
-def recover(target: Path) -> None:
-    """Put back what a conversion that was killed while it replaced ``target`` had moved away."""
-    if backup(target).exists() and not target.exists():
-        backup(target).rename(target)
-
-
-def backup(target: Path) -> Path:
-    return target.with_name(f".{target.name}.before")
+        with atomic_write(path) as temporary:
+            shutil.copyfile(folds, temporary)
+    except OSError as error:
+        raise UserError(f"{path} could not be written ({error.strerror}): copy {folds} there") from error
+    print(f"Folds for nnU-Net: {path}")

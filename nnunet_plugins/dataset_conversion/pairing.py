@@ -1,4 +1,4 @@
-"""Cases from two patterns: an image and the mask with the same wildcards."""
+"""Pairing of images and masks whose patterns have the same wildcards."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -6,29 +6,26 @@ from nnunet_plugins.dataset_conversion.dataset import Case, Part
 from nnunet_plugins.dataset_conversion.source import Source
 
 
-def joined(key: str) -> str:
-    return key.replace("/", "_")
-
-
 def paired(
     source: Source,
     images: str | Sequence[str],
     masks: str,
     *,
-    name: Callable[[str], str] = joined,
-    group: Callable[[str], str] = lambda name: "",
+    name: Callable[[str], str] = lambda key: key.replace("/", "_"),
+    group: Callable[[str], str] = lambda key: "",
     test: bool = False,
     paper_part: Callable[[str], Part] | Part | None = None,
 ) -> Iterator[Case]:
-    """Cases whose image and mask have the same wildcards; who lacks one of them is a problem of the source.
+    """Make a case of each image and the mask with the same wildcards, and note a problem of the source for the others.
 
     Args:
-        source: where to look.
+        source: the download.
         images: the images' pattern, or a pattern for each channel.
         masks: the masks' pattern.
-        name, group: from what the wildcards stand for.
-        test: whether they belong to the owners' test set.
-        paper_part: their part in the published split, or how it follows from what the wildcards stand for.
+        name: gives a case's name from the text that its wildcards stand for.
+        group: gives a case's group from that text.
+        test: whether the cases belong to the owners' test set.
+        paper_part: the cases' part in the published split, or a function that gives it from that text.
     """
     patterns = [images] if isinstance(images, str) else images
     channels = [source.find(pattern) for pattern in patterns]
@@ -52,6 +49,6 @@ def paired(
 
 
 def filled(pattern: str, key: str) -> str:
-    """The pattern as the missing file's name would be."""
+    """Name of a missing file: the pattern with its wildcards filled in."""
     wildcards = [character for character in pattern if character in "*#"]
     return pattern.replace(wildcards[0], key) if len(wildcards) == 1 else f"{pattern} for {key}"

@@ -1,4 +1,4 @@
-"""Images, volumes and masks: reading what is published, writing what nnU-Net reads, without loss."""
+"""Lossless reading of published images, volumes and masks, and writing of files that nnU-Net reads."""
 
 import gzip
 import math
@@ -19,11 +19,11 @@ from nnunet_plugins.errors import UserError
 VOLUME_ENDINGS = (".nii.gz", ".nii", ".mhd", ".mha", ".nrrd")
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif")
 SAME_GRID = 0.1
-"""Voxels by which the corners of two grids may differ: file formats round."""
+"""Largest distance between the corners of two equal grids, in voxels; file formats round positions."""
 
 
 class Geometry(NamedTuple):
-    """Where a volume lies, in SimpleITK's words and order (x, y, z); millimetres."""
+    """Place of a volume in space, in SimpleITK's words and order (x, y, z), in millimetres."""
 
     spacing: tuple[float, ...]
     origin: tuple[float, ...]
@@ -36,14 +36,14 @@ class Geometry(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """An image ``(H, W)`` or ``(H, W, C)`` without geometry, or a volume ``(D, H, W)`` with."""
+    """An image ``(H, W)`` or ``(H, W, C)`` without geometry, or a volume ``(D, H, W)`` with geometry."""
 
     array: NDArray
     geometry: Geometry | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Without channels."""
+        """Shape without channels."""
         return self.array.shape[: 2 if self.geometry is None else 3]
 
 
@@ -52,16 +52,16 @@ def is_volume(path: Path) -> bool:
 
 
 def read_picture(path: Path) -> Picture:
-    """An image or a volume, by the file's ending.
+    """Read an image or a volume, as the file's ending says.
 
     Raises:
-        UserError: the file is empty or damaged, or holds what nnU-Net cannot train on.
+        UserError: the file is empty or damaged, or nnU-Net cannot train on its content.
     """
     return read_volume(path) if is_volume(path) else Picture(read_image(path, image_array))
 
 
 def read_mask(paths: tuple[Path, ...], shape: tuple[int, ...]) -> Picture:
-    """A segmentation ``(H, W)`` or ``(D, H, W)`` with the values that the file has."""
+    """Read a segmentation ``(H, W)`` or ``(D, H, W)`` with the values that the file has."""
     (path,) = paths
     return read_volume(path) if is_volume(path) else Picture(read_image(path, mask_array))
 
@@ -81,7 +81,7 @@ def read_image(path: Path, to_array: Callable[[Image.Image], NDArray]) -> NDArra
                     f"{path} is to be shown turned (EXIF orientation {orientation}), which nnU-Net ignores: save it "
                     "upright, or remove this tag if its mask fits as it is"
                 )
-            if deep:  # of which Pillow would keep 8 bits
+            if deep:  # Pillow would keep 8 bits
                 array = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))[..., :3]
                 return one_channel(array, path) if to_array is mask_array else array
             return to_array(image)
@@ -99,7 +99,7 @@ def has_deep_colours(image: ImageFile.ImageFile) -> bool:
 
 
 def image_array(image: Image.Image) -> NDArray:
-    """``(H, W)`` or ``(H, W, 3)``, without alpha."""
+    """Pixels ``(H, W)`` or ``(H, W, 3)`` of an image, without alpha."""
     match image.mode:
         case "1" | "LA" | "La":
             image = image.convert("L")
@@ -119,7 +119,7 @@ def image_array(image: Image.Image) -> NDArray:
 
 
 def mask_array(image: Image.Image) -> NDArray:
-    """``(H, W)``: grey values, or the numbers of colours in a palette."""
+    """Pixels ``(H, W)`` of a mask: grey values, or numbers of colours in a palette."""
     if image.mode in ("P", "PA") and not has_grey_palette(image):
         return np.asarray(image if image.mode == "P" else image.getchannel(0))
     if image.mode in ("LA", "La", "RGBA", "RGBa") and len(set(image.getchannel("A").getextrema())) > 1:
@@ -131,7 +131,7 @@ def mask_array(image: Image.Image) -> NDArray:
 
 
 def one_channel(array: NDArray, name: object) -> NDArray:
-    """The grey image that a colour image ``(H, W, 3)`` of three equal channels is.
+    """Reduce a colour image ``(H, W, 3)`` of three equal channels to one channel.
 
     Raises:
         UserError: the channels differ.
@@ -142,7 +142,7 @@ def one_channel(array: NDArray, name: object) -> NDArray:
 
 
 def has_grey_palette(image: Image.Image) -> bool:
-    """Whether the palette has only greys, and those that the image uses differ."""
+    """Whether the palette has only greys, and no two colours that the image uses are the same grey."""
     numbers = image if image.mode == "P" else image.getchannel(0)
     palette = np.reshape(image.getpalette("RGB") or [], (-1, 3))
     used = palette[np.flatnonzero(numbers.histogram()[: len(palette)]), 0]
@@ -183,7 +183,7 @@ def read_volume(path: Path) -> Picture:
 
 
 def data_files(path: Path) -> list[Path]:
-    """The file with the voxels to which a MetaImage header points, if they are not in the same file."""
+    """List the file with the voxels that a MetaImage header points to, if they are not in the header's file."""
     if path.suffix.lower() != ".mhd":
         return []
     entries = (line.partition("=") for line in path.read_text(errors="replace").splitlines())
@@ -205,7 +205,7 @@ def write_volume(picture: Picture, path: Path) -> None:
 
 
 def refuse_cut_off(path: Path) -> None:
-    """SimpleITK notices neither that the end of a NIfTI file is missing nor that it could not write it.
+    """Check that a NIfTI file has all its voxels, since SimpleITK reads and writes incomplete files without an error.
 
     Raises:
         OSError, EOFError, zlib.error, ImageFileError: not all voxels are there.
@@ -223,7 +223,7 @@ def refuse_cut_off(path: Path) -> None:
 
 
 def grid_difference(image: Picture, mask: Picture) -> str:
-    """What tells the two volumes' grids apart; empty if they are the same to a tenth of a voxel."""
+    """Describe how two volumes' grids differ; empty if they agree to a tenth of a voxel."""
     if image.geometry is None or mask.geometry is None:
         return ""
     offset = np.linalg.norm(image.geometry.corners(image.shape) - mask.geometry.corners(image.shape), axis=1).max()
@@ -252,5 +252,5 @@ def refuse_empty(path: Path) -> None:
 
 
 def last_line(error: Exception) -> str:
-    """The essence of a library's message, which may have none or several lines."""
+    """Last line of a library's message, or the error's type if there is no message."""
     return (str(error).strip() or type(error).__name__).splitlines()[-1]

@@ -1,4 +1,4 @@
-"""What a user has downloaded: files found by the published patterns, in a folder or in archives."""
+"""The user's download, a folder or an archive, in which files are found by the published patterns."""
 
 import os
 import re
@@ -13,21 +13,21 @@ from nnunet_plugins.dataset_conversion.pictures import IMAGE_ENDINGS, VOLUME_END
 from nnunet_plugins.errors import UserError
 
 UNPACKED = ".nnunet_plugins_unpacked_"
-"""How the names of folders with unpacked archives begin."""
+"""Beginning of the names of folders with unpacked archives."""
 
 
 class Source(AbstractContextManager):
     """A downloaded folder or archive.
 
-    Archives in the folder are opened only for patterns that no plain file matches: who has unpacked everything may
-    leave them where they are. They are unpacked into a temporary folder, removed on exit.
+    Archives in the folder are opened only for patterns that no plain file matches, so they may stay beside their
+    unpacked files. They are unpacked into a temporary folder, which is removed on exit.
 
     Args:
         path: the folder or archive.
-        scratch: where archives are unpacked; None: where temporary files lie on this machine.
+        scratch: folder in which archives are unpacked; None: the machine's folder for temporary files.
 
     Raises:
-        UserError: there is nothing at ``path``, or neither a folder nor an archive.
+        UserError: ``path`` does not exist, or is neither a folder nor an archive.
     """
 
     def __init__(self, path: Path, scratch: Path | None = None):
@@ -40,9 +40,9 @@ class Source(AbstractContextManager):
         self.path = path
         self.scratch = scratch
         self.problems: list[str] = []
-        """Found while looking for cases: a sentence for each."""
+        """Problems found while looking for cases, a sentence each."""
         self.notices: list[str] = []
-        """What is no error, but should be known."""
+        """Facts that are no errors, but that the user should know, a sentence each."""
         self._unpacked: tempfile.TemporaryDirectory | None = None
 
     def __exit__(self, *_: object) -> None:
@@ -50,17 +50,19 @@ class Source(AbstractContextManager):
             self._unpacked.cleanup()
 
     def find(self, pattern: str) -> dict[str, Path]:
-        """The files whose path ends as ``pattern`` says, in order, by what its wildcards stand for.
+        """Find the files whose path ends as ``pattern`` says.
 
-        Upper and lower case are the same. ``*`` stands for any part of a name and ``#`` for a number; several are
-        joined with ``/``. ``?`` stands for a character, ``{a,b}`` for either of two texts. Two files for one name are a
-        problem of the source.
+        Upper and lower case are the same. ``*`` stands for any part of a name, ``#`` for a number, ``?`` for a
+        character and ``{a,b}`` for either of two texts. Two files for one text are a problem of the source.
+
+        Returns:
+            The files in order, by the text that ``*`` and ``#`` stand for; several texts are joined with ``/``.
         """
         return self._matches(pattern, self._plain_files) or self._matches(pattern, self._archived_files)
 
     @property
     def unopened(self) -> list[Path]:
-        """Archives in the folder that nobody has looked into."""
+        """Archives in the folder that were not opened."""
         return [] if self._unpacked else self._archives
 
     @property
@@ -110,10 +112,10 @@ class Source(AbstractContextManager):
 
 
 def walk(folder: Path) -> list[Path]:
-    """All files below a folder, sorted, but for hidden ones and macOS's."""
+    """List all files below a folder in order, without hidden files and those that macOS adds."""
     files, visited = [], set()
     for root, folders, names in os.walk(folder, followlinks=True):
-        if (real := os.path.realpath(root)) in visited:  # a link back
+        if (real := os.path.realpath(root)) in visited:  # a link to a folder above
             folders.clear()
             continue
         visited.add(real)
@@ -123,7 +125,11 @@ def walk(folder: Path) -> list[Path]:
 
 
 def pattern_expression(pattern: str) -> re.Pattern[str]:
-    """A regular expression for the end of a path."""
+    """Translate a pattern into a regular expression for the end of a path.
+
+    Raises:
+        UserError: a brace is not closed.
+    """
     expression, depth = "", 0
     for character in pattern.replace("\\", "/").removeprefix("./"):
         match character:

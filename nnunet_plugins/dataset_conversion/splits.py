@@ -1,26 +1,97 @@
-"""Folds for nnU-Net's ``splits_final.json``: nobody's images on both sides."""
+"""Training set, test set and folds: no group, such as a patient, lies on both sides."""
 
 from collections.abc import Mapping, Sequence
-from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
+from nnunet_plugins.dataset_conversion.cases import Outcome
+from nnunet_plugins.dataset_conversion.dataset import Case, Dataset, Options
+from nnunet_plugins.dataset_conversion.near_duplicates import near_duplicate_groups
+from nnunet_plugins.errors import UserError
 from nnunet_plugins.nnunet_folders import Split
 
-Key = TypeVar("Key")
 NUM_FOLDS = 5
 SEED = 12345  # nnU-Net's own
 PARTS = "train", "val", "test"
 
 
+def assign(dataset: Dataset, options: Options, cases: Sequence[Case], outcomes: Sequence[Outcome]) -> list[Split]:
+    """Give each row of the report its group and part, and return the folds.
+
+    With the published split there is one fold. Its validation set is the published one, or the published test set if
+    no validation set is published; a test set besides goes to ``imagesTs``.
+
+    Raises:
+        UserError: no case is left, or one of the sets would be empty.
+    """
+    kept = [outcome for outcome in outcomes if not outcome.left_out]
+    refuse_without_foreground(dataset, kept)
+    groups = groups_of(dataset, options, kept)
+    parts = parts_of(dataset, options, cases, outcomes, groups)
+    validation = "test" if options.paper_split and not dataset.paper_validation else "val"
+    for outcome in kept:
+        row = outcome.row
+        row.group = groups[row.case]
+        row.part = "Tr" if parts[row.case] in ("train", validation) else "Ts"
+    if "train" not in parts.values():
+        raise UserError(f"{dataset.name} has a test set here, but no training case: complete the download")
+    if options.paper_split:
+        return [published_fold(dataset, parts, validation)]
+    return cross_validation({name: groups[name] for name, part in parts.items() if part == "train"})
+
+
+def refuse_without_foreground(dataset: Dataset, kept: Sequence[Outcome]) -> None:
+    if not kept:
+        raise UserError(
+            f"No case of {dataset.name} has a foreground below {dataset.max_foreground_fraction:.4%}: give a higher "
+            "--max-foreground-fraction"
+        )
+    if not any(outcome.has_foreground for outcome in kept):
+        raise UserError(f"No mask of {dataset.name} has any foreground: check --threshold, --label-map or the download")
+
+
+def groups_of(dataset: Dataset, options: Options, kept: Sequence[Outcome]) -> dict[str, str]:
+    """Group of each case: near-duplicates, the published group, or the case alone."""
+    groups = {outcome.row.case: outcome.row.group or outcome.row.case for outcome in kept}
+    if dataset.near_duplicates and not options.groups:
+        thumbnails = {outcome.row.case: outcome.thumbnail for outcome in kept if outcome.thumbnail is not None}
+        groups |= {name: f"alike{number}" for name, number in near_duplicate_groups(thumbnails).items()}
+    return groups
+
+
+def parts_of(
+    dataset: Dataset,
+    options: Options,
+    cases: Sequence[Case],
+    outcomes: Sequence[Outcome],
+    groups: Mapping[str, str],
+) -> dict[str, str]:
+    """Part of each case that is not left out: "train", "val" or "test"."""
+    kept = {o.row.case: case for case, o in zip(cases, outcomes, strict=True) if not o.left_out}
+    if not options.paper_split:
+        return {name: "test" if case.test else "train" for name, case in kept.items()}
+    if dataset.paper_ratio:
+        return draw_parts(groups, dataset.paper_ratio)
+    return {name: case.paper_part or "train" for name, case in kept.items()}
+
+
+def published_fold(dataset: Dataset, parts: Mapping[str, str], validation: str) -> Split:
+    train, val = (sorted(name for name in parts if parts[name] == part) for part in ("train", validation))
+    if not train or not val:
+        raise UserError(
+            f"The published split of {dataset.name} needs training and validation cases; there are {len(train)} and "
+            f"{len(val)}: complete the download, or leave out --paper-split"
+        )
+    return {"train": train, "val": val}
+
+
 def cross_validation(groups: Mapping[str, str]) -> list[Split]:
     """Five folds, or as many as there are groups if those are fewer; none for a single group.
 
-    Without groups of several cases they are the folds that nnU-Net itself would draw.
+    If every case is a group of its own, these are the folds that nnU-Net itself would draw.
 
     Args:
-        groups: of each identifier; those of a group stay in one fold.
+        groups: the group of each identifier; identifiers of one group stay together.
     """
     from sklearn.model_selection import GroupKFold, KFold
 
@@ -42,9 +113,13 @@ def cross_validation(groups: Mapping[str, str]) -> list[Split]:
 
 
 def draw_parts(groups: Mapping[str, str], ratio: tuple[int, int, int]) -> dict[str, str]:
-    """Part of each identifier, "train", "val" or "test": groups drawn at random, always the same ones.
+    """Draw the part of each identifier, "train", "val" or "test", at random by group and the same on every call.
 
-    The largest groups are placed first, each where most is lacking.
+    The largest groups are placed first, each in the part that lacks most.
+
+    Args:
+        groups: the group of each identifier; identifiers of one group stay together.
+        ratio: training : validation : test.
     """
     members: dict[str, list[str]] = {}
     for identifier in sorted(groups):
@@ -63,25 +138,3 @@ def assert_disjoint(splits: Sequence[Split], groups: Mapping[str, str]) -> None:
     for split in splits:
         train, val = ({groups[identifier] for identifier in split[part]} for part in ("train", "val"))
         assert train.isdisjoint(val), f"groups on both sides: {sorted(train & val)}"
-
-
-def alike(thumbnails: Mapping[Key, NDArray[np.float32]], correlation: float) -> dict[Key, int]:
-    """Numbers of the groups that chains of near-duplicates form.
-
-    Args:
-        thumbnails: ``(n, n)`` of each image, with mean 0 and length 1.
-        correlation: from which two of them are near-duplicates.
-    """
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    if not thumbnails:
-        return {}
-    vectors = np.stack([thumbnail.ravel() for thumbnail in thumbnails.values()])
-    pairs: list[NDArray[np.int64]] = []
-    for start in range(0, len(vectors), 1024):
-        close = np.argwhere(vectors[start : start + 1024] @ vectors.T >= correlation)
-        pairs.append(close + np.array([start, 0]))
-    rows, columns = np.concatenate(pairs).T
-    graph = coo_array((np.ones(len(rows), bool), (rows, columns)), shape=(len(vectors),) * 2)
-    return dict(zip(thumbnails, connected_components(graph, directed=False)[1].tolist(), strict=True))

@@ -1,4 +1,4 @@
-"""What the user reads of a conversion."""
+"""Printed summary of a conversion, with notices and the next commands."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -7,7 +7,7 @@ from pathlib import Path
 from nnunet_plugins.dataset_conversion.cases import Outcome
 from nnunet_plugins.dataset_conversion.dataset import PNG, Dataset
 from nnunet_plugins.dataset_conversion.source import Source
-from nnunet_plugins.dataset_conversion.splits import Split
+from nnunet_plugins.nnunet_folders import Split
 
 
 def print_summary(
@@ -35,7 +35,7 @@ def print_summary(
 
 
 def notices(outcomes: Sequence[Outcome], folds: Sequence[Split]) -> Iterator[str]:
-    """What is no error, but should be known."""
+    """Facts about the cases and folds that are no errors, but that the user should know."""
     kept = [outcome for outcome in outcomes if not outcome.left_out]
     rows = [outcome.row for outcome in kept]
     groups = {row.case: row.group for row in rows}

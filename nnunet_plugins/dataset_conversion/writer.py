@@ -1,4 +1,4 @@
-"""The one writer behind all converters: ``nnUNet_raw/DatasetNNN_Name`` as a whole, or not at all."""
+"""The shared writer behind all converters: writes ``nnUNet_raw/DatasetNNN_Name`` as a whole, or not at all."""
 
 import json
 import multiprocessing
@@ -6,37 +6,26 @@ import signal
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field, replace
+from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from tqdm import tqdm
 
-from nnunet_plugins import nnunet_folders
-from nnunet_plugins.dataset_conversion import output, splits
-from nnunet_plugins.dataset_conversion.cases import Outcome, convert_case, digest, identifier, source_files
-from nnunet_plugins.dataset_conversion.dataset import Case, Dataset
+from nnunet_plugins.dataset_conversion import output
+from nnunet_plugins.dataset_conversion.cases import Outcome, convert_case, identifier, source_digest
+from nnunet_plugins.dataset_conversion.dataset import Case, Dataset, Options
+from nnunet_plugins.dataset_conversion.integrity import check_integrity
 from nnunet_plugins.dataset_conversion.source import Source, without_ending
+from nnunet_plugins.dataset_conversion.splits import assign
 from nnunet_plugins.dataset_conversion.summary import print_next_steps, print_summary
 from nnunet_plugins.errors import UserError
-
-NEAR_DUPLICATE = 0.95
-"""Correlation of thumbnails. On 190 slices of kidney CT this gives exactly the groups that were marked there."""
+from nnunet_plugins.files import recover_folder, replace_folder
+from nnunet_plugins.nnunet_folders import RAW, find_nnunet_folder, make_nnunet_folder, was_planned
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Options:
-    """What the user decides for any dataset."""
-
-    paper_split: bool = False
-    trust_image_geometry: bool = False
-    groups: Mapping[str, str] = field(default_factory=dict)
-    """Of published names; empty: the converter's own."""
-    record: Mapping[str, Any] = field(default_factory=dict)
-    """All that was asked for, as JSON: by it a conversion is recognised as the same."""
 
 
 def convert(
@@ -49,66 +38,57 @@ def convert(
     dry_run: bool = False,
     check: bool = True,
 ) -> None:
-    """Convert a download and say what was done.
+    """Convert a download and print what was done.
 
     Args:
-        dataset: the converter, with its ``dataset_id``.
+        dataset: the converter's record, with a ``dataset_id``.
         source: the download.
-        options: what the user has decided.
-        processes: of the conversion and of nnU-Net's integrity check.
+        options: the user's decisions.
+        processes: number of processes for the conversion and for nnU-Net's integrity check.
         overwrite: whether an existing dataset and existing folds may be replaced.
-        dry_run: check everything, write nothing.
+        dry_run: whether everything is checked and nothing written.
         check: whether nnU-Net's integrity check ends the conversion.
 
     Raises:
-        UserError: anything is wrong. Then nothing was written.
+        UserError: anything is wrong; then nothing was written.
     """
     assert dataset.dataset_id is not None
     name = f"Dataset{dataset.dataset_id:03}_{dataset.folder_name}"
-    raw = nnunet_folders.raw(required=not dry_run)
-    nnunet_folders.refuse_taken_id(dataset.dataset_id, name)
+    raw = (find_nnunet_folder(RAW) or Path()) if dry_run else make_nnunet_folder(RAW)
+    output.refuse_taken_id(dataset.dataset_id, name)
     cases = find_cases(dataset, source, options)
-    target = raw / name
+    target, folder = raw / name, None if dry_run else raw / f".{name}.partial"
     if not dry_run:
-        output.recover(target)
-    if target.exists() and not overwrite and not dry_run:
-        refuse_problems(source, source.problems)
-        refuse_other_conversion(target, options, cases, processes)
-        print(f"{target} was already converted from these files: nothing to do.")
-        nnunet_folders.place_splits(target, overwrite=False)
-        return
-
-    folder = raw / f".{name}.partial"
-    with output.nothing_half_written(folder, dry_run):
-        work = partial(convert_case, dataset, options.trust_image_geometry, source.path, None if dry_run else folder)
-        outcomes = in_parallel(work, cases, processes, f"{'Checking' if dry_run else 'Converting'} {dataset.name}")
-        refuse_problems(source, [*source.problems, *(o.problem for o in outcomes if o.problem)])
+        recover_folder(target)
+        if target.exists() and not overwrite:
+            refuse_problems(source, source.problems)
+            refuse_other_conversion(target, options, cases, processes)
+            print(f"{target} was already converted from these files: nothing to do.")
+            output.place_splits(target, overwrite=False)
+            return
+    with output.temporary_dataset(folder) if folder else nullcontext():
+        outcomes = convert_cases(dataset, source, options, cases, processes, folder)
         folds = assign(dataset, options, cases, outcomes)
         print_summary(dataset, source, target, outcomes, folds)
-        nnunet_folders.refuse_other_splits(name, folds, overwrite)
-        if dry_run:
-            there = f" {target} is there already." if target.exists() else ""
-            print(f"Dry run: nothing was written.{there}")
+        output.refuse_other_splits(name, folds, overwrite)
+        if folder is None:
+            print("Dry run: nothing was written." + (f" {target} is there already." if target.exists() else ""))
             return
         rows = [outcome.row for outcome in outcomes]
-        output.move_to_parts(folder, rows, dataset.file_ending)
-        output.write_dataset_json(folder / output.DESCRIPTION, dataset, source.path, options.record, rows)
-        output.write_report(folder / output.REPORT, rows)
-        if folds:
-            (folder / nnunet_folders.SPLITS).write_text(json.dumps(folds, indent=4))
+        output.complete_dataset(folder, dataset, source.path, options.record, rows, folds)
         if check:
-            nnunet_folders.check_integrity(folder, processes)
-        output.replace_folder(folder, target)
+            check_integrity(folder, processes)
+        replace_folder(folder, target)
     print(f"Written: {target}")
-    nnunet_folders.place_splits(target, overwrite)
-    print_next_steps(dataset, nnunet_folders.was_planned(name))
+    output.place_splits(target, overwrite)
+    print_next_steps(dataset, was_planned(name))
 
 
 # ---- cases -----------------------------------------------------------------------------------------------------------
 
 
 def find_cases(dataset: Dataset, source: Source, options: Options) -> list[Case]:
-    """The cases to convert, of distinct identifiers, with the user's groups.
+    """Find the cases to convert and give them the user's groups.
 
     Raises:
         UserError: there are none, or an option does not fit the dataset.
@@ -131,12 +111,7 @@ def find_cases(dataset: Dataset, source: Source, options: Options) -> list[Case]
             raise UserError(f"{source.path} has no case of the published {dataset.name} split: leave out --paper-split")
     if options.groups:
         cases = [replace(case, group=user_group(case, options.groups, source)) for case in cases]
-    first: dict[str, Case] = {}
-    for case in cases:
-        if (other := first.setdefault(identifier(case.name), case)) is not case:
-            source.problem(
-                f"{case.images[0]} and {other.images[0]} would both be the case {identifier(case.name)!r}: rename one"
-            )
+    note_equal_identifiers(cases, source)
     return cases
 
 
@@ -148,8 +123,18 @@ def user_group(case: Case, groups: Mapping[str, str], source: Source) -> str:
     return ""
 
 
+def note_equal_identifiers(cases: Sequence[Case], source: Source) -> None:
+    """Note a problem of the source for every case whose identifier another case has already."""
+    first: dict[str, Case] = {}
+    for case in cases:
+        if (other := first.setdefault(identifier(case.name), case)) is not case:
+            source.problem(
+                f"{case.images[0]} and {other.images[0]} would both be the case {identifier(case.name)!r}: rename one"
+            )
+
+
 def other_dataset(dataset: Dataset, source: Source) -> UserError:
-    """Nothing was found: say what was expected, and which converter would find something."""
+    """Error for a download without any case, with the expected layout and the converters that do find cases."""
     from nnunet_plugins.dataset_conversion.datasets import CONVERTERS
 
     fitting = [
@@ -163,8 +148,27 @@ def other_dataset(dataset: Dataset, source: Source) -> UserError:
     return UserError(f"{source.path} is not the published {dataset.name}, which has {dataset.layout}.{hint}")
 
 
+def convert_cases(
+    dataset: Dataset,
+    source: Source,
+    options: Options,
+    cases: Sequence[Case],
+    processes: int,
+    folder: Path | None,
+) -> list[Outcome]:
+    """Check all cases and write them into ``folder``, if one is given.
+
+    Raises:
+        UserError: the source or any case has a problem.
+    """
+    work = partial(convert_case, dataset, options.trust_image_geometry, source.path, folder)
+    outcomes = in_parallel(work, cases, processes, f"{'Converting' if folder else 'Checking'} {dataset.name}")
+    refuse_problems(source, [*source.problems, *(outcome.problem for outcome in outcomes if outcome.problem)])
+    return outcomes
+
+
 def in_parallel(work: Callable[[Case], T], cases: Sequence[Case], processes: int, description: str) -> list[T]:
-    """``work`` of each case, in order.
+    """Call ``work`` with each case, in several processes, and return the results in the order of the cases.
 
     Raises:
         UserError: a process has died.
@@ -193,59 +197,14 @@ def refuse_problems(source: Source, problems: Sequence[str]) -> None:
         raise UserError(f"{listed}\n{source.path} has these {len(problems)} problems: nothing was converted.")
 
 
-# ---- training set, test set, folds -----------------------------------------------------------------------------------
-
-
-def assign(
-    dataset: Dataset, options: Options, cases: Sequence[Case], outcomes: Sequence[Outcome]
-) -> list[splits.Split]:
-    """Give each row its group and part, and return the folds.
-
-    With the published split there is one fold. Its validation set is the published one, or the published test set
-    where none is; a test set besides goes to ``imagesTs``.
-    """
-    kept = {o.row.case: (case, o) for case, o in zip(cases, outcomes, strict=True) if not o.left_out}
-    if not kept:
-        raise UserError(
-            f"No case of {dataset.name} has a foreground below {dataset.max_foreground_fraction:.4%}: give a higher "
-            "--max-foreground-fraction"
-        )
-    if not any(o.has_foreground for _, o in kept.values()):
-        raise UserError(f"No mask of {dataset.name} has any foreground: check --threshold, --label-map or the download")
-    if dataset.near_duplicates and not options.groups:
-        thumbnails = {name: o.thumbnail for name, (_, o) in kept.items() if o.thumbnail is not None}
-        for name, number in splits.alike(thumbnails, NEAR_DUPLICATE).items():
-            kept[name][1].row.group = f"alike{number}"
-    groups = {name: o.row.group or name for name, (_, o) in kept.items()}
-    parts = {name: "test" if case.test else "train" for name, (case, _) in kept.items()}
-    if options.paper_split:
-        parts = {name: case.paper_part or "train" for name, (case, _) in kept.items()}
-        if dataset.paper_ratio:
-            parts = splits.draw_parts(groups, dataset.paper_ratio)
-    validation = "test" if options.paper_split and not dataset.paper_validation else "val"
-    for name, (_, outcome) in kept.items():
-        outcome.row.group = groups[name]
-        outcome.row.part = "Tr" if parts[name] in ("train", validation) else "Ts"
-    if "train" not in parts.values():
-        raise UserError(f"{dataset.name} has a test set here, but no training case: complete the download")
-    if not options.paper_split:
-        return splits.cross_validation({name: groups[name] for name, part in parts.items() if part == "train"})
-    train, val = (sorted(name for name in parts if parts[name] == part) for part in ("train", validation))
-    if not train or not val:
-        raise UserError(
-            f"The published split of {dataset.name} needs training and validation cases; there are {len(train)} and "
-            f"{len(val)}: complete the download, or leave out --paper-split"
-        )
-    return [{"train": train, "val": val}]
-
-
-# ---- again -----------------------------------------------------------------------------------------------------------
+# ---- repeated conversions --------------------------------------------------------------------------------------------
 
 
 def refuse_other_conversion(target: Path, options: Options, cases: Sequence[Case], processes: int) -> None:
-    """
+    """Check that the existing dataset was converted from the same files with the same options.
+
     Raises:
-        UserError: the existing dataset is not what this conversion would make.
+        UserError: this conversion would make another dataset.
     """
     remedy = "give another --dataset-id, or replace it with --overwrite"
     try:
@@ -260,7 +219,3 @@ def refuse_other_conversion(target: Path, options: Options, cases: Sequence[Case
         raise UserError(
             f"{target} was converted from other files ({len(changed)} differ, first {changed[0]}): {remedy}"
         )
-
-
-def source_digest(case: Case) -> str:
-    return digest(source_files(case))

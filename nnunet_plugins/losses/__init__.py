@@ -1,4 +1,4 @@
-"""Losses. Each takes a network's outputs and nnU-Net's targets; all compute in float32 and honour the ignore label."""
+"""Losses of a network's outputs and nnU-Net's targets; all compute in float32 and honour the ignore label."""
 
 from nnunet_plugins.losses.condseg import ConDSegLoss
 from nnunet_plugins.losses.dcffsnet import ConnectivityLoss, DCFFSNetLoss

@@ -16,11 +16,9 @@ from nnunet_plugins.losses.common import (
     PluginLoss,
     Target,
     dice_and_cross_entropy,
-    full_resolution,
     masked,
     masked_mean,
     segmentation_cross_entropy,
-    split_target,
     sum_over_processes,
 )
 
@@ -28,7 +26,7 @@ MAX_BETA = 100.0
 
 
 class DecoupledOutputs(Protocol):
-    """What :class:`ConDSegLoss` needs of the network's outputs."""
+    """Outputs of a network that :class:`ConDSegLoss` can judge."""
 
     @property
     def logits(self) -> Tensor: ...
@@ -39,44 +37,40 @@ class DecoupledOutputs(Protocol):
 class ConDSegLoss(PluginLoss):
     """``mask(M1) + mask(M2) + cons`` (eq. 7) or ``mask + beta1 * fg + beta2 * bg + compl`` (eq. 15).
 
-    Which one follows from what the network hands over: two views of every sample in stage 1 with consistency
-    reinforcement, foreground, background and uncertainty in stage 2. Where there is neither, ``mask`` alone is left.
+    Which one follows from the network's outputs: two views of every sample in stage 1 with consistency reinforcement;
+    foreground, background and uncertainty in stage 2. Without either, ``mask`` alone is left.
+
+    Args:
+        label_format: the dataset's.
+        batch_dice: one Dice for the batch (under DDP that of all processes) instead of one for each sample.
     """
 
     def __init__(self, label_format: LabelFormat, *, batch_dice: bool = True):
-        super().__init__()
-        self.label_format = label_format
+        super().__init__(label_format)
         self.batch_dice = batch_dice
 
-    def forward(self, outputs: Tensor | DecoupledOutputs, targets: Tensor | Sequence[Tensor]) -> Tensor:
-        """Total loss.
+    def terms(self, outputs: Tensor | DecoupledOutputs, target: Target) -> dict[str, Tensor]:
+        """Return the terms of eq. 7 or 15.
 
         Args:
             outputs: logits ``(B, K, H, W)``, or ``(2B, K, H, W)`` of the images and then of their augmented views; or a
                 ``ConDSegOutput`` of such and ``(B, 3, H, W)`` logits of SID.
-            targets: nnU-Net's (list of one) full-resolution target for the B images.
+            target: one-hot maps and mask of the B images.
         """
         logits, decoupled = (outputs, None) if isinstance(outputs, Tensor) else (outputs.logits, outputs.decoupled)
-        labels, softmax = full_resolution(targets), not self.label_format.regions
-        with torch.autocast(logits.device.type, enabled=False):
-            target = split_target(labels, logits.shape[1], self.label_format)
-            views = logits.float().split(labels.shape[0])
-            masks = [self.mask_loss(view, target, softmax=softmax) for view in views]
-            terms = {"mask": masks[0]}
-            if len(views) == 2:
-                consistency = consistency_loss(views[0], views[1], target.mask, softmax=softmax)
-                terms = {"mask1": masks[0], "mask2": masks[1], "cons": consistency}
-            if decoupled is not None:
-                terms |= self.decoupling_terms(decoupled.float(), target)
-            return self.total(terms)
+        terms = self.mask_terms(logits.split(len(target.one_hot)), target)
+        if decoupled is not None:
+            terms |= self.decoupling_terms(decoupled, target)
+        return terms
 
-    def mask_loss(self, logits: Tensor, target: Target, *, softmax: bool) -> Tensor:
-        """BCE and Dice, eq. 2-4."""
-        return torch.stack(dice_and_cross_entropy(logits, target, softmax=softmax, batch_dice=self.batch_dice)).sum()
-
-    def penalised_mask_loss(self, logits: Tensor, target: Target) -> Tensor:
-        beta = penalty(logits, target.mask, over_processes=self.batch_dice)
-        return beta * self.mask_loss(logits, target, softmax=False)
+    def mask_terms(self, views: Sequence[Tensor], target: Target) -> dict[str, Tensor]:
+        """``mask`` of the only view, or ``mask1``, ``mask2`` and ``cons`` of two, each ``(B, K, H, W)`` logits."""
+        masks = [self.mask_loss(view, target, softmax=self.softmax) for view in views]
+        if len(views) == 1:
+            return {"mask": masks[0]}
+        first, second = views
+        consistency = consistency_loss(first, second, target.mask, softmax=self.softmax)
+        return {"mask1": masks[0], "mask2": masks[1], "cons": consistency}
 
     def decoupling_terms(self, decoupled: Tensor, target: Target) -> dict[str, Tensor]:
         """``beta1 * fg``, ``beta2 * bg`` (eq. 9) and ``compl`` (eq. 10) of ``(B, 3, H, W)`` logits."""
@@ -88,22 +82,30 @@ class ConDSegLoss(PluginLoss):
             "compl": complementarity_loss(decoupled, target.mask),
         }
 
+    def mask_loss(self, logits: Tensor, target: Target, *, softmax: bool) -> Tensor:
+        """BCE and Dice, eq. 2-4."""
+        return torch.stack(dice_and_cross_entropy(logits, target, softmax=softmax, batch_dice=self.batch_dice)).sum()
+
+    def penalised_mask_loss(self, logits: Tensor, target: Target) -> Tensor:
+        """``beta * mask`` of one binary map, ``(B, 1, H, W)`` logits; eq. 9."""
+        beta = penalty(logits, target.mask, over_processes=self.batch_dice)
+        return beta * self.mask_loss(logits, target, softmax=False)
+
 
 def consistency_loss(first: Tensor, second: Tensor, mask: Tensor | None, *, softmax: bool) -> Tensor:
     """Cross-entropy of each of two predictions with the other one, binarised; eq. 5-6.
 
     With the threshold t = 1/2, which for classes means the most probable one. ``(B, K, H, W)`` logits to a scalar.
     """
-    references = [Target(binarized(x, mask, softmax=softmax), mask) for x in (second, first)]
     losses = [
-        segmentation_cross_entropy(logits, reference, softmax=softmax)
-        for logits, reference in zip((first, second), references, strict=True)
+        segmentation_cross_entropy(logits, Target(binarized(other, mask, softmax=softmax), mask), softmax=softmax)
+        for logits, other in ((first, second), (second, first))
     ]
     return 0.5 * torch.stack(losses).sum()
 
 
 def binarized(logits: Tensor, mask: Tensor | None, *, softmax: bool) -> Tensor:
-    """B(M, t) of eq. 5, without a gradient: ``(B, K, H, W)`` of 0 and 1, 0 where ``mask`` is."""
+    """B(M, t) of eq. 5, without a gradient: ``(B, K, H, W)`` logits to 0 and 1, and to 0 where ``mask`` is 0."""
     if softmax:
         maps = F.one_hot(logits.argmax(1), logits.shape[1]).movedim(-1, 1).to(logits.dtype)
     else:
@@ -112,20 +114,30 @@ def binarized(logits: Tensor, mask: Tensor | None, *, softmax: bool) -> Tensor:
 
 
 def foreground_target(target: Target, label_format: LabelFormat) -> Target:
-    """What is not background: ``(B, 1, H, W)``."""
+    """Binary target ``(B, 1, H, W)`` of everything but the background: the union of all classes or regions."""
     if label_format.regions:
         return Target(target.one_hot.amax(1, keepdim=True), target.mask)
     return Target(target.one_hot[:, 1:].sum(1, keepdim=True), target.mask)
 
 
 def complement(target: Target) -> Target:
+    """Target ``(B, K, H, W)`` of everything that each map leaves out and that is annotated."""
     return masked(1 - target.one_hot, target.mask)
 
 
 def penalty(logits: Tensor, mask: Tensor | None, *, over_processes: bool = False) -> Tensor:
-    """``beta = 1 / tanh(mean predicted area)``, eq. 9, at most 100; of the batches of all DDP processes, if asked for.
+    """``beta = 1 / tanh(mean predicted area)`` of ``(B, 1, H, W)`` logits, eq. 9, at most 100.
 
     Deviation: a weight without a gradient, which would ask for larger areas instead of better ones.
+
+    Args:
+        logits: ``(B, 1, H, W)``.
+        mask: ``(B, 1, H, W)``, 1 where annotated; ``None`` if everything is.
+        over_processes: take the mean over the batches of all DDP processes.
+
+    Example:
+        >>> round(penalty(torch.zeros(1, 1, 2, 2), None).item(), 3)  # 1 / tanh(0.5)
+        2.164
     """
     area = logits.detach().sigmoid()
     mask = torch.ones_like(area) if mask is None else mask
@@ -135,7 +147,10 @@ def penalty(logits: Tensor, mask: Tensor | None, *, over_processes: bool = False
 
 
 def complementarity_loss(decoupled: Tensor, mask: Tensor | None) -> Tensor:
-    """Eq. 10 of the softmax over foreground, background and uncertainty: 0 if one of them is certain, at most 1/3."""
+    """Overlap of foreground, background and uncertainty, ``(B, 3, H, W)`` logits to a scalar; eq. 10.
+
+    Of their softmax: 0 where one of them is certain, at most 1/3.
+    """
     foreground, background, uncertainty = decoupled.softmax(1).split(1, 1)
     products = foreground * background + foreground * uncertainty + background * uncertainty
     return masked_mean(products, mask)

@@ -1,6 +1,5 @@
 """The connectivity losses of DCFFSNet, from its reference [4] (Yang & Farsiu, CVPR 2023), for K classes or regions."""
 
-from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -18,15 +17,14 @@ from nnunet_plugins.losses.common import (
     LabelFormat,
     PluginLoss,
     Target,
-    full_resolution,
     segmentation_cross_entropy,
     soft_dice_loss,
-    split_target,
+    to_probabilities,
 )
 
 
 class ConnectivityOutputs(Protocol):
-    """What :class:`DCFFSNetLoss` needs of the network's outputs."""
+    """Outputs of a network that :class:`DCFFSNetLoss` can judge; they begin with logits ``(B, K, H, W)``."""
 
     @property
     def connectivity(self) -> Tensor: ...
@@ -35,21 +33,22 @@ class ConnectivityOutputs(Protocol):
 
 
 class PairTarget(NamedTuple):
-    """The truth about all pairs of neighbours, ``(B, K, 4, H, W)`` of 0 and 1."""
+    """True connectivity of all pairs of neighbours, ``(B, K, 4, H, W)`` of 0 and 1."""
 
     same: Tensor
     """``conn(Y)``: both pixels belong to the mask."""
     different: Tensor
-    """The other known pairs."""
+    """Known pairs of which not both pixels belong to the mask."""
     known: Tensor
-    """``(B or 1, 1, 4, H, W)``: both pixels are annotated and inside the image."""
+    """``(B or 1, 1, 4, H, W)``: pairs of which both pixels are annotated and inside the image."""
     number: Tensor
-    """Of known pairs in all maps, at least 1."""
+    """Number of known pairs in all maps, at least 1."""
     edge: Tensor
     """``(B, K, H, W)``: pixels that agree with some neighbour, but not with all."""
 
 
 def pair_target(target: Target) -> PairTarget:
+    """Derive the true connectivity from one-hot maps ``(B, K, H, W)`` and their mask."""
     one_hot, mask = target
     known = pair_masks(one_hot.new_ones((1, 1, *one_hot.shape[2:])) if mask is None else mask)
     same = pair_masks(one_hot)
@@ -93,10 +92,7 @@ class ConnectivityLoss(nn.Module):
         return {
             "vote_ce": segmentation_cross_entropy(logits, target, softmax=softmax),
             "vote_dice": soft_dice_loss(
-                logits.softmax(1) if softmax else logits.sigmoid(),
-                target,
-                batch_dice=self.batch_dice,
-                background=not softmax,
+                to_probabilities(logits, softmax=softmax), target, batch_dice=self.batch_dice, background=not softmax
             ),
             "connectivity": -(agreement + (votes.log_neither * pairs.different).sum()) / (2 * pairs.number),
             "edge": edge_loss(votes.log_no_vote, pairs),
@@ -113,7 +109,7 @@ def edge_loss(log_no_vote: Tensor, pairs: PairTarget) -> Tensor:
 
 
 def belongs_to_any(pairs: Tensor) -> Tensor:
-    """Whether a pixel is an end of any of the pairs: ``(B, K, 4, H, W)`` to ``(B, K, H, W)``."""
+    """Mark every pixel that is an end of any of the pairs: ``(B, K, 4, H, W)`` to ``(B, K, H, W)``."""
     result = torch.zeros_like(pairs[:, :, 0])
     for place, values in both_ends(pairs):
         result[place] = torch.maximum(result[place], values)
@@ -121,22 +117,25 @@ def belongs_to_any(pairs: Tensor) -> Tensor:
 
 
 class DCFFSNetLoss(PluginLoss):
-    """``L(connectivity) + 0.3 * L(P_out)`` with :class:`ConnectivityLoss` L; one term without P_out."""
+    """``L(connectivity) + 0.3 * L(P_out)`` with :class:`ConnectivityLoss` L; without P_out, the first alone.
+
+    Args:
+        label_format: the dataset's.
+        batch_dice: one Dice for the batch (under DDP that of all processes) instead of one for each sample.
+        voting: kind of the bilateral vote, as of :func:`~nnunet_plugins.architectures.layers.directions.vote_of_pairs`.
+    """
 
     bottleneck_weight = 0.3
 
     def __init__(self, label_format: LabelFormat, *, batch_dice: bool = True, voting: str = "max"):
-        super().__init__()
+        super().__init__(label_format)
         self.connectivity_loss = ConnectivityLoss(label_format, batch_dice=batch_dice, voting=voting)
 
-    def forward(self, outputs: ConnectivityOutputs, targets: Tensor | Sequence[Tensor]) -> Tensor:
-        """Total loss for ``DCFFSNetOutput`` and nnU-Net's (list of one) full-resolution target."""
-        label_format = self.connectivity_loss.label_format
-        with torch.autocast(outputs.connectivity.device.type, enabled=False):
-            target = split_target(full_resolution(targets), outputs.connectivity.shape[1], label_format)
-            pairs = pair_target(target)
-            terms = self.connectivity_loss(outputs.connectivity.float(), target, pairs)
-            if outputs.bottleneck_connectivity is not None:
-                bottleneck = self.connectivity_loss(outputs.bottleneck_connectivity.float(), target, pairs)
-                terms["P_out"] = self.bottleneck_weight * torch.stack(list(bottleneck.values())).sum()
-            return self.total(terms)
+    def terms(self, outputs: ConnectivityOutputs, target: Target) -> dict[str, Tensor]:
+        """Return the terms of a ``DCFFSNetOutput``: those of the connectivity, and one for all of P_out's."""
+        pairs = pair_target(target)
+        terms: dict[str, Tensor] = self.connectivity_loss(outputs.connectivity, target, pairs)
+        if outputs.bottleneck_connectivity is not None:
+            bottleneck = self.connectivity_loss(outputs.bottleneck_connectivity, target, pairs)
+            terms["P_out"] = self.bottleneck_weight * torch.stack(list(bottleneck.values())).sum()
+        return terms

@@ -17,12 +17,11 @@ from nnunet_plugins.losses.common import (
     LabelFormat,
     PluginLoss,
     Target,
-    full_resolution,
     masked,
     masked_mean,
     segmentation_cross_entropy,
     soft_dice_loss,
-    split_target,
+    to_probabilities,
 )
 
 FOCUS = 2
@@ -35,7 +34,7 @@ LEVEL_WEIGHTS = ((0.3, (0.8, 0.6, 0.4, 0.2)), (0.6, (0.9, 1.0, 1.1, 1.2)), (1.0,
 
 
 class SegmentsOfBoxes(Protocol):
-    """What :class:`DCSNetLoss` needs to know of boxes: logits ``(N, K, S, S)``."""
+    """Predictions in N boxes that :class:`DCSNetLoss` can judge: logits ``(N, K, S, S)``."""
 
     @property
     def logits(self) -> Tensor: ...
@@ -46,7 +45,10 @@ class SegmentsOfBoxes(Protocol):
 
 
 class DetectionOutputs(Protocol):
-    """What :class:`DCSNetLoss` needs of the network's outputs; ``None`` if the network was not told what is there."""
+    """Outputs of a network that :class:`DCSNetLoss` can judge; they begin with logits ``(B, K, H, W)``.
+
+    Everything here is ``None`` if the network was given images without annotation.
+    """
 
     @property
     def segments(self) -> SegmentsOfBoxes | None: ...
@@ -59,28 +61,31 @@ class DetectionOutputs(Protocol):
 
 
 class DCSNetLoss(PluginLoss):
-    """``seg(main) + sum of w_j seg(D_j) + 0.2 edge + 0.05 cons`` (eq. 11) in boxes, and the detector's own losses."""
+    """``seg(main) + sum of w_j seg(D_j) + 0.2 edge + 0.05 cons`` (eq. 11) in boxes, and the detector's own losses.
+
+    Args:
+        label_format: the dataset's.
+        batch_dice: one Dice for all boxes (under DDP those of all processes) instead of one for each box.
+    """
 
     edge_weight = 0.2  # lambda_1, section 4.2
     consistency_weight = 0.05  # lambda_2
 
     def __init__(self, label_format: LabelFormat, *, batch_dice: bool = True):
-        super().__init__()
-        self.label_format = label_format
+        super().__init__(label_format)
         self.batch_dice = batch_dice
 
     @property
     def level_weights(self) -> tuple[float, ...]:
-        """``w_2 ... w_5`` of this epoch; in validation always the last, or its loss would rise where they change."""
+        """Weights ``w_2 ... w_5`` of this epoch.
+
+        In validation always the last, or its loss would rise where they change.
+        """
         progress = self.epoch / self.num_epochs if torch.is_grad_enabled() else 1.0
         return next((weights for end, weights in LEVEL_WEIGHTS if progress < end), LEVEL_WEIGHTS[-1][1])
 
-    def forward(self, outputs: DetectionOutputs, targets: Tensor | Sequence[Tensor]) -> Tensor:
-        """Total loss.
-
-        Args:
-            outputs: a ``DCSNetOutput`` of annotated images.
-            targets: nnU-Net's (list of one) full-resolution target.
+    def terms(self, outputs: DetectionOutputs, target: Target) -> dict[str, Tensor]:
+        """Return the terms of eq. 11 for a ``DCSNetOutput`` of annotated images, and the detector's losses.
 
         Raises:
             ValueError: the network was given images alone.
@@ -88,30 +93,32 @@ class DCSNetLoss(PluginLoss):
         segments = outputs.segments
         if segments is None or outputs.boxes is None or outputs.weights is None or outputs.detection_losses is None:
             raise ValueError("the network was given images alone; in training it needs Annotated ones")
-        softmax = not self.label_format.regions
-        with torch.autocast(segments.logits.device.type, enabled=False):
-            target = split_target(full_resolution(targets), segments.logits.shape[1], self.label_format)
-            target = target_in_boxes(target, outputs.boxes, outputs.weights, segments.logits.shape[-1], softmax=softmax)
-            main, *levels = (
-                segmentation_loss(logits, target, softmax=softmax, batch_dice=self.batch_dice)
-                for logits in (segments.logits, *segments.levels)
-            )
-            weighted = [weight * loss for weight, loss in zip(self.level_weights, levels, strict=True)]
-            terms = {
-                "main": main,
-                "levels": torch.stack(weighted).sum(),
-                "0.2 * edge": self.edge_weight * edge_loss(segments.edges, target),
-                "0.05 * cons": self.consistency_weight
-                * consistency_loss(segments.levels, target.mask, softmax=softmax),
-            }
-            return self.total(terms | dict(outputs.detection_losses))
+        size = segments.logits.shape[-1]
+        target = target_in_boxes(target, outputs.boxes, outputs.weights, size, softmax=self.softmax)
+        main, *levels = (
+            segmentation_loss(logits, target, softmax=self.softmax, batch_dice=self.batch_dice)
+            for logits in (segments.logits, *segments.levels)
+        )
+        weighted = [weight * loss for weight, loss in zip(self.level_weights, levels, strict=True)]
+        consistency = consistency_loss(segments.levels, target.mask, softmax=self.softmax)
+        return {
+            "main": main,
+            "levels": torch.stack(weighted).sum(),
+            "0.2 * edge": self.edge_weight * edge_loss(segments.edges, target),
+            "0.05 * cons": self.consistency_weight * consistency,
+        } | dict(outputs.detection_losses)
 
 
 @torch.no_grad()
 def target_in_boxes(target: Target, boxes: Tensor, weights: Tensor, size: int, *, softmax: bool) -> Target:
-    """A target ``(B, K, H, W)`` in boxes ``(N, 5)``, of 0 and 1 again: ``(N, K, size, size)``.
+    """Crop a target ``(B, K, H, W)`` to boxes, and make it 0 and 1 again: ``(N, K, size, size)``.
 
-    Its mask ``(N, 1, size, size)`` is 0 for boxes of weight 0, too.
+    Args:
+        target: one-hot maps and mask of the images.
+        boxes: ``(N, 5)``, index of the image and corners.
+        weights: ``(N,)``; boxes of weight 0 are masked out.
+        size: S of the result.
+        softmax: whether exactly one class holds for every pixel.
     """
     shares = crop_boxes(target.one_hot, boxes, size)
     annotated = torch.ones_like(shares[:, :1]) if target.mask is None else crop_boxes(target.mask, boxes, size)
@@ -125,14 +132,14 @@ def target_in_boxes(target: Target, boxes: Tensor, weights: Tensor, size: int, *
 
 def segmentation_loss(logits: Tensor, target: Target, *, softmax: bool, batch_dice: bool = True) -> Tensor:
     """``0.5 Dice + 0.3 focal + 0.2 boundary`` (section 3.4 and 4.2) of ``(N, K, S, S)`` logits."""
-    probabilities = logits.softmax(1) if softmax else logits.sigmoid()
+    probabilities = to_probabilities(logits, softmax=softmax)
     dice = soft_dice_loss(probabilities, target, batch_dice=batch_dice, background=not softmax)
     boundary = boundary_loss(probabilities, target, batch_dice=batch_dice, background=not softmax)
     return 0.5 * dice + 0.3 * focal_loss(logits, target, softmax=softmax) + 0.2 * boundary
 
 
 def focal_loss(logits: Tensor, target: Target, *, softmax: bool) -> Tensor:
-    """``-(1 - p)^2 log p`` with the probability p of the truth: of the class, or of a region's being there or not."""
+    """``-(1 - p)^2 log p`` of ``(N, K, S, S)`` logits, with the probability p of the true class or region state."""
     if softmax:
         log_p = (logits.log_softmax(1) * target.one_hot).sum(1, keepdim=True)
     else:
@@ -143,23 +150,30 @@ def focal_loss(logits: Tensor, target: Target, *, softmax: bool) -> Tensor:
 def boundary_loss(
     probabilities: Tensor, target: Target, *, batch_dice: bool = True, background: bool = False
 ) -> Tensor:
-    """``1 - Dice`` of the inner edges of prediction and truth."""
+    """``1 - Dice`` between the inner edges of the ``(N, K, S, S)`` probabilities and those of the truth."""
     truth = masked(inner_edges(target.one_hot), eroded_mask(target))
     return soft_dice_loss(inner_edges(probabilities), truth, batch_dice=batch_dice, background=background)
 
 
 def inner_edges(maps: Tensor) -> Tensor:
-    """What 3x3 erosion takes away: ``p - min-pooling(p)``, which needs no threshold and so has a gradient."""
+    """Part of ``(N, C, S, S)`` maps that 3x3 erosion takes away.
+
+    It is ``p - min-pooling(p)``, which needs no threshold and so has a gradient.
+
+    Example:
+        >>> inner_edges(torch.tensor([[[[0.0, 1, 1, 1, 0]] * 3]]))[0, 0, 1]
+        tensor([0., 1., 0., 1., 0.])
+    """
     return maps - eroded(maps)
 
 
 def eroded(maps: Tensor) -> Tensor:
-    """3x3 minimum of ``(N, C, S, S)``; beyond the border nothing is smaller."""
+    """3x3 minimum of ``(N, C, S, S)`` maps; pixels beyond the border do not count."""
     return -F.max_pool2d(-maps, 3, stride=1, padding=1)
 
 
 def eroded_mask(target: Target) -> Tensor | None:
-    """Where all neighbours are annotated, too, and so an edge is known."""
+    """Mask ``(N, 1, S, S)`` of pixels whose neighbours are all annotated, too: there an edge is known."""
     return None if target.mask is None else eroded(target.mask)
 
 
@@ -170,17 +184,17 @@ def edge_loss(edges: Tensor, target: Target) -> Tensor:
 
 
 def laplacian_edges(one_hot: Tensor) -> Tensor:
-    """1 where the Laplacian of 0 and 1 is not 0, on both sides of an edge: ``(N, K, S, S)``."""
+    """Mark both sides of every edge of ``(N, K, S, S)`` maps of 0 and 1: their Laplacian is not 0 there."""
     maps = F.pad(one_hot.flatten(0, 1)[:, None], (1, 1, 1, 1), mode="replicate")
     kernel = torch.tensor(LAPLACIAN, dtype=maps.dtype, device=maps.device)[None, None]
     return (F.conv2d(maps, kernel).abs() > 0.5).float().view_as(one_hot)
 
 
 def consistency_loss(levels: Sequence[Tensor], mask: Tensor | None, *, softmax: bool) -> Tensor:
-    """Squared difference of the probabilities of adjacent levels, eq. 10, of ``(N, K, S, S)`` logits each.
+    """Squared difference between the probabilities of adjacent levels, ``(N, K, S, S)`` logits each; eq. 10.
 
     Deviation: its mean instead of its sum, which would grow with the number of pixels.
     """
-    probabilities = [logits.softmax(1) if softmax else logits.sigmoid() for logits in levels]
+    probabilities = [to_probabilities(logits, softmax=softmax) for logits in levels]
     differences = [masked_mean((p - q) ** 2, mask) for p, q in pairwise(probabilities)]
     return torch.stack(differences).mean()

@@ -17,125 +17,103 @@ from nnunet_plugins.errors import UserError
 
 
 class Variant(NamedTuple):
-    """A row of the table: a class of this package and the class attributes in which the trainer differs from it."""
+    """Row of the table: a trainer as a class of this package and the class attributes in which it differs from it."""
 
-    module: str
+    name: str
     base: str
+    """``<module of this folder>.<class>``"""
     varies: str
+    """Difference from the paper's method, for ``nnunet-plugins list``."""
     overrides: Mapping[str, Any] = {}
 
 
-def dlkunet_variant(varies: str, **network_kwargs: Any) -> Variant:
-    """A DLKUNet that differs in its network."""
-    return Variant("dlkunet", "DLKUNetTrainer", varies, {"network_kwargs": network_kwargs})
+DCFFSNET = "dcffsnet.DCFFSNetTrainer"
+CONDSEG = "condseg.ConDSegTrainer"
+CONDSEG_NET0 = "condseg.ConDSegNet0Trainer"
+DLKUNET = "dlkunet.DLKUNetTrainer"
+MEDFUSION = "medfusion_transnet.MedFusionTransNetTrainer"
+CASNET = "medfusion_transnet.CASNetTrainer"
+DRGO = "medfusion_transnet.DRGOTrainer"
+DCSNET = "dcsnet.DCSNetTrainer"
 
+# fmt: off
+_ROWS = (
+    Variant("DCFFSNetTrainer", DCFFSNET, "the paper's method, random initialisation"),
+    Variant("DCFFSNetTrainer_pretrained", DCFFSNET, "encoder starts from ImageNet weights", {"pretrained": True}),
+    Variant("DCFFSNetTrainer_woDS", DCFFSNET, "Table 2, w/o DS: no DSCRIM", {"network_kwargs": {"use_dscrim": False}}),
+    Variant("DCFFSNetTrainer_woMSF", DCFFSNET, "Table 2, w/o MSF: no MSFFM", {"network_kwargs": {"use_msffm": False}}),
+    Variant("DCFFSNetTrainer_woMSR", DCFFSNET, "Table 2, w/o MSR: no MSRCM", {"network_kwargs": {"use_msrcm": False}}),
+    Variant("DCFFSNetTrainer_meanVote", DCFFSNET, "mean instead of maximum over the votes", {"voting": "mean"}),
+    Variant("ConDSegTrainer", CONDSEG, "the paper's method: both stages in one training"),
+    Variant("ConDSegTrainer_pretrained", CONDSEG, "encoder starts from ImageNet weights", {"pretrained": True}),
+    Variant("ConDSegTrainer_stage2", CONDSEG,
+            "stage 2 alone, on the encoder of a stage-1 training ($NNUNET_PLUGINS_STAGE1)",
+            {"pretrained": True, "pretrained_by": "stage 1", "stage_1_percent": 0}),
+    Variant("ConDSegTrainer_oneStage", CONDSEG, "Table 3: the whole network from scratch",
+            {"stage_1_percent": 0, "stage_2_encoder_lr": 1e-4}),
+    Variant("ConDSegTrainer_woCR", CONDSEG, "Table 3: stage 1 without consistency reinforcement",
+            {"consistency_reinforcement": False}),
+    Variant("ConDSegTrainer_woSADecoder", CONDSEG, "Table 4: a decoder for the finest levels alone",
+            {"network_kwargs": {"use_sa_decoder": False}}),
+    Variant("ConDSegTrainer_baseline", CONDSEG, "Table 4: that, and no SID and CDFA",
+            {"network_kwargs": {"use_contrast": False, "use_sa_decoder": False}}),
+    Variant("ConDSegNet0Trainer", CONDSEG_NET0, "Table 3: Net0 alone, with consistency reinforcement"),
+    Variant("ConDSegNet0Trainer_woCR", CONDSEG_NET0, "Table 3: Net0 alone, without it",
+            {"consistency_reinforcement": False}),
+    Variant("DLKUNetTrainer", DLKUNET, "the paper's method: size L, phase-based loss weights"),
+    Variant("DLKUNetTrainer_ordinaryLoss", DLKUNET, "eq. 7: Dice and cross-entropy weigh the same",
+            {"loss_schedule": "ordinary"}),
+    Variant("DLKUNetTrainer_dynamicLoss", DLKUNET, "eq. 12-13: weights change in a sigmoid",
+            {"loss_schedule": "dynamic"}),
+    Variant("DLKUNetTrainer_dw5", DLKUNET, "Table 5, 5DW: depthwise kernels of 5",
+            {"network_kwargs": {"depthwise_kernel": 5}}),
+    Variant("DLKUNetTrainer_dw7", DLKUNET, "Table 5, 7DW: depthwise kernels of 7",
+            {"network_kwargs": {"depthwise_kernel": 7}}),
+    Variant("DLKUNetTrainer_lk37", DLKUNET, "Table 5, LKA1: large kernels of 3 and 7",
+            {"network_kwargs": {"large_kernels": (3, 7)}}),
+    Variant("DLKUNetTrainer_lk55", DLKUNET, "Table 5, LKA2: large kernels of 5 and 5",
+            {"network_kwargs": {"large_kernels": (5, 5)}}),
+    Variant("DLKUNetTrainer_C64", DLKUNET, "Figure 9: 64 channels", {"network_kwargs": {"base_channels": 64}}),
+    Variant("DLKUNetTrainer_C128", DLKUNET, "Figure 9: 128 channels", {"network_kwargs": {"base_channels": 128}}),
+    Variant("DLKUNetSTrainer", DLKUNET, "size S", {"network_kwargs": {"variant": "S"}}),
+    Variant("DLKUNetSTrainer_C64", DLKUNET, "Figure 9: size S, 64 channels",
+            {"network_kwargs": {"variant": "S", "base_channels": 64}}),
+    Variant("DLKUNetSTrainer_C128", DLKUNET, "Figure 9: size S, 128 channels",
+            {"network_kwargs": {"variant": "S", "base_channels": 128}}),
+    Variant("DLKUNetMTrainer", DLKUNET, "size M", {"network_kwargs": {"variant": "M"}}),
+    Variant("DLKUNetMTrainer_C64", DLKUNET, "Figure 9: size M, 64 channels",
+            {"network_kwargs": {"variant": "M", "base_channels": 64}}),
+    Variant("DLKUNetMTrainer_C128", DLKUNET, "Figure 9: size M, 128 channels",
+            {"network_kwargs": {"variant": "M", "base_channels": 128}}),
+    Variant("DLKUNetLTrainer", DLKUNET, "size L, the same as DLKUNetTrainer", {"network_kwargs": {"variant": "L"}}),
+    Variant("MedFusionTransNetTrainer", MEDFUSION, "the paper's method: CASNet trained with DRGO"),
+    Variant("MedFusionTransNetTrainer_woSkips", MEDFUSION, "Tables 3 and 4: a decoder that sees the bottleneck alone",
+            {"network_kwargs": {"use_skips": False}}),
+    Variant("MedFusionTransNetTrainer_woContext", MEDFUSION, "Tables 3 and 4: no contextual attention",
+            {"network_kwargs": {"use_contextual_attention": False}}),
+    Variant("MedFusionTransNetTrainer_woBoundary", MEDFUSION, "Tables 3 and 4: no boundary refinement", {"beta": 0.0}),
+    Variant("MedFusionTransNetTrainer_woSampling", MEDFUSION, "nnU-Net's sampling instead of that of regions",
+            {"region_sampling": False}),
+    Variant("MedFusionTransNetTrainer_DS", MEDFUSION, "with nnU-Net's deep supervision",
+            {"enable_deep_supervision": True}),
+    Variant("CASNetTrainer", CASNET, "the network alone, with Dice and cross-entropy"),
+    Variant("DRGOTrainer", DRGO, "DRGO alone, with nnU-Net's own network"),
+    Variant("DCSNetTrainer", DCSNET, "the paper's method, random initialisation"),
+    Variant("DCSNetTrainer_pretrained", DCSNET, "encoder starts from ImageNet weights", {"pretrained": True}),
+    Variant("DCSNetTrainer_earlyStop", DCSNET, "ends after 20 epochs without a better validation loss",
+            {"early_stopping_patience": 20}),
+    Variant("DCSNetTrainer_woDGHC", DCSNET, "Table 5: segments the whole image instead of boxes",
+            {"network_kwargs": {"use_dghc": False}}),
+    Variant("DCSNetTrainer_woMSFA", DCSNET, "Table 5: a plain encoder and decoder in the boxes",
+            {"network_kwargs": {"use_msfa": False}}),
+    Variant("DCSNetTrainer_baseline", DCSNET, "Table 5: both",
+            {"network_kwargs": {"use_dghc": False, "use_msfa": False}}),
+    Variant("DCSNetTrainer_base32", DCSNET, "Table 6: boxes of 32 x 32", {"network_kwargs": {"base_size": 32}}),
+    Variant("DCSNetTrainer_base128", DCSNET, "Table 6: boxes of 128 x 128", {"network_kwargs": {"base_size": 128}}),
+)
+# fmt: on
 
-def condseg_variant(varies: str, **overrides: Any) -> Variant:
-    return Variant("condseg", "ConDSegTrainer", varies, overrides)
-
-
-def medfusion_variant(varies: str, **overrides: Any) -> Variant:
-    return Variant("medfusion_transnet", "MedFusionTransNetTrainer", varies, overrides)
-
-
-def dcsnet_variant(varies: str, **overrides: Any) -> Variant:
-    return Variant("dcsnet", "DCSNetTrainer", varies, overrides)
-
-
-TRAINERS: dict[str, Variant] = {
-    "DCFFSNetTrainer": Variant("dcffsnet", "DCFFSNetTrainer", "the paper's method, random initialisation"),
-    "DCFFSNetTrainer_pretrained": Variant(
-        "dcffsnet", "DCFFSNetTrainer", "encoder starts from ImageNet weights", {"pretrained": True}
-    ),
-    "DCFFSNetTrainer_woDS": Variant(
-        "dcffsnet", "DCFFSNetTrainer", "Table 2, w/o DS: no DSCRIM", {"network_kwargs": {"use_dscrim": False}}
-    ),
-    "DCFFSNetTrainer_woMSF": Variant(
-        "dcffsnet", "DCFFSNetTrainer", "Table 2, w/o MSF: no MSFFM", {"network_kwargs": {"use_msffm": False}}
-    ),
-    "DCFFSNetTrainer_woMSR": Variant(
-        "dcffsnet", "DCFFSNetTrainer", "Table 2, w/o MSR: no MSRCM", {"network_kwargs": {"use_msrcm": False}}
-    ),
-    "DCFFSNetTrainer_meanVote": Variant(
-        "dcffsnet", "DCFFSNetTrainer", "mean instead of maximum over the votes", {"voting": "mean"}
-    ),
-    "ConDSegTrainer": Variant("condseg", "ConDSegTrainer", "the paper's method: both stages in one training"),
-    "ConDSegTrainer_pretrained": condseg_variant("encoder starts from ImageNet weights", pretrained=True),
-    "ConDSegTrainer_stage2": condseg_variant(
-        "stage 2 alone, on the encoder of a stage-1 training ($NNUNET_PLUGINS_STAGE1)",
-        pretrained=True,
-        pretrained_by="stage 1",
-        stage_1_percent=0,
-    ),
-    "ConDSegTrainer_oneStage": condseg_variant(
-        "Table 3: the whole network from scratch", stage_1_percent=0, stage_2_encoder_lr=1e-4
-    ),
-    "ConDSegTrainer_woCR": condseg_variant(
-        "Table 3: stage 1 without consistency reinforcement", consistency_reinforcement=False
-    ),
-    "ConDSegTrainer_woSADecoder": condseg_variant(
-        "Table 4: a decoder for the finest levels alone", network_kwargs={"use_sa_decoder": False}
-    ),
-    "ConDSegTrainer_baseline": condseg_variant(
-        "Table 4: that, and no SID and CDFA", network_kwargs={"use_contrast": False, "use_sa_decoder": False}
-    ),
-    "ConDSegNet0Trainer": Variant(
-        "condseg", "ConDSegNet0Trainer", "Table 3: Net0 alone, with consistency reinforcement"
-    ),
-    "ConDSegNet0Trainer_woCR": Variant(
-        "condseg", "ConDSegNet0Trainer", "Table 3: Net0 alone, without it", {"consistency_reinforcement": False}
-    ),
-    "DLKUNetTrainer": Variant("dlkunet", "DLKUNetTrainer", "the paper's method: size L, phase-based loss weights"),
-    "DLKUNetTrainer_ordinaryLoss": Variant(
-        "dlkunet", "DLKUNetTrainer", "eq. 7: Dice and cross-entropy weigh the same", {"loss_schedule": "ordinary"}
-    ),
-    "DLKUNetTrainer_dynamicLoss": Variant(
-        "dlkunet", "DLKUNetTrainer", "eq. 12-13: weights change in a sigmoid", {"loss_schedule": "dynamic"}
-    ),
-    "DLKUNetTrainer_dw5": dlkunet_variant("Table 5, 5DW: depthwise kernels of 5", depthwise_kernel=5),
-    "DLKUNetTrainer_dw7": dlkunet_variant("Table 5, 7DW: depthwise kernels of 7", depthwise_kernel=7),
-    "DLKUNetTrainer_lk37": dlkunet_variant("Table 5, LKA1: large kernels of 3 and 7", large_kernels=(3, 7)),
-    "DLKUNetTrainer_lk55": dlkunet_variant("Table 5, LKA2: large kernels of 5 and 5", large_kernels=(5, 5)),
-    "DLKUNetTrainer_C64": dlkunet_variant("Figure 9: 64 channels", base_channels=64),
-    "DLKUNetTrainer_C128": dlkunet_variant("Figure 9: 128 channels", base_channels=128),
-    "DLKUNetSTrainer": dlkunet_variant("size S", variant="S"),
-    "DLKUNetSTrainer_C64": dlkunet_variant("Figure 9: size S, 64 channels", variant="S", base_channels=64),
-    "DLKUNetSTrainer_C128": dlkunet_variant("Figure 9: size S, 128 channels", variant="S", base_channels=128),
-    "DLKUNetMTrainer": dlkunet_variant("size M", variant="M"),
-    "DLKUNetMTrainer_C64": dlkunet_variant("Figure 9: size M, 64 channels", variant="M", base_channels=64),
-    "DLKUNetMTrainer_C128": dlkunet_variant("Figure 9: size M, 128 channels", variant="M", base_channels=128),
-    "DLKUNetLTrainer": dlkunet_variant("size L, the same as DLKUNetTrainer", variant="L"),
-    "MedFusionTransNetTrainer": Variant(
-        "medfusion_transnet", "MedFusionTransNetTrainer", "the paper's method: CASNet trained with DRGO"
-    ),
-    "MedFusionTransNetTrainer_woSkips": medfusion_variant(
-        "Tables 3 and 4: a decoder that sees the bottleneck alone", network_kwargs={"use_skips": False}
-    ),
-    "MedFusionTransNetTrainer_woContext": medfusion_variant(
-        "Tables 3 and 4: no contextual attention", network_kwargs={"use_contextual_attention": False}
-    ),
-    "MedFusionTransNetTrainer_woBoundary": medfusion_variant("Tables 3 and 4: no boundary refinement", beta=0.0),
-    "MedFusionTransNetTrainer_woSampling": medfusion_variant(
-        "nnU-Net's sampling instead of that of regions", region_sampling=False
-    ),
-    "MedFusionTransNetTrainer_DS": medfusion_variant("with nnU-Net's deep supervision", enable_deep_supervision=True),
-    "CASNetTrainer": Variant("medfusion_transnet", "CASNetTrainer", "the network alone, with Dice and cross-entropy"),
-    "DRGOTrainer": Variant("medfusion_transnet", "DRGOTrainer", "DRGO alone, with nnU-Net's own network"),
-    "DCSNetTrainer": Variant("dcsnet", "DCSNetTrainer", "the paper's method, random initialisation"),
-    "DCSNetTrainer_pretrained": dcsnet_variant("encoder starts from ImageNet weights", pretrained=True),
-    "DCSNetTrainer_earlyStop": dcsnet_variant(
-        "ends after 20 epochs without a better validation loss", early_stopping_patience=20
-    ),
-    "DCSNetTrainer_woDGHC": dcsnet_variant(
-        "Table 5: segments the whole image instead of boxes", network_kwargs={"use_dghc": False}
-    ),
-    "DCSNetTrainer_woMSFA": dcsnet_variant(
-        "Table 5: a plain encoder and decoder in the boxes", network_kwargs={"use_msfa": False}
-    ),
-    "DCSNetTrainer_baseline": dcsnet_variant("Table 5: both", network_kwargs={"use_dghc": False, "use_msfa": False}),
-    "DCSNetTrainer_base32": dcsnet_variant("Table 6: boxes of 32 x 32", network_kwargs={"base_size": 32}),
-    "DCSNetTrainer_base128": dcsnet_variant("Table 6: boxes of 128 x 128", network_kwargs={"base_size": 128}),
-}
+TRAINERS: dict[str, Variant] = {row.name: row for row in _ROWS}
 
 _NAME = re.compile(
     r"(?P<base>\w+?)"
@@ -146,11 +124,11 @@ _NAME = re.compile(
 
 
 def find_trainer(name: str) -> type[Any]:
-    """The trainer class of a name: a :class:`~.base.PluginTrainer`, or another's trainer in another length.
+    """Return the trainer class of a name: a :class:`~.base.BaseTrainer`, or another's trainer in another length.
 
     Raises:
         AttributeError: no trainer here has this name (nnU-Net then goes on looking elsewhere).
-        UserError: the nnU-Net of this environment is none that our trainers can run in.
+        UserError: our trainers cannot run in the nnU-Net of this environment.
     """
     match = _NAME.fullmatch(name)
     if match is None or (match["base"] not in TRAINERS and not asks_for_length(name)):
@@ -159,27 +137,37 @@ def find_trainer(name: str) -> type[Any]:
         return globals()[name]
     if problem := nnunet_problem():
         raise UserError(f"nnunet-plugins cannot use this nnU-Net: {problem}")
-    epochs = int(match["epochs"].removesuffix("s").removesuffix("epoch")) if match["epochs"] else None
-    iterations = int(match["iterations"]) if match["iterations"] else None
+    if name in TRAINERS:
+        trainer = class_of(TRAINERS[name])
+    else:
+        epochs = int(match["epochs"].removesuffix("s").removesuffix("epoch")) if match["epochs"] else None
+        iterations = int(match["iterations"]) if match["iterations"] else None
+        trainer = class_of_length(name, match["base"], epochs, iterations)
+    return globals().setdefault(name, trainer)
+
+
+def class_of(row: Variant) -> type[Any]:
+    """Return the class of a row of the table: the one that it names, or a subclass with the row's attributes."""
+    module, class_name = row.base.split(".")
+    base = getattr(importlib.import_module(f"{__name__}.{module}"), class_name)
+    unknown = [attribute for attribute in row.overrides if not hasattr(base, attribute)]
+    assert not unknown, f"{row.name} sets {', '.join(unknown)}, which {class_name} does not have"
+    if not row.overrides:
+        return base
+    return type(row.name, (base,), {"__doc__": f"{row.name}: {row.varies}.", **row.overrides})
+
+
+def class_of_length(name: str, base: str, epochs: int | None, iterations: int | None) -> type[Any]:
+    """Return ``base``'s trainer with another number of epochs, or of steps in them."""
     lengths = importlib.import_module(f"{__name__}.lengths")
-    if match["base"] not in TRAINERS:
-        return globals().setdefault(name, lengths.trainer_of_length(name, match["base"], epochs, iterations))
-    variant = TRAINERS[match["base"]]
-    base = getattr(importlib.import_module(f"{__name__}.{variant.module}"), variant.base)
-    overrides: dict[str, Any] = dict(variant.overrides)
-    if epochs:
-        overrides["num_epochs"] = epochs
-    if iterations:
-        overrides["num_iterations_per_epoch"] = iterations
-        overrides["num_val_iterations_per_epoch"] = lengths.validation_iterations(iterations)
-    if overrides:
-        base = type(name, (base,), {"__doc__": f"{name}: {variant.varies}.", **overrides})
-    globals()[name] = base
-    return base
+    if base not in TRAINERS:
+        return lengths.trainer_of_length(name, base, epochs, iterations)
+    attributes = lengths.attributes_of_length(epochs, iterations)
+    return type(name, (find_trainer(base),), {"__doc__": f"{base} of another length.", **attributes})
 
 
 def asks_for_length(name: str) -> bool:
-    """Whether the name is another one with a length, which that one has not."""
+    """Whether the name is a trainer's name without a length, followed by a length."""
     match = _NAME.fullmatch(name)
     return bool(match and (match["epochs"] or match["iterations"]) and not asks_for_length(match["base"]))
 

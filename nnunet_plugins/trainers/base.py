@@ -1,4 +1,4 @@
-"""What all trainers of this package share, with the smallest overrides of nnU-Net's own.
+"""Base classes of all trainers here, with the smallest overrides of nnU-Net's own.
 
 Steps, training loop, validation and checkpoints stay nnU-Net's. A network returns a tuple that begins with its logits;
 nnU-Net hands that tuple and a list with one full-resolution target to the loss. If the trainer sets
@@ -7,17 +7,17 @@ nnU-Net hands that tuple and a list with one full-resolution target to the loss.
 
 import os
 import random
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, ClassVar, Protocol
+from collections import ChainMap
+from collections.abc import Iterable
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from nnunetv2.training.loss.compound_losses import DC_and_BCE_loss, DC_and_CE_loss
-from nnunetv2.training.loss.dice import SoftDiceLoss
+from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from timm.layers import BatchNormAct2d
-from torch import Tensor, nn
+from torch import nn
 from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
@@ -25,7 +25,10 @@ from torch.optim import Optimizer
 from nnunet_plugins.architectures.layers.encoders import load_imagenet_weights
 from nnunet_plugins.compatibility import trainer_problem
 from nnunet_plugins.errors import UserError
-from nnunet_plugins.losses.common import LabelFormat, PluginLoss, full_resolution
+from nnunet_plugins.losses import DiceCrossEntropyLoss
+from nnunet_plugins.losses.common import LabelFormat, PluginLoss
+from nnunet_plugins.trainers.plan import REFERENCE_PLANS, NetworkPlan
+from nnunet_plugins.trainers.schedules import EpochSchedule, Schedule
 
 if problem := trainer_problem(nnUNetTrainer):
     raise UserError(f"nnunet-plugins cannot use this nnU-Net: {problem}")
@@ -33,8 +36,8 @@ if problem := trainer_problem(nnUNetTrainer):
 SEED_VARIABLE = "NNUNET_PLUGINS_SEED"
 
 
-class PluginTrainer(nnUNetTrainer):
-    """Base of all trainers here.
+class BaseTrainer(nnUNetTrainer):
+    """nnU-Net's trainer with numbers as class attributes, repeatable trainings, and the loss's terms in the log.
 
     A class attribute with the name of one of ``nnUNetTrainer``'s instance attributes (``initial_lr``, ``num_epochs``,
     ``weight_decay``, ...) replaces nnU-Net's value, so that trainers declare their paper's numbers as class attributes
@@ -48,8 +51,8 @@ class PluginTrainer(nnUNetTrainer):
     method: ClassVar[str]
     paper: ClassVar[str]
     supported_dimensions: ClassVar[tuple[int, ...]] = (2, 3)
-    network_kwargs: ClassVar[dict[str, Any]] = {}
-    pretrained: ClassVar[bool] = False
+    reference_channels: ClassVar[tuple[int, int]] = (3, 1)
+    """Input channels and classes for which the paper gives the number of parameters."""
 
     def __init__(
         self,
@@ -65,119 +68,61 @@ class PluginTrainer(nnUNetTrainer):
         for name in vars(self):
             if hasattr(type(self), name):
                 setattr(self, name, getattr(type(self), name))
-        self._weights_follow = False
 
     @classmethod
     def refuse_unsupported_dimensions(cls, plans: dict, configuration: str) -> None:
         """Raise before anything is written if the method does not exist for the configuration's dimensions."""
-        dimensions = len(PlansManager(plans).get_configuration(configuration).patch_size)
-        if dimensions not in cls.supported_dimensions:
+        manager = PlansManager(plans)
+
+        def dimensions(name: str) -> int:
+            return len(manager.get_configuration(name).patch_size)
+
+        if dimensions(configuration) not in cls.supported_dimensions:
             offered = " or ".join(f"{d}D" for d in cls.supported_dimensions)
-            fitting = [
-                name
-                for name in plans["configurations"]
-                if len(PlansManager(plans).get_configuration(name).patch_size) in cls.supported_dimensions
-            ]
+            fitting = [name for name in plans["configurations"] if dimensions(name) in cls.supported_dimensions]
             remedy = f"train {' or '.join(fitting)} instead" if fitting else "use another trainer"
             raise UserError(
-                f"{cls.__name__} works in {offered} only, but configuration {configuration} is {dimensions}D: {remedy}."
+                f"{cls.__name__} works in {offered} only, but configuration {configuration} is "
+                f"{dimensions(configuration)}D: {remedy}."
             )
-
-    # ---- network -----------------------------------------------------------------------------------------------------
 
     @classmethod
     def reference_network(cls) -> nn.Module:
         """The network at the size for which its paper gives the number of parameters."""
-        raise NotImplementedError
-
-    @property
-    def bare_network(self) -> nn.Module | None:
-        """The network without DDP's and torch.compile's wrappers (``None`` before ``initialize``)."""
-        network = self.network
-        if isinstance(network, DistributedDataParallel):
-            network = network.module
-        return network._orig_mod if isinstance(network, OptimizedModule) else network
+        plans = PlansManager(REFERENCE_PLANS)
+        return cls.build_network_architecture(plans, plans.get_configuration("2d"), *cls.reference_channels)
 
     def initialize(self) -> None:
         if self.seed is not None:
             seed_everything(self.seed)
         super().initialize()
-        if self.pretrained and not self._weights_follow:
-            self.load_initial_weights()
-
-    def load_initial_weights(self) -> None:
-        """Load the ``_pretrained`` variant's weights into :attr:`bare_network`, on every rank.
-
-        ImageNet's into the ``encoder`` that timm calls ``backbone``, unless a method has it elsewhere.
-        """
-        network: Any = self.bare_network
-        load_imagenet_weights(network.encoder, network.backbone, self.num_input_channels)
-
-    def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
-        self._weights_follow = True  # no download for weights that the checkpoint replaces
-        super().load_checkpoint(filename_or_checkpoint)
 
     def set_deep_supervision_enabled(self, enabled: bool) -> None:
-        assert self.bare_network is not None, "the network is built in initialize()"
-        self.bare_network.deep_supervision = enabled and self.enable_deep_supervision  # type: ignore[assignment]
+        """Switch the network's further outputs; nnU-Net switches them on after every validation, wanted or not."""
+        super().set_deep_supervision_enabled(enabled and self.enable_deep_supervision)
 
-    def network_input(self, batch: dict) -> Any:
-        """What the network gets of a batch in training and online validation: the images, unless it needs more."""
-        return batch["data"]
-
-    def train_step(self, batch: dict) -> dict:
-        return super().train_step(batch | {"data": self.network_input(batch)})
-
-    def validation_step(self, batch: dict) -> dict:
-        return super().validation_step(batch | {"data": self.network_input(batch)})
-
-    # ---- targets and loss --------------------------------------------------------------------------------------------
-
-    def _get_deep_supervision_scales(self) -> list[list[float]] | None:
-        """One target, at full resolution, in a list: the shape in which nnU-Net hands tuples of outputs to the loss."""
-        return [[1.0] * len(self.configuration_manager.patch_size)] if self.enable_deep_supervision else None
+    # ---- loss --------------------------------------------------------------------------------------------------------
 
     @property
     def label_format(self) -> LabelFormat:
         return LabelFormat(self.label_manager.has_regions, self.label_manager.ignore_label)
 
     def _build_loss(self) -> nn.Module:
-        """nnU-Net's Dice and cross-entropy (BCE for regions) on the first output."""
-        return FirstOutputLoss(self.dice_and_cross_entropy())
+        """Dice and cross-entropy of every output that has a target, each counting half of the next finer one.
 
-    def dice_and_cross_entropy(self) -> nn.Module:
-        """nnU-Net's compound loss, with the Dice that survives DDP batches of different size (contract 1.7)."""
-        dice_kwargs = {"batch_dice": self.configuration_manager.batch_dice, "smooth": 1e-5, "ddp": self.is_ddp}
-        ignore_label = self.label_manager.ignore_label
-        if self.label_manager.has_regions:
-            return DC_and_BCE_loss(
-                {}, dice_kwargs | {"do_bg": True}, use_ignore_label=ignore_label is not None, dice_class=SoftDiceLoss
-            )
-        return DC_and_CE_loss(dice_kwargs | {"do_bg": False}, {}, ignore_label=ignore_label, dice_class=SoftDiceLoss)
-
-    # ---- optimiser ---------------------------------------------------------------------------------------------------
-
-    def configure_optimizers(self) -> tuple[Optimizer, "Schedule"]:
-        if self.is_ddp:
-            refuse_fused_normalisation(self.bare_network)
-        optimizer = self.build_optimizer(self.parameter_groups())
-        return optimizer, self.build_schedule(optimizer)
-
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """Groups of parameters with their learning rates: one for all, unless a method says otherwise."""
-        assert self.bare_network is not None, "the network is built in initialize()"
-        return [{"params": list(self.bare_network.parameters()), "lr": self.initial_lr}]
-
-    def build_optimizer(self, groups: Iterable[dict[str, Any]]) -> Optimizer:
-        raise NotImplementedError
-
-    def build_schedule(self, optimizer: Optimizer) -> "Schedule":
-        return EpochSchedule(optimizer, self.learning_rate_factor, self.num_epochs)
-
-    @staticmethod
-    def learning_rate_factor(progress: float) -> float:
-        """Factor of all learning rates after ``progress`` (0 .. 1) of the epochs: nnU-Net's polynomial decay."""
-        return (1 - progress) ** 0.9
+        The weights are nnU-Net's, but the coarsest output has 1e-6 instead of 0, so that every parameter has a
+        gradient, as DDP wants it.
+        """
+        loss = DiceCrossEntropyLoss(
+            self.label_format, schedule="ordinary", batch_dice=self.configuration_manager.batch_dice
+        )
+        scales = self._get_deep_supervision_scales()
+        if scales is None:
+            return loss
+        weights = np.array([0.5**index for index in range(len(scales))])
+        if len(weights) > 1:
+            weights[-1] = 1e-6
+        return DeepSupervisionWrapper(loss, tuple(weights / weights.sum()))
 
     # ---- epochs ------------------------------------------------------------------------------------------------------
 
@@ -199,6 +144,125 @@ class PluginTrainer(nnUNetTrainer):
             self.print_to_log_file("loss terms:", ", ".join(f"{name} {value:.4f}" for name, value in terms))
 
 
+class PluginTrainer(BaseTrainer):
+    """Trainer of a network of this package: Adam with nnU-Net's decay, unless a method says otherwise.
+
+    A method gives :meth:`build_network` and, most often, ``_build_loss`` and its paper's numbers.
+    """
+
+    network_kwargs: ClassVar[dict[str, Any]] = {}
+    """Arguments of the network; a class adds to those of its base classes, or replaces them one by one."""
+    pretrained: ClassVar[bool] = False
+    enable_deep_supervision: ClassVar[bool] = True
+    """Whether the network returns more than its logits in training."""
+    outputs_at_every_stage: ClassVar[bool] = False
+    """Whether these are logits at every stage of the plan, each with a target of its own, as nnU-Net's are."""
+    _checkpoint_loaded = False
+
+    # ---- network -----------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def build_network(cls, in_channels: int, num_classes: int, plan: NetworkPlan, deep_supervision: bool) -> nn.Module:
+        """Build the method's network, with :meth:`network_options`, for training and inference alike.
+
+        Args:
+            in_channels: channels of the image, and in a cascade of the segmentation that comes with it.
+            num_classes: segmentation heads: classes with background, or regions.
+            plan: for networks that follow nnU-Net's plans.
+            deep_supervision: whether the network shall return more than its logits.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def network_options(cls) -> dict[str, Any]:
+        """:attr:`network_kwargs` of this class and its base classes."""
+        return dict(ChainMap(*(vars(base).get("network_kwargs", {}) for base in cls.__mro__)))
+
+    @classmethod
+    def build_network_architecture(
+        cls,
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool = True,
+    ) -> nn.Module:
+        plan = NetworkPlan(plans_manager, configuration_manager, num_input_channels)
+        deep_supervision = enable_deep_supervision and cls.enable_deep_supervision
+        return cls.build_network(num_input_channels, num_output_channels, plan, deep_supervision)
+
+    @property
+    def bare_network(self) -> nn.Module | None:
+        """The network without DDP's and torch.compile's wrappers (``None`` before ``initialize``)."""
+        network = self.network
+        if isinstance(network, DistributedDataParallel):
+            network = network.module
+        return network._orig_mod if isinstance(network, OptimizedModule) else network
+
+    def initialize(self) -> None:
+        super().initialize()
+        if self.pretrained and not self._checkpoint_loaded:
+            self.load_initial_weights()
+
+    def load_initial_weights(self) -> None:
+        """Load the ``_pretrained`` variant's weights into :attr:`bare_network`, on every rank.
+
+        ImageNet's into the ``encoder`` that timm calls ``backbone``, unless a method has it elsewhere.
+        """
+        network: Any = self.bare_network
+        load_imagenet_weights(network.encoder, network.backbone, self.num_input_channels)
+
+    def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
+        self._checkpoint_loaded = True  # no download for weights that the checkpoint replaces
+        super().load_checkpoint(filename_or_checkpoint)
+
+    # ---- steps -------------------------------------------------------------------------------------------------------
+
+    def set_deep_supervision_enabled(self, enabled: bool) -> None:
+        assert self.bare_network is not None, "the network is built in initialize()"
+        self.bare_network.deep_supervision = enabled and self.enable_deep_supervision  # type: ignore[assignment]
+
+    def _get_deep_supervision_scales(self) -> list[list[float]] | None:
+        """One target, at full resolution, in a list: the shape in which nnU-Net hands tuples of outputs to the loss."""
+        if self.outputs_at_every_stage or not self.enable_deep_supervision:
+            return super()._get_deep_supervision_scales()
+        return [[1.0] * len(self.configuration_manager.patch_size)]
+
+    def network_input(self, batch: dict) -> Any:
+        """Input of the network in training and online validation: a batch's images, unless it needs more."""
+        return batch["data"]
+
+    def train_step(self, batch: dict) -> dict:
+        return super().train_step(batch | {"data": self.network_input(batch)})
+
+    def validation_step(self, batch: dict) -> dict:
+        return super().validation_step(batch | {"data": self.network_input(batch)})
+
+    # ---- optimiser ---------------------------------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> tuple[Optimizer, Schedule]:
+        if self.is_ddp:
+            refuse_fused_normalisation(self.bare_network)
+        optimizer = self.build_optimizer(self.parameter_groups())
+        return optimizer, self.build_schedule(optimizer)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Groups of parameters with their learning rates: one for all, unless a method says otherwise."""
+        assert self.bare_network is not None, "the network is built in initialize()"
+        return [{"params": list(self.bare_network.parameters()), "lr": self.initial_lr}]
+
+    def build_optimizer(self, groups: Iterable[dict[str, Any]]) -> Optimizer:
+        return torch.optim.Adam(groups, weight_decay=self.weight_decay)
+
+    def build_schedule(self, optimizer: Optimizer) -> Schedule:
+        return EpochSchedule(optimizer, self.learning_rate_factor, self.num_epochs)
+
+    @staticmethod
+    def learning_rate_factor(progress: float) -> float:
+        """Factor of all learning rates after ``progress`` (0 .. 1) of the epochs: nnU-Net's polynomial decay."""
+        return (1 - progress) ** 0.9
+
+
 def refuse_fused_normalisation(network: nn.Module | None) -> None:
     """Raise if synchronised batch normalisation, which nnU-Net puts in next, would drop activations.
 
@@ -214,42 +278,8 @@ def refuse_fused_normalisation(network: nn.Module | None) -> None:
         )
 
 
-class FirstOutputLoss(nn.Module):
-    """Apply a loss to the first output and the full-resolution target."""
-
-    def __init__(self, loss: nn.Module):
-        super().__init__()
-        self.loss = loss
-
-    def forward(self, outputs: Tensor | Sequence[Tensor], targets: Tensor | Sequence[Tensor]) -> Tensor:
-        logits = outputs if isinstance(outputs, Tensor) else outputs[0]
-        return self.loss(logits, full_resolution(targets))
-
-
-class Schedule(Protocol):
-    """What nnU-Net asks for learning rates."""
-
-    def step(self, epoch: int) -> None:
-        """Set those of ``epoch``, before it begins."""
-
-
-class EpochSchedule:
-    """Learning rates as a pure function of the epoch, one for each group: nothing to save, nothing lost on resume."""
-
-    def __init__(self, optimizer: Optimizer, factor: Callable[[float], float], num_epochs: int):
-        self.optimizer = optimizer
-        self.factor = factor
-        self.num_epochs = num_epochs
-        self.base_lrs = [group["lr"] for group in optimizer.param_groups]
-
-    def step(self, epoch: int) -> None:
-        """Set the learning rates of ``epoch``; nnU-Net calls this before the epoch."""
-        for group, base_lr in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
-            group["lr"] = base_lr * self.factor(epoch / self.num_epochs)
-
-
 def seed_from_environment() -> int | None:
-    """``NNUNET_PLUGINS_SEED`` as a number, ``None`` if it is not set.
+    """Value of ``NNUNET_PLUGINS_SEED``, ``None`` if it is not set.
 
     Raises:
         UserError: it is no whole number.

@@ -1,14 +1,11 @@
 """ConDSeg as nnU-Net trainers: Net0 with consistency reinforcement, and both stages of the method in one training."""
 
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
-from torch.optim import Optimizer
 
 from nnunet_plugins.architectures import ConDSeg, Net0
 from nnunet_plugins.architectures.layers.encoders import load_imagenet_weights
@@ -16,6 +13,7 @@ from nnunet_plugins.errors import UserError
 from nnunet_plugins.losses import ConDSegLoss
 from nnunet_plugins.trainers.base import PluginTrainer
 from nnunet_plugins.trainers.data.strong_augmentation import strongly_augmented
+from nnunet_plugins.trainers.plan import NetworkPlan
 
 STAGE_1_VARIABLE = "NNUNET_PLUGINS_STAGE1"
 
@@ -34,22 +32,8 @@ class ConDSegNet0Trainer(PluginTrainer):
     consistency_reinforcement: ClassVar[bool] = True
 
     @classmethod
-    def build_network_architecture(
-        cls,
-        plans_manager: PlansManager,
-        configuration_manager: ConfigurationManager,
-        num_input_channels: int,
-        num_output_channels: int,
-        enable_deep_supervision: bool = True,
-    ) -> nn.Module:
-        return Net0(num_input_channels, num_output_channels, **cls.network_kwargs)
-
-    @classmethod
-    def reference_network(cls) -> nn.Module:
-        return Net0(3, 1, **cls.network_kwargs)
-
-    def build_optimizer(self, groups: Iterable[dict[str, Any]]) -> Optimizer:
-        return torch.optim.Adam(groups, weight_decay=self.weight_decay)
+    def build_network(cls, in_channels: int, num_classes: int, plan: NetworkPlan, deep_supervision: bool) -> nn.Module:
+        return Net0(in_channels, num_classes, **cls.network_options())
 
     @staticmethod
     def learning_rate_factor(progress: float) -> float:
@@ -59,7 +43,7 @@ class ConDSegNet0Trainer(PluginTrainer):
         return ConDSegLoss(self.label_format, batch_dice=self.configuration_manager.batch_dice)
 
     def train_step(self, batch: dict) -> dict:
-        """nnU-Net's; with consistency reinforcement Net0 gets every image and an augmented view of it, X' of eq. 1."""
+        """Take a training step, with an augmented view X' of every image (eq. 1) for consistency reinforcement."""
         assert isinstance(self.bare_network, Net0 | ConDSeg)
         if self.consistency_reinforcement and self.bare_network.stage == 1:
             images = batch["data"].to(self.device, non_blocking=True)
@@ -82,21 +66,8 @@ class ConDSegTrainer(ConDSegNet0Trainer):
     # ---- network -----------------------------------------------------------------------------------------------------
 
     @classmethod
-    def build_network_architecture(
-        cls,
-        plans_manager: PlansManager,
-        configuration_manager: ConfigurationManager,
-        num_input_channels: int,
-        num_output_channels: int,
-        enable_deep_supervision: bool = True,
-    ) -> nn.Module:
-        return ConDSeg(
-            num_input_channels, num_output_channels, deep_supervision=enable_deep_supervision, **cls.network_kwargs
-        )
-
-    @classmethod
-    def reference_network(cls) -> nn.Module:
-        return ConDSeg(3, 1, **cls.network_kwargs)
+    def build_network(cls, in_channels: int, num_classes: int, plan: NetworkPlan, deep_supervision: bool) -> nn.Module:
+        return ConDSeg(in_channels, num_classes, deep_supervision=deep_supervision, **cls.network_options())
 
     def load_initial_weights(self) -> None:
         network = self.bare_network
@@ -111,21 +82,21 @@ class ConDSegTrainer(ConDSegNet0Trainer):
 
     @property
     def num_stage_1_epochs(self) -> int:
-        """A fifth of the epochs, rounded up; but the last epoch belongs to stage 2."""
+        """Number of epochs in stage 1, a fifth rounded up; but the last epoch belongs to stage 2."""
         return min(-(-self.stage_1_percent * self.num_epochs // 100), self.num_epochs - 1)
 
     @property
     def stage(self) -> int:
-        """Of the current epoch."""
+        """Stage of the current epoch."""
         return 1 if self.current_epoch < self.num_stage_1_epochs else 2
 
     @property
     def stage_2_begins(self) -> bool:
-        """With the current epoch, after a first stage."""
+        """Whether the current epoch is the first of stage 2, after at least one of stage 1."""
         return 0 < self.current_epoch == self.num_stage_1_epochs
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """The encoder, and the rest."""
+        """Two groups: the encoder, and the rest."""
         network = self.bare_network
         assert isinstance(network, ConDSeg)
         encoder = list(network.net0.encoder.parameters())
@@ -137,8 +108,8 @@ class ConDSegTrainer(ConDSegNet0Trainer):
         assert isinstance(self.bare_network, ConDSeg)
         self.bare_network.stage = self.stage
         if self.stage_2_begins:
-            # Weights that had no gradient so far have a step count all the same: Adam would no longer correct their
-            # moments' bias, and take steps up to 6 times as long as the rate says.
+            # Adam has counted steps of weights that had no gradient so far. It would no longer correct their moments'
+            # bias, and take steps up to 6 times as long as the rate says.
             self.optimizer.state.clear()
             self._best_ema = None
             self.print_to_log_file("stage 2 begins: Adam, the average Dice and the record of the best begin anew")
@@ -155,10 +126,10 @@ class ConDSegTrainer(ConDSegNet0Trainer):
 
 
 def load_stage_1_encoder(encoder: nn.Module) -> None:
-    """Load the encoder of the checkpoint ``$NNUNET_PLUGINS_STAGE1``: of any ConDSeg training, in stage 1 or 2.
+    """Load the encoder of the checkpoint ``$NNUNET_PLUGINS_STAGE1`` of any ConDSeg training, in stage 1 or 2.
 
     Raises:
-        UserError: the variable is not set, or what it names is no such checkpoint, or one of another kind of images.
+        UserError: the variable is not set, it names no such checkpoint, or one of images with other channels.
     """
     name = os.environ.get(STAGE_1_VARIABLE)
     if not name:

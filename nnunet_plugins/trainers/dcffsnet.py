@@ -1,16 +1,13 @@
 """DCFFSNet as an nnU-Net trainer."""
 
-from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import torch
-from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
-from torch.optim import Optimizer
 
 from nnunet_plugins.architectures import DCFFSNet
 from nnunet_plugins.losses import DCFFSNetLoss
 from nnunet_plugins.trainers.base import PluginTrainer
+from nnunet_plugins.trainers.plan import NetworkPlan
 
 
 class DCFFSNetTrainer(PluginTrainer):
@@ -24,28 +21,10 @@ class DCFFSNetTrainer(PluginTrainer):
     voting: ClassVar[str] = "max"
 
     @classmethod
-    def build_network_architecture(
-        cls,
-        plans_manager: PlansManager,
-        configuration_manager: ConfigurationManager,
-        num_input_channels: int,
-        num_output_channels: int,
-        enable_deep_supervision: bool = True,
-    ) -> nn.Module:
+    def build_network(cls, in_channels: int, num_classes: int, plan: NetworkPlan, deep_supervision: bool) -> nn.Module:
         return DCFFSNet(
-            num_input_channels,
-            num_output_channels,
-            deep_supervision=enable_deep_supervision,
-            voting=cls.voting,
-            **cls.network_kwargs,
+            in_channels, num_classes, deep_supervision=deep_supervision, voting=cls.voting, **cls.network_options()
         )
-
-    @classmethod
-    def reference_network(cls) -> nn.Module:
-        return DCFFSNet(3, 1, voting=cls.voting, **cls.network_kwargs)
-
-    def build_optimizer(self, groups: Iterable[dict[str, Any]]) -> Optimizer:
-        return torch.optim.Adam(groups, weight_decay=self.weight_decay)
 
     def _build_loss(self) -> nn.Module:
         return DCFFSNetLoss(self.label_format, batch_dice=self.configuration_manager.batch_dice, voting=self.voting)

@@ -1,14 +1,12 @@
 """DCSNet as an nnU-Net trainer."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
 import torch
-from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from nnunet_plugins.architectures import DCSNet
 from nnunet_plugins.architectures.dcsnet import Annotated
@@ -16,12 +14,14 @@ from nnunet_plugins.losses import DCSNetLoss
 from nnunet_plugins.losses.common import full_resolution
 from nnunet_plugins.trainers.base import PluginTrainer
 from nnunet_plugins.trainers.data.object_boxes import objects_in
+from nnunet_plugins.trainers.plan import NetworkPlan
+from nnunet_plugins.trainers.schedules import PlateauSchedule
 
 
 class DCSNetTrainer(PluginTrainer):
-    """DCSNet, told where the components of every patch's segmentation are; AdamW, rates halved on a plateau.
+    """DCSNet, trained with the boxes of the segmentation's components; AdamW, rates halved on a plateau.
 
-    The plateau is one of nnU-Net's validation loss. The paper's 100 epochs are ``_100epochs``, its early stopping is
+    The plateau is that of nnU-Net's validation loss. The paper's 100 epochs are ``_100epochs``, its early stopping is
     ``_earlyStop``; its batches of 4 are the plan's.
     """
 
@@ -31,7 +31,7 @@ class DCSNetTrainer(PluginTrainer):
         "Detection-guided Hierarchical Cropping"
     )
     supported_dimensions = (2,)
-    initial_lr = 2e-4  # section 4.2, as all that follows
+    initial_lr = 2e-4  # section 4.2, as all numbers below
     weight_decay = 1e-4
     plateau_factor: ClassVar[float] = 0.5
     plateau_patience: ClassVar[int] = 5
@@ -41,21 +41,8 @@ class DCSNetTrainer(PluginTrainer):
     # ---- network -----------------------------------------------------------------------------------------------------
 
     @classmethod
-    def build_network_architecture(
-        cls,
-        plans_manager: PlansManager,
-        configuration_manager: ConfigurationManager,
-        num_input_channels: int,
-        num_output_channels: int,
-        enable_deep_supervision: bool = True,
-    ) -> nn.Module:
-        return DCSNet(
-            num_input_channels, num_output_channels, deep_supervision=enable_deep_supervision, **cls.network_kwargs
-        )
-
-    @classmethod
-    def reference_network(cls) -> nn.Module:
-        return DCSNet(3, 1, **cls.network_kwargs)
+    def build_network(cls, in_channels: int, num_classes: int, plan: NetworkPlan, deep_supervision: bool) -> nn.Module:
+        return DCSNet(in_channels, num_classes, deep_supervision=deep_supervision, **cls.network_options())
 
     def initialize(self) -> None:
         super().initialize()
@@ -75,7 +62,7 @@ class DCSNetTrainer(PluginTrainer):
         optimizer.register_step_pre_hook(partial(clip_gradients, max_norm=self.max_gradient_norm))
         return optimizer
 
-    def build_schedule(self, optimizer: Optimizer) -> "PlateauSchedule":
+    def build_schedule(self, optimizer: Optimizer) -> PlateauSchedule:
         losses = partial(self.logger.get_value, "val_losses", step=None)  # of a resumed training, too
         return PlateauSchedule(optimizer, losses, self.plateau_factor, self.plateau_patience)
 
@@ -99,36 +86,17 @@ class DCSNetTrainer(PluginTrainer):
 
 
 def clip_gradients(optimizer: Optimizer, *_: Any, max_norm: float) -> None:
-    """After nnU-Net's own clipping, to 12, and once mixed precision's scale is out of the gradients."""
+    """Clip once more before a step: after nnU-Net's clipping to 12, without mixed precision's scale."""
     nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], max_norm)
 
 
 class EarlyStop(Exception):
-    """Ends nnU-Net's loop over the epochs."""
+    """Raised to leave nnU-Net's loop over the epochs."""
 
 
 def epochs_without_improvement(losses: Sequence[float]) -> int:
-    """Since the smallest loss; ``nan`` is never an improvement."""
+    """Number of epochs since the smallest loss; ``nan`` is never an improvement."""
     best, since = float("inf"), 0
     for loss in losses:
         best, since = (loss, 0) if loss < best else (best, since + 1)
     return since
-
-
-class PlateauSchedule:
-    """torch's :class:`ReduceLROnPlateau`, replayed from the log before every epoch: nothing to save for resuming."""
-
-    def __init__(self, optimizer: Optimizer, losses: Callable[[], Sequence[float]], factor: float, patience: int):
-        self.optimizer = optimizer
-        self.losses = losses
-        self.factor = factor
-        self.patience = patience
-        self.base_lrs = [group["lr"] for group in optimizer.param_groups]
-
-    def step(self, epoch: int) -> None:
-        """Set the learning rates of ``epoch``; nnU-Net calls this before the epoch."""
-        for group, lr in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
-            group["lr"] = lr
-        plateau = ReduceLROnPlateau(self.optimizer, factor=self.factor, patience=self.patience)
-        for loss in self.losses()[:epoch]:
-            plateau.step(loss)

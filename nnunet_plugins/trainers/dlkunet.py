@@ -1,11 +1,10 @@
 """DLKUNet as an nnU-Net trainer."""
 
 import math
-from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
-import torch
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
 from batchgeneratorsv2.transforms.spatial.rot90 import Rot90Transform
@@ -14,18 +13,16 @@ from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from batchgeneratorsv2.transforms.utils.nnunet_masking import MaskImageTransform
 from batchgeneratorsv2.transforms.utils.random import RandomTransform
 from batchgeneratorsv2.transforms.utils.remove_label import RemoveLabelTansform
-from dynamic_network_architectures.building_blocks.helper import convert_dim_to_conv_op
-from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
-from torch.optim import Optimizer
 
 from nnunet_plugins.architectures import DLKUNet
 from nnunet_plugins.architectures.dlkunet import NUM_BLOCKS
 from nnunet_plugins.losses import DiceCrossEntropyLoss
 from nnunet_plugins.trainers.base import PluginTrainer
+from nnunet_plugins.trainers.plan import NetworkPlan
 
 FLIPS_AND_WHAT_FOLLOWS = (MirrorTransform, MaskImageTransform, RemoveLabelTansform)
-"""One of these begins the part of nnU-Net's training transforms that every training needs."""
+"""Kinds of transform one of which begins the part of nnU-Net's training transforms that every training needs."""
 
 MAX_PATCH_RATIO = 1.5  # beyond it nnU-Net too stops turning a patch freely
 MAX_SPACING_RATIO = 1.25
@@ -40,40 +37,27 @@ class DLKUNetTrainer(PluginTrainer):
     weight_decay = 1e-5
     enable_deep_supervision = False  # the network has one output
     loss_schedule: ClassVar[str] = "phase_based"
+    reference_channels = (1, 9)
 
     @classmethod
-    def build_network_architecture(
-        cls,
-        plans_manager: PlansManager,
-        configuration_manager: ConfigurationManager,
-        num_input_channels: int,
-        num_output_channels: int,
-        enable_deep_supervision: bool = True,
-    ) -> nn.Module:
-        """Pooling and kernels follow the plans, the number of blocks is the variant's."""
-        plan, patch_size = configuration_manager.network_arch_init_kwargs, configuration_manager.patch_size
-        num_blocks = NUM_BLOCKS[cls.network_kwargs.get("variant", "L")]
+    def build_network(cls, in_channels: int, num_classes: int, plan: NetworkPlan, deep_supervision: bool) -> nn.Module:
+        """Build DLKUNet with the plan's pooling and kernels, and as many blocks as the variant has."""
+        options = cls.network_options()
+        num_blocks = NUM_BLOCKS[options.get("variant", "L")]
         return DLKUNet(
-            num_input_channels,
-            num_output_channels,
-            conv_op=convert_dim_to_conv_op(len(patch_size)),
-            strides=further_strides(plan["strides"], patch_size, num_blocks),
-            kernel_sizes=plan.get("kernel_sizes"),
-            **cls.network_kwargs,
+            in_channels,
+            num_classes,
+            conv_op=plan.conv_op,
+            strides=further_strides(plan.architecture["strides"], plan.patch_size, num_blocks),
+            kernel_sizes=plan.architecture.get("kernel_sizes"),
+            **options,
         )
 
-    @classmethod
-    def reference_network(cls) -> nn.Module:
-        return DLKUNet(1, 9, **cls.network_kwargs)
-
-    # ---- optimiser and loss ------------------------------------------------------------------------------------------
-
-    def build_optimizer(self, groups: Iterable[dict[str, Any]]) -> Optimizer:
-        return torch.optim.Adam(groups, weight_decay=self.weight_decay)
+    # ---- schedules and loss ------------------------------------------------------------------------------------------
 
     @staticmethod
     def learning_rate_factor(progress: float) -> float:
-        """Times 0.9 every 20 of 400 epochs; at half time the same again from a hundredth (1e-5)."""
+        """Factor that falls by a tenth every 20 of 400 epochs, and at half time starts again from 0.01."""
         twentieths = math.floor(20 * progress)
         return 0.9**twentieths if twentieths < 10 else 0.01 * 0.9 ** (twentieths - 10)
 
@@ -91,10 +75,10 @@ class DLKUNetTrainer(PluginTrainer):
     # ---- augmentation ------------------------------------------------------------------------------------------------
 
     def rotation_axes(self) -> list[int]:
-        """The axes that a rotation by 90 degrees may exchange.
+        """Axes that a rotation by 90 degrees may exchange: all, or in 3D the last two, or none.
 
-        All, or in 3D the last two, or none: neither patch nor voxels may be much longer along one than along another.
-        A rotation would stretch the anatomy, or leave most of the patch outside the image.
+        Neither patch nor voxels may be much longer along one of them than along another: a rotation would stretch the
+        anatomy, or leave most of the patch outside the image.
         """
         patch_size, spacing = (
             np.array(x) for x in (self.configuration_manager.patch_size, self.configuration_manager.spacing)
@@ -105,14 +89,14 @@ class DLKUNetTrainer(PluginTrainer):
         return []
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self):  # type: ignore[no-untyped-def]
-        """Load as much as a rotated patch needs: its longest edge along all axes that are exchanged."""
+        """Load as much as a rotated patch needs, which is its longest edge along all axes that are exchanged."""
         rotation, dummy_2d, _, mirror_axes = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
         loaded, axes = np.array(self.configuration_manager.patch_size), self.rotation_axes()
         loaded[axes] = loaded[axes].max(initial=0)
         return rotation, dummy_2d, loaded, mirror_axes
 
     def get_training_transforms(self, patch_size, *args, **kwargs) -> BasicTransform:  # type: ignore[no-untyped-def]
-        """A rotation by 90, 180 or 270 degrees with probability 1/2, a flip of every axis with probability 1/2.
+        """Rotate by 90, 180 or 270 degrees with probability 1/2, and flip every axis with probability 1/2.
 
         nnU-Net's own transforms follow from its flips on; its deformations and intensity transforms are left out.
         """
@@ -129,7 +113,7 @@ class DLKUNetTrainer(PluginTrainer):
 
 
 def further_strides(plan: Sequence[Sequence[int]], patch_size: Sequence[int], num_blocks: int) -> list[list[int]]:
-    """The plan's strides, and more of them for more blocks: by 2 along every axis that still has four pixels."""
+    """The plan's strides, and for further blocks strides of 2 along every axis that still has four pixels."""
     strides = [list(stride) for stride in plan]
     while len(strides) < num_blocks:
         left = np.array(patch_size) // np.prod(strides, axis=0)

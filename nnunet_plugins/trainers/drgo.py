@@ -1,6 +1,5 @@
 """Dynamic Region-Guided Optimization as a mixin: its losses and its sampling for any trainer of nnU-Net's kind."""
 
-import os
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -9,7 +8,6 @@ import torch
 import torch.distributed as dist
 from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
 from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
-from matplotlib.figure import Figure
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class, nnUNetBaseDataset
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -19,7 +17,7 @@ from torch import Tensor, nn
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.losses import DRGOLoss
 from nnunet_plugins.losses.common import LabelFormat
-from nnunet_plugins.losses.drgo import RegionStatistics, region_grid
+from nnunet_plugins.losses.drgo_regions import RegionStatistics, region_grid
 from nnunet_plugins.trainers.data.region_importance import (
     Case,
     RegionImportance,
@@ -27,16 +25,17 @@ from nnunet_plugins.trainers.data.region_importance import (
     count_labels_of_cases,
     find_cases,
 )
-from nnunet_plugins.trainers.data.region_sampling import RegionDataLoader, cell_centers
+from nnunet_plugins.trainers.data.region_picture import draw_importance
+from nnunet_plugins.trainers.data.region_sampling import RegionDataLoader
 
 
 class Observation(NamedTuple):
-    """What a training step has seen."""
+    """Regions that a training step has seen, and its prediction in them."""
 
     regions: Tensor
-    """Of the cases, ``(B, cells of the patch)``; -1 where the patch is not of the case."""
+    """Indices of the cases' regions, ``(B, cells of the patch)``; -1 where the patch shows no part of the case."""
     statistics: RegionStatistics
-    """Of the prediction in the cells."""
+    """Statistics of the prediction in the cells."""
 
 
 class DRGO(nnUNetTrainer):
@@ -45,8 +44,8 @@ class DRGO(nnUNetTrainer):
     AnyTrainer's loss becomes ``L_seg``; its optimiser, schedule and augmentation stay. Its foreground oversampling is
     replaced by the sampling of regions, in training; validation draws its patches as nnU-Net does.
 
-    ``region_probabilities.npy`` in the fold's folder is what the loader's workers read. Next to every checkpoint there
-    is a file ``<checkpoint>_regions.npz``, from which ``--c`` goes on.
+    The loader's workers read ``region_probabilities.npy`` in the fold's folder. Beside every checkpoint there is a file
+    ``<checkpoint>_regions.npz``, from which ``--c`` goes on.
     """
 
     alpha: ClassVar[float] = 0.5  # weight of the adaptive loss, sec. 3.4.3
@@ -56,11 +55,11 @@ class DRGO(nnUNetTrainer):
     picture_every: ClassVar[int] = 10  # epochs
 
     importance: RegionImportance | None = None
-    """On rank 0, from the start of the training on."""
+    """Importance of the training cases' regions; rank 0 alone has it, from the start of the training on."""
     regions_to_load: Path | None = None
-    """The file next to the checkpoint from which the training goes on."""
+    """File beside the checkpoint from which the training goes on."""
     observed: list[Observation]
-    """Of this epoch."""
+    """Observations of this epoch's training steps."""
 
     def initialize(self) -> None:
         self.observed = []
@@ -91,7 +90,7 @@ class DRGO(nnUNetTrainer):
         return Path(self.output_folder, "region_probabilities.npy")
 
     def get_dataloaders(self):  # type: ignore[no-untyped-def]
-        """nnU-Net's, with another loader for the training."""
+        """Make nnU-Net's data loaders, that of the training with sampling of regions."""
         if not self.region_sampling:
             return super().get_dataloaders()
         if super().get_dataloaders.__func__ is not nnUNetTrainer.get_dataloaders:
@@ -101,29 +100,49 @@ class DRGO(nnUNetTrainer):
             )
         if self.dataset_class is None:  # type: ignore[has-type]
             self.dataset_class = infer_dataset_class(self.preprocessed_dataset_folder)
-        patch_size = self.configuration_manager.patch_size
-        rotation, dummy_2d, loaded_size, mirror_axes = self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
         scales = self._get_deep_supervision_scales()
-        of_the_labels: dict[str, Any] = {
+        label_options: dict[str, Any] = {
             "is_cascaded": self.is_cascaded,
             "foreground_labels": self.label_manager.foreground_labels,
             "regions": self.label_manager.foreground_regions if self.label_manager.has_regions else None,
             "ignore_label": self.label_manager.ignore_label,
         }
+        self.dataset_tr, dataset_val = self.get_tr_and_val_datasets()
+        training = self.training_loader(self.dataset_tr, scales, label_options)
+        validation = nnUNetDataLoader(
+            dataset_val,
+            self.batch_size,
+            self.configuration_manager.patch_size,
+            self.configuration_manager.patch_size,
+            self.label_manager,
+            transforms=self.get_validation_transforms(scales, **label_options),
+            **self.oversampling,
+        )
+        loaders = self.in_workers(training, 1), self.in_workers(validation, 2)
+        for loader in loaders:
+            next(loader)
+        return loaders
+
+    def training_loader(
+        self, dataset: nnUNetBaseDataset, scales: list[list[float]] | None, label_options: dict[str, Any]
+    ) -> RegionDataLoader:
+        """Make the loader of the training, and prepare the importance from which it draws.
+
+        Args:
+            dataset: of the training cases.
+            scales: of the targets for deep supervision.
+            label_options: what nnU-Net's transforms must know of labels and cascade.
+        """
+        patch_size = self.configuration_manager.patch_size
+        rotation, dummy_2d, loaded_size, mirror_axes = self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
         mask = self.configuration_manager.use_mask_for_norm
         transforms = self.get_training_transforms(
-            patch_size, rotation, scales, mirror_axes, dummy_2d, use_mask_for_norm=mask, **of_the_labels
+            patch_size, rotation, scales, mirror_axes, dummy_2d, use_mask_for_norm=mask, **label_options
         )
-        dataset_tr, dataset_val = self.get_tr_and_val_datasets()
-        self.dataset_tr = dataset_tr
-        cases = find_cases(dataset_tr, patch_size)
-        self.prepare_importance(dataset_tr, cases)
-        options = {
-            "oversample_foreground_percent": self.oversample_foreground_percent,
-            "probabilistic_oversampling": self.probabilistic_oversampling,
-        }
-        training = RegionDataLoader(
-            dataset_tr,
+        cases = find_cases(dataset, patch_size)
+        self.prepare_importance(dataset, cases)
+        return RegionDataLoader(
+            dataset,
             self.batch_size,
             loaded_size,
             patch_size,
@@ -132,24 +151,19 @@ class DRGO(nnUNetTrainer):
             probabilities=self.probabilities_file,
             patch_grid=region_grid(patch_size),
             transforms=transforms,
-            **options,
+            **self.oversampling,
         )
-        validation = nnUNetDataLoader(
-            dataset_val,
-            self.batch_size,
-            patch_size,
-            patch_size,
-            self.label_manager,
-            transforms=self.get_validation_transforms(scales, **of_the_labels),
-            **options,
-        )
-        loaders = self.in_workers(training, 1), self.in_workers(validation, 2)
-        for loader in loaders:
-            next(loader)
-        return loaders
+
+    @property
+    def oversampling(self) -> dict[str, Any]:
+        """nnU-Net's options of a data loader for the oversampling of the foreground."""
+        return {
+            "oversample_foreground_percent": self.oversample_foreground_percent,
+            "probabilistic_oversampling": self.probabilistic_oversampling,
+        }
 
     def in_workers(self, loader: nnUNetDataLoader, divisor: int):  # type: ignore[no-untyped-def]
-        """``loader`` in as many processes as nnU-Net gives it, or a part of them."""
+        """Run the loader in as many processes as nnU-Net would, divided by ``divisor``."""
         num_processes = get_allowed_n_proc_DA()
         if num_processes == 0:
             return SingleThreadedAugmenter(loader, None)
@@ -164,7 +178,7 @@ class DRGO(nnUNetTrainer):
         )
 
     def prepare_importance(self, dataset: nnUNetBaseDataset, cases: dict[str, Case]) -> None:
-        """The importance of the regions, as after the checkpoint from which the training goes on, or at its start."""
+        """Load the importance that belongs to the checkpoint from which the training goes on, or begin a new one."""
         path = self.regions_to_load
         if path is not None and path.is_file():
             importance, epoch = RegionImportance.load(path, cases)
@@ -186,7 +200,7 @@ class DRGO(nnUNetTrainer):
             dist.barrier()
 
     def count_classes(self, dataset: nnUNetBaseDataset, cases: dict[str, Case]) -> np.ndarray:
-        """Annotated voxels of each class in each region, ``(regions, classes)``; every process counts its share."""
+        """Count annotated voxels of each class in each region, ``(regions, classes)``; every process does its share."""
         labels = self.label_manager.all_labels  # without the ignore label
         if not self.is_ddp:
             counts = count_labels_of_cases(dataset, cases, labels)
@@ -230,12 +244,12 @@ class DRGO(nnUNetTrainer):
 
 
 def regions_file(checkpoint: str | Path) -> Path:
-    """Where the importance of the regions is kept for a checkpoint."""
+    """File beside a checkpoint that holds the importance of the regions."""
     return Path(checkpoint).with_name(f"{Path(checkpoint).stem}_regions.npz")
 
 
 def gathered(observed: list[Observation]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Regions, boundary uncertainties and entropies of all that all processes have seen, each ``(n,)``."""
+    """Gather regions, boundary uncertainties and entropies that all processes have seen, each ``(n,)``."""
     regions = torch.cat([o.regions.flatten() for o in observed]).numpy()
     boundary, entropy, annotated = (
         torch.cat([getattr(o.statistics, name).flatten() for o in observed]).cpu().numpy()
@@ -249,29 +263,3 @@ def gathered(observed: list[Observation]) -> tuple[np.ndarray, np.ndarray, np.nd
     dist.all_gather_object(of_all, mine)
     regions, boundary, entropy = map(np.concatenate, zip(*of_all, strict=True))
     return regions, boundary, entropy
-
-
-def draw_importance(dataset: nnUNetBaseDataset, importance: RegionImportance, path: Path) -> None:
-    """Picture of the first case and its regions: of a volume, the slice through its most important region."""
-    identifier, case = next(iter(importance.cases.items()))
-    regions = importance.importance()[case.regions].reshape(case.grid)
-    layer = int(np.unravel_index(regions.argmax(), regions.shape)[0])
-    z = int(cell_centers(case.shape[:1], case.grid[:1])[0][layer])
-    data, segmentation, *_ = dataset.load_case(identifier)
-    image, labels = np.asarray(data[0, z]), np.asarray(segmentation[0, z])
-    height, width = labels.shape
-    figure = Figure(figsize=(11, 5), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    left.imshow(image, cmap="gray", interpolation="nearest")
-    extent = (-0.5, width - 0.5, height - 0.5, -0.5)
-    heat = right.imshow(regions[layer], cmap="inferno", vmin=0, vmax=1, extent=extent, interpolation="nearest")
-    for axes in (left, right):
-        if labels.min() <= 0 < labels.max():
-            axes.contour(labels > 0, levels=[0.5], colors="cyan", linewidths=1)
-        axes.set_axis_off()
-    figure.colorbar(heat).ax.tick_params(labelsize=10)  # nnU-Net's logger makes all letters large
-    right.set_title("importance of the regions", fontsize=12)
-    left.set_title(identifier if case.shape[0] == 1 else f"{identifier}, slice {z}", fontsize=12)
-    temporary = path.with_suffix(".tmp")
-    figure.savefig(temporary, format="png", dpi=100)
-    os.replace(temporary, path)

@@ -1,4 +1,4 @@
-"""nnU-Net's own trainers, and any other that it finds, in any length."""
+"""Trainers in other lengths than their own, nnU-Net's and any other's that it finds included."""
 
 import contextlib
 import io
@@ -8,7 +8,7 @@ from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
 
 def trainer_of_length(name: str, base_name: str, num_epochs: int | None, num_iterations: int | None) -> type:
-    """``base_name``'s trainer with another number of epochs, or of steps in them.
+    """Return another package's trainer with another number of epochs, or of steps in them.
 
     nnU-Net's own names, such as ``nnUNetTrainer_5epochs``, never come here: nnU-Net looks at home first.
 
@@ -33,11 +33,8 @@ def trainer_of_length(name: str, base_name: str, num_epochs: int | None, num_ite
             device: torch.device = torch.device("cuda"),  # noqa: B008 (nnU-Net's signature)
         ):
             super().__init__(plans, configuration, fold, dataset_json, device)
-            if num_epochs is not None:
-                self.num_epochs = num_epochs
-            if num_iterations is not None:
-                self.num_iterations_per_epoch = num_iterations
-                self.num_val_iterations_per_epoch = validation_iterations(num_iterations)
+            for name, value in attributes_of_length(num_epochs, num_iterations).items():
+                setattr(self, name, value)
 
     Trainer.__name__ = Trainer.__qualname__ = name
     Trainer.__module__ = __package__
@@ -45,6 +42,12 @@ def trainer_of_length(name: str, base_name: str, num_epochs: int | None, num_ite
     return Trainer
 
 
-def validation_iterations(iterations: int) -> int:
-    """nnU-Net's own proportion, 250 to 50."""
-    return -(-iterations // 5)
+def attributes_of_length(num_epochs: int | None, num_iterations: int | None) -> dict[str, int]:
+    """Attributes of a trainer of this length; a fifth as many iterations validate, as in nnU-Net (250 to 50)."""
+    attributes = {} if num_epochs is None else {"num_epochs": num_epochs}
+    if num_iterations is not None:
+        attributes |= {
+            "num_iterations_per_epoch": num_iterations,
+            "num_val_iterations_per_epoch": -(-num_iterations // 5),
+        }
+    return attributes

@@ -15,17 +15,17 @@ def boxes_of(*rows):
 
 
 def x_ramp(height, width, stride=1):
-    """``(1, 1, H, W)``: every cell's value is the x of its centre, in pixels."""
+    """Map ``(1, 1, H, W)`` whose cells hold the x of their centre, in pixels."""
     return ((torch.arange(width) + 0.5) * stride).expand(1, 1, height, width).contiguous()
 
 
 def xy_ramps(height, width, stride=1):
-    """``(1, 2, H, W)``: x and y of every cell's centre."""
+    """Map ``(1, 2, H, W)`` whose cells hold x and y of their centre, in pixels."""
     return torch.cat((x_ramp(height, width, stride), x_ramp(width, height, stride).mT), 1).contiguous()
 
 
 def cell_centers(box, size):
-    """x and y ``(2, size, size)`` of the centres of the cells of a box, in pixels."""
+    """Compute x and y ``(2, size, size)`` of the centres of a box's cells, in pixels."""
     x1, y1, x2, y2 = box
     steps = (torch.arange(size) + 0.5) / size
     x, y = x1 + steps * (x2 - x1), y1 + steps * (y2 - y1)
@@ -46,11 +46,11 @@ def test_boxes_keep_the_index_of_their_image_where_others_have_none():
 
 DRAWS = 20_000
 ERRORS = 4
-"""Standard errors within which the statistics of as many draws have to lie."""
+"""Number of standard errors within which statistics of that many draws have to lie."""
 
 
 def offsets(width, height, shift, scale):
-    """``(4, DRAWS)``: how far x, y, w and h are from those of the box that is perturbed."""
+    """Draw offsets ``(4, DRAWS)`` of x, y, w and h from those of the box that is perturbed."""
     torch.manual_seed(0)
     x, y = 300.0, 500.0
     box = boxes_of([7, x - width / 2, y - height / 2, x + width / 2, y + height / 2])
@@ -61,7 +61,7 @@ def offsets(width, height, shift, scale):
 
 
 @pytest.mark.parametrize(("width", "height"), [(40.0, 16.0), (12.0, 100.0)])
-def test_centers_and_sides_are_normal_with_5_percent_of_the_width_for_x_and_of_the_height_for_y(width, height):
+def test_centers_and_sides_vary_normally_by_5_percent_of_width_and_height(width, height):
     drawn = offsets(width, height, 0.05, 0.05) / torch.tensor([[width], [height], [width], [height]])
     for of_one in drawn:
         assert of_one.mean().item() == pytest.approx(0, abs=ERRORS * 0.05 / math.sqrt(DRAWS))
@@ -103,7 +103,7 @@ def test_perturbed_boxes_are_clamped_to_the_image():
         assert ((low > 0) & (high < end)).any()
 
 
-def test_boxes_handed_in_are_not_modified_and_none_are_perturbed_to_none():
+def test_perturbing_changes_no_argument_and_accepts_no_boxes():
     boxes = boxes_of([0, 1, 2, 5, 9], [1, 0, 0, 3, 3])
     kept = boxes.clone()
     perturbed(boxes, (10, 10), 0.05, 0.05)
@@ -116,8 +116,8 @@ def test_boxes_handed_in_are_not_modified_and_none_are_perturbed_to_none():
 
 @pytest.mark.parametrize("stride", [1, 4])
 @pytest.mark.parametrize("size", [1, 2, 8, 16])
-def test_crop_of_a_ramp_is_the_coordinate_of_every_cells_center(stride, size):
-    """Boxes smaller and larger than the cells of the map, with corners between pixels."""
+def test_crop_of_a_ramp_holds_the_coordinates_of_its_cells(stride, size):
+    """The boxes are smaller and larger than the cells of the map, with corners between pixels."""
     boxes = [(8.0, 12.0, 24.0, 20.0), (9.25, 8.625, 10.5, 40.875), (2.5, 3.75, 44.5, 41.125)]
     ramps = xy_ramps(48 // stride, 64 // stride, stride)
     crops = crop_boxes(ramps, boxes_of(*((0, *box) for box in boxes)), size, stride)
@@ -151,7 +151,7 @@ def test_every_box_is_cut_out_of_its_own_image():
 
 
 def test_coordinates_stay_in_float32_where_maps_are_in_half_precision():
-    """In bfloat16 100.25 would be 100 or 100.5."""
+    """A coordinate of 100.25 would become 100 or 100.5 in bfloat16."""
     x = (x_ramp(128, 128) - 100) * (x_ramp(128, 128) - 100 < 4) * (x_ramp(128, 128) > 98)
     assert torch.equal(x.bfloat16().float(), x)
     with torch.autocast("cpu", torch.bfloat16):
@@ -173,7 +173,7 @@ def test_gradients_reach_what_is_cropped():
 
 
 def bilinear(values, x, y):
-    """Of ``(h, w)`` at x and y in its pixels, the first of which has its centre at 0.5; clamped at the border."""
+    """Interpolate ``(h, w)`` at x and y, clamped at the border; the first pixel has its centre at 0.5."""
     height, width = values.shape
     x, y = min(max(x - 0.5, 0), width - 1), min(max(y - 0.5, 0), height - 1)
     left, top = min(int(x), max(width - 2, 0)), min(int(y), max(height - 2, 0))
@@ -185,7 +185,7 @@ def bilinear(values, x, y):
 
 
 def literally_pasted(maps, boxes, onto):
-    """Pixel by pixel and box by box."""
+    """Paste pixel by pixel and box by box."""
     maps, result = maps.numpy(), onto.clone().numpy()
     for values, (image, x1, y1, x2, y2) in zip(maps, boxes.tolist(), strict=True):
         for row in range(result.shape[2]):
@@ -205,7 +205,7 @@ HEIGHT, WIDTH = 7, 9
 
 @st.composite
 def any_boxes(draw):
-    """Up to six, in any order of three images, at and beyond the border, with corners at eighths of a pixel."""
+    """Draw up to six boxes of three images in any order, also beyond the border, with corners at eighths of a pixel."""
     rows = []
     for _ in range(draw(st.integers(0, 6))):
         x1, y1 = draw(st.integers(-24, 8 * WIDTH + 8)) / 8, draw(st.integers(-24, 8 * HEIGHT + 8)) / 8
@@ -215,7 +215,7 @@ def any_boxes(draw):
 
 
 @given(any_boxes(), st.integers(1, 5), st.integers(1, 5), st.integers(0, 2**31))
-def test_pasting_is_that_of_a_plain_loop_over_pixels_and_boxes(boxes, height, width, seed):
+def test_pasting_equals_a_plain_loop_over_pixels_and_boxes(boxes, height, width, seed):
     generator = torch.Generator().manual_seed(seed)
     maps = torch.randn(len(boxes), 2, height, width, generator=generator)
     onto = torch.randn(3, 2, HEIGHT, WIDTH, generator=generator)
@@ -239,7 +239,7 @@ def test_the_maximum_of_several_overlapping_boxes_counts_whatever_their_order():
     assert torch.equal(pasted[2], onto[2])
 
 
-def test_without_a_box_everything_stays():
+def test_pasting_no_box_changes_nothing():
     onto = torch.randn(2, 3, 5, 6)
     assert torch.equal(paste_boxes(torch.zeros(0, 3, 8, 8), boxes_of(), onto.clone()), onto)
 
@@ -257,7 +257,7 @@ def test_a_pixel_belongs_to_a_box_if_its_center_does():
     "box", [(3.0, 4.0, 7.0, 9.0), (2.0, 1.0, 3.0, 13.0), (1.0, 1.0, 19.0, 14.0)], ids=["box", "thin", "all but a rim"]
 )
 def test_pasting_the_crop_of_a_ramp_gives_the_ramp_back(box):
-    """Where a cell is no larger than a pixel, no pixel's centre lies beyond that of the outermost cell."""
+    """Cells here are no larger than pixels, so that no pixel's centre lies beyond that of the outermost cell."""
     ramps = xy_ramps(15, 20)
     boxes = boxes_of((0, *box))
     pasted = paste_boxes(crop_boxes(ramps, boxes, 18), boxes, torch.full_like(ramps, -100))

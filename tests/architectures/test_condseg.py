@@ -1,27 +1,17 @@
-"""Proves: ConDSeg and Net0 have the published sizes, compute the paper's equations, and train in two stages."""
+"""Proves: ConDSeg and Net0 have the published sizes, compute the paper's figure, and train in two stages."""
 
 import pytest
 import timm
 import torch
 from support.fake_cuda import fake_cuda_autocast
-from support.references import literal_aggregation
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from nnunet_plugins.architectures import ConDSeg, Net0
-from nnunet_plugins.architectures.condseg import (
-    CDFA,
-    SID,
-    AuxiliaryHead,
-    ChannelGate,
-    ConDSegOutput,
-    Net0Head,
-    PreEnhancement,
-    SADecoder,
-    SpatialGate,
-)
-from nnunet_plugins.architectures.layers.convolutions import conv_bn
+from nnunet_plugins.architectures.condseg import ConDSegOutput, Net0Head, PreEnhancement, SADecoder
+from nnunet_plugins.architectures.layers.contrast import CDFA, AuxiliaryHead
 
 
 def millions(module):
@@ -29,7 +19,7 @@ def millions(module):
 
 
 def gmacs(make, size=(3, 256, 256)):
-    """Multiply-accumulates, without computing anything."""
+    """Count multiply-accumulates without computing anything."""
     with FakeTensorMode(), FlopCounterMode(display=False) as counter:
         make()(torch.zeros(1, *size))
     return counter.get_total_flops() / 2e9
@@ -40,7 +30,7 @@ def gmacs(make, size=(3, 256, 256)):
 
 @pytest.fixture(scope="module")
 def published():
-    """At the size of the published figures, on the meta device."""
+    """Network of the published size, on the meta device."""
     with torch.device("meta"):
         return ConDSeg(3, 1, deep_supervision=True)
 
@@ -67,7 +57,7 @@ def test_published_number_of_parameters_of_every_part(published):
 
 
 def literal_net0_head(head, features, size):
-    """As published: every level upsampled first, then convolved at full resolution."""
+    """Upsample every level first, then convolve at full resolution, as published."""
     levels = []
     for f, reduce, norm in zip(features, head.reduce, head.norms, strict=True):
         f = F.interpolate(f, size=size, mode="bilinear", align_corners=False)
@@ -84,7 +74,7 @@ def test_published_multiply_accumulates(monkeypatch):
 
 def test_head_of_net0_equals_the_published_order_of_its_operations():
     torch.manual_seed(0)
-    head = Net0Head((3, 5), 2).double()
+    head = Net0Head((3, 5), 2, channels=64).double()
     features = [torch.randn(2, 3, 8, 12, dtype=torch.float64), torch.randn(2, 5, 4, 6, dtype=torch.float64)]
     torch.testing.assert_close(head(features, (16, 24)), literal_net0_head(head, features, (16, 24)))
 
@@ -96,59 +86,9 @@ def test_inference_leaves_out_what_only_the_loss_needs():
 # ---- parts -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("window", [3, 5])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_cdfa_is_that_of_equations_11_to_14(window, dtype):
-    torch.manual_seed(0)
-    cdfa = CDFA(6, 8, window, num_heads=2).to(dtype)
-    x, foreground, background = (torch.randn(2, c, 7, 9, dtype=dtype, requires_grad=True) for c in (6, 8, 8))
-
-    def literal(x, foreground, background):
-        values = cdfa.value(cdfa.before(x)).reshape(2, 2, 4, 7, 9)
-        a_fg, a_bg = (
-            linear(f).reshape(2, 2, window**2, window**2, 7, 9).softmax(3)  # eq. 12
-            for linear, f in ((cdfa.foreground, foreground), (cdfa.background, background))
-        )
-        return cdfa.after(cdfa.project(literal_aggregation(values, a_fg, a_bg).reshape(2, 8, 7, 9)))
-
-    results = []
-    for function in (cdfa, literal):
-        y = function(x, foreground, background)
-        inputs = [x, foreground, background, *cdfa.parameters()]
-        results.append([y, *torch.autograd.grad((y * torch.arange(9, dtype=dtype)).sum(), inputs)])
-    for ours, theirs in zip(*results, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5 * theirs.abs().max().item())
-
-
-def test_attention_of_a_window_sums_to_1():
-    cdfa = CDFA(4, 4, 3, num_heads=2)
-    attention = cdfa.attention(torch.randn(1, 2 * 81, 5, 6))
-    assert attention.shape == (1, 2, 9, 9, 5, 6)
-    torch.testing.assert_close(attention.sum(3), torch.ones(1, 2, 9, 5, 6))
-
-
-def test_each_head_of_sid_reads_its_own_branch():
-    torch.manual_seed(0)
-    sid = SID(16, 8).eval()
-    f4, sizes = torch.randn(1, 16, 4, 4), [(8, 8), (16, 16), (32, 32), (64, 64)]
-    contrast = sid(f4)
-    masks = sid.masks(f4, *contrast, sizes)
-    assert masks.shape == (1, 3, 64, 64)
-    for index, region in enumerate(("foreground", "background", "uncertainty")):
-        expected = sid.heads[region](sid.branches[region](f4), sizes)
-        torch.testing.assert_close(masks[:, index : index + 1], expected)
-    torch.testing.assert_close(contrast[0], sid.branches["foreground"](f4))
-    torch.testing.assert_close(contrast[1], sid.branches["background"](f4))
-
-
-def test_auxiliary_head_grows_to_the_size_of_the_image():
-    head = AuxiliaryHead(8)
-    assert head(torch.randn(2, 8, 2, 3), [(4, 6), (8, 12), (16, 24), (32, 48)]).shape == (2, 1, 32, 48)
-
-
 def test_sa_decoder_is_a_chain_of_residuals():
     torch.manual_seed(0)
-    decoder = SADecoder(16).eval()
+    decoder = SADecoder(nn.Conv2d, 16).eval()
     deep, shallow = torch.randn(1, 16, 3, 4), torch.randn(1, 16, 6, 8)
     c1 = decoder.reduce(torch.cat((F.interpolate(deep, size=(6, 8), mode="bilinear"), shallow), 1))
     c2 = F.relu(decoder.residuals[0](c1) + c1)
@@ -159,7 +99,7 @@ def test_sa_decoder_is_a_chain_of_residuals():
 
 def test_pre_enhancement_sees_as_far_as_its_dilations():
     torch.manual_seed(0)
-    enhance = PreEnhancement(3, 16).eval()
+    enhance = PreEnhancement(nn.Conv2d, 3, 16).eval()
     x = torch.randn(1, 3, 40, 40)
     branches = [branch(x) for branch in enhance.branches]
     for branch, output, reach in zip(enhance.branches, branches, (0, 6, 12, 18), strict=True):
@@ -170,28 +110,13 @@ def test_pre_enhancement_sees_as_far_as_its_dilations():
     torch.testing.assert_close(enhance(x), enhance.gate(residual))
 
 
-def test_gates_weigh_by_mean_and_maximum():
-    torch.manual_seed(0)
-    x = torch.randn(2, 16, 5, 6)
-    channel, spatial = ChannelGate(16), SpatialGate()
-    first, second = channel.mlp[0].weight[:, :, 0, 0], channel.mlp[2].weight[:, :, 0, 0]
-    pooled = [x.flatten(2).mean(2), x.flatten(2).max(2).values]
-    weights = sum(F.relu(p @ first.T) @ second.T for p in pooled).sigmoid()
-    torch.testing.assert_close(channel(x), x * weights[:, :, None, None])
-    maps = torch.stack([x.mean(1), x.max(1).values], 1)
-    torch.testing.assert_close(spatial(x), x * F.conv2d(maps, spatial.conv.weight, padding=3).sigmoid())
-
-
-def test_dilation_keeps_the_size():
-    assert conv_bn(2, 3, 3, dilation=6)(torch.randn(2, 2, 5, 9)).shape == (2, 3, 5, 9)
-
-
 # ---- network ---------------------------------------------------------------------------------------------------------
 
 
 def tiny(in_channels=3, num_classes=2, **kwargs):
     torch.manual_seed(0)
-    return ConDSeg(in_channels, num_classes, backbone="resnet18", **kwargs)
+    narrow = {"backbone": "resnet10t", "channels": 32, "head_channels": 8}
+    return ConDSeg(in_channels, num_classes, **narrow | kwargs)
 
 
 def test_stage_1_is_net0_and_computes_nothing_else():
@@ -263,8 +188,8 @@ def test_stage_2_is_the_figure():
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
-def test_idle_parameters_get_zeros_whatever_the_scale_of_half_precision():
-    """The sum of the logits' gradients is beyond float16."""
+def test_idle_parameters_get_gradients_of_zero_in_half_precision_too():
+    """The sum of the logits' gradients overflows float16 here."""
     network = tiny(deep_supervision=True)
     for network.stage in (1, 2):
         idle = network.net0.head if network.stage == 2 else network.sid
@@ -277,7 +202,7 @@ def test_idle_parameters_get_zeros_whatever_the_scale_of_half_precision():
 
 def test_feature_maps_stay_in_half_precision_under_cudas_autocast():
     with fake_cuda_autocast():
-        network = ConDSeg(3, 2, backbone="resnet18", deep_supervision=True)
+        network = tiny(deep_supervision=True)
         dtypes = {}
         for name, module in network.named_modules():
             if isinstance(module, CDFA | PreEnhancement | SADecoder | AuxiliaryHead):
@@ -289,8 +214,8 @@ def test_feature_maps_stay_in_half_precision_under_cudas_autocast():
 
 
 @pytest.mark.parametrize("stage", [1, 2])
-def test_what_a_stage_does_not_use_gets_gradients_of_zeros(stage):
-    network = tiny(deep_supervision=True)
+def test_parameters_that_a_stage_does_not_use_get_gradients_of_zeros(stage):
+    network = tiny(channels=128, deep_supervision=True)  # gates of few channels may be closed for all
     for parameter in network.parameters():
         parameter.data += 0.02 * torch.randn_like(parameter)  # away from timm's residual branches of zeros
     network.stage = stage
@@ -315,7 +240,7 @@ def test_checkpoint_knows_its_stage():
 
 
 def test_stage_1_compiles_to_a_whole_graph():
-    """The contract suite compiles stage 2."""
+    """Stage 2 is compiled by the contract suite."""
     torch.compiler.reset()
     network = tiny(deep_supervision=True)
     network.stage = 1
@@ -348,25 +273,33 @@ def test_the_single_decoder_reads_the_two_finest_levels():
 
 
 @pytest.mark.parametrize("backbone", ["resnet18", "convnext_atto", "pvt_v2_b0", "mambaout_femto", "vgg11"])
-def test_any_timm_backbone_will_do(backbone):
-    """Strides of 8 to 32, transformers, and feature maps with channels last."""
+def test_any_timm_backbone_can_be_used(backbone):
+    """The backbones have strides of 8 to 32, and include transformers and maps with channels last."""
     assert backbone in timm.list_models()
-    network = ConDSeg(1, 3, backbone=backbone).eval()
+    network = tiny(1, 3, backbone=backbone).eval()
     with torch.inference_mode():
         assert network(torch.randn(1, 1, 40, 72)).shape == (1, 3, 40, 72)
 
 
-def test_what_is_no_backbone_is_named():
+def test_a_backbone_that_timm_lacks_is_named():
     with pytest.raises(ValueError, match="backbone 'resnet51': timm makes no encoder"):
         ConDSeg(3, 2, backbone="resnet51")
 
 
-def test_a_window_without_a_centre_is_named():
-    with pytest.raises(ValueError, match="window 4 has no centre"):
-        ConDSeg(3, 2, window=4)
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"window": 4}, "window 4 has no centre"),
+        ({"channels": 18}, "channels=18: expected a multiple of 4"),
+        ({"channels": 8}, "channels=8: expected a multiple of 4, for CDFA's heads, from 16 on"),
+    ],
+)
+def test_impossible_sizes_are_named(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        ConDSeg(3, 2, **wrong)
 
 
-def test_window_of_5_gives_its_own_size_and_works():
+def test_window_of_5_works():
     network = tiny(window=5).eval()
     assert network.fusions[0].cdfa.foreground.out_channels == 4 * 5**4
     with torch.inference_mode():

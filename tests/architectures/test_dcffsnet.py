@@ -1,17 +1,18 @@
 """Proves: DCFFSNet has its published size, its modules compute the paper's equations, and its shortcuts are exact."""
 
-import math
+from typing import Any
 
 import pytest
 import torch
 from support.fake_cuda import fake_cuda_autocast
+from support.references import randomise
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from nnunet_plugins.architectures import DCFFSNet
 from nnunet_plugins.architectures.dcffsnet import DSCRIM, MSFFM, MSRCM, PConv, upsample
-from nnunet_plugins.architectures.layers.attention import ChannelAttention, SpatialAttention
 from nnunet_plugins.architectures.layers.directions import DIRECTIONS
 
 PUBLISHED_PARAMETERS = 52.717e6
@@ -23,14 +24,27 @@ def parameters(network: nn.Module) -> int:
     return sum(p.numel() for p in network.parameters())
 
 
-def macs(network: nn.Module, *size: int) -> float:
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network.eval()(torch.zeros(1, 3, *size))
+def macs(size: tuple[int, int], **options: Any) -> float:
+    """Count multiply-accumulates without computing anything."""
+    with FakeTensorMode(), FlopCounterMode(display=False) as counter, torch.no_grad():
+        DCFFSNet(3, 1, **options).eval()(torch.zeros(1, 3, *size))
     return counter.get_total_flops() / 2
 
 
+def published(**options: Any) -> DCFFSNet:
+    """Network of the published size, on the meta device."""
+    with torch.device("meta"):
+        return DCFFSNet(3, 1, **options)
+
+
+def narrow(in_channels: int, num_classes: int, **options: Any) -> DCFFSNet:
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {"backbone": "resnet10t", "decoder_channels": (32, 16, 16, 8, 16)}
+    return DCFFSNet(in_channels, num_classes, **sizes | options)
+
+
 def shifted_groups(x: torch.Tensor) -> list[torch.Tensor]:
-    """The eight groups, each shifted in its direction, in the plainest way."""
+    """Shift each of the eight groups in its direction, in the plainest way."""
     groups = []
     for group, (dy, dx) in zip(x.chunk(8, 1), DIRECTIONS, strict=True):
         moved = torch.zeros_like(group)
@@ -42,31 +56,21 @@ def shifted_groups(x: torch.Tensor) -> list[torch.Tensor]:
     return groups
 
 
-def randomise(module: nn.Module) -> nn.Module:
-    """Away from the initial state, in which zero gates and unit norms would hide mistakes."""
-    torch.manual_seed(0)
-    for tensor in (*module.parameters(), *module.buffers()):
-        if tensor.is_floating_point():
-            tensor.data = torch.rand_like(tensor) * 0.2 + 0.05
-    return module.double().eval()
-
-
 def test_parameters_and_macs_meet_the_published_figures():
-    network = DCFFSNet(3, 1)
+    network = published()
     assert parameters(network) == 52_336_286
     assert parameters(network) == pytest.approx(PUBLISHED_PARAMETERS, rel=0.02)
-    assert macs(network, 224, 224) == pytest.approx(PUBLISHED_MACS, rel=0.10)
+    assert macs((224, 224)) == pytest.approx(PUBLISHED_MACS, rel=0.10)
 
 
 @pytest.mark.parametrize("ablation", ABLATIONS, ids=lambda kwargs: next(iter(kwargs)))
 def test_each_ablation_is_smaller_than_the_whole(ablation):
-    whole, ablated = DCFFSNet(3, 1), DCFFSNet(3, 1, **ablation)
-    assert parameters(ablated) < parameters(whole)
-    assert macs(ablated, 64, 64) < macs(whole, 64, 64)
+    assert parameters(published(**ablation)) < parameters(published())
+    assert macs((64, 64), **ablation) < macs((64, 64))
 
 
 def test_without_dscrim_there_is_no_supervised_bottleneck_output():
-    network = DCFFSNet(3, 2, deep_supervision=True, use_dscrim=False)
+    network = narrow(3, 2, deep_supervision=True, use_dscrim=False)
     assert network(torch.randn(2, 3, 64, 64)).bottleneck_connectivity is None
 
 
@@ -94,23 +98,6 @@ def test_dscrim_computes_equations_1_to_3():
         weight, bias = dscrim.fuse.weight[8 * i : 8 * i + 8], dscrim.fuse.bias[8 * i : 8 * i + 8]
         directional.append(x_i + F.conv2d((s_i + c_i) * p_i, weight, bias))
     torch.testing.assert_close(c5, dscrim.decode(torch.cat(directional, 1)))
-
-
-@pytest.mark.parametrize("groups", [1, 2])
-def test_attention_of_each_group_equals_the_plain_formula(groups):
-    x = torch.randn(2, 16, 3, 4, dtype=torch.float64)
-    spatial, channel = randomise(SpatialAttention(16, groups, reduction=2)), randomise(ChannelAttention(groups))
-    projected = [p(x).chunk(groups, 1) for p in (spatial.query, spatial.key, spatial.value)]
-    expected_spatial, expected_channel = [], []
-    for query, key, value, group in zip(*projected, x.chunk(groups, 1), strict=True):
-        q, k, v = query.flatten(2), key.flatten(2), value.flatten(2)  # (B, c, H*W)
-        affinity = torch.softmax(q.transpose(1, 2) @ k / math.sqrt(q.shape[1]), -1)  # (B, H*W, H*W)
-        expected_spatial.append(group + spatial.gamma * (v @ affinity.transpose(1, 2)).view_as(group))
-        flat = group.flatten(2)
-        affinity = torch.softmax(flat @ flat.transpose(1, 2) / flat.shape[2], -1)  # (B, c, c)
-        expected_channel.append(group + channel.gamma * (affinity @ flat).view_as(group))
-    torch.testing.assert_close(spatial(x), torch.cat(expected_spatial, 1))
-    torch.testing.assert_close(channel(x), torch.cat(expected_channel, 1))
 
 
 def test_msffm_computes_equations_4_to_8():
@@ -151,7 +138,7 @@ def test_pconv_computes_equation_10_with_one_shared_kernel():
 
 
 def test_padding_of_odd_sizes_changes_nothing_inside_a_larger_image():
-    network = DCFFSNet(1, 2).eval()
+    network = narrow(1, 2).eval()
     x = torch.randn(1, 1, 70, 90)
     padded = F.pad(x, (0, 96 - 90, 0, 96 - 70))
     with torch.no_grad():
@@ -161,7 +148,7 @@ def test_padding_of_odd_sizes_changes_nothing_inside_a_larger_image():
 
 def test_mixed_precision_keeps_feature_maps_in_half_and_votes_in_float32():
     with fake_cuda_autocast():
-        network = DCFFSNet(3, 2, deep_supervision=True)
+        network = narrow(3, 2, deep_supervision=True)
         seen: dict[str, torch.dtype] = {}
         for name in ("dscrim", "stages.0.fusion", "stages.0", "stages.3", "pconv"):
             network.get_submodule(name).register_forward_hook(
@@ -173,3 +160,17 @@ def test_mixed_precision_keeps_feature_maps_in_half_and_votes_in_float32():
     assert seen == dict.fromkeys(seen, torch.float16) and len(seen) == 5
     assert outputs.connectivity.dtype == torch.float16
     assert outputs.logits.dtype == outputs.bottleneck_connectivity.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"decoder_channels": (32, 16, 16, 8, 12)}, "expected 5 multiples of 8"),
+        ({"decoder_channels": (32, 16, 16, 8)}, "expected 5 multiples of 8"),
+        ({"backbone": "convnext_atto"}, "expected strides 2, 4, 8, 16, 32"),
+    ],
+    ids=str,
+)
+def test_impossible_sizes_are_named(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        narrow(3, 2, **wrong)

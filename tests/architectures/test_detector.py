@@ -1,4 +1,4 @@
-"""Proves: the detector is torchvision's Faster R-CNN, leaves out what nobody has annotated, and is never at a loss."""
+"""Proves: the detector is torchvision's Faster R-CNN, ignores what is not annotated, and accepts any batch."""
 
 import pytest
 import torch
@@ -39,7 +39,7 @@ def gradients(detector, losses):
 
 
 def torchvisions(detector, features, targets=None):
-    """What torchvision's own modules make of it."""
+    """Detect with torchvision's own modules."""
     images = ImageList(torch.empty(2, 3, *SIZE), [SIZE] * 2)
     levels = {str(index): feature for index, feature in enumerate(features)}
     proposals, losses = detector.rpn(images, levels, targets)
@@ -47,7 +47,7 @@ def torchvisions(detector, features, targets=None):
     return results, losses | more_losses
 
 
-def test_losses_are_torchvisions(detector, features):
+def test_losses_equal_those_of_torchvision(detector, features):
     targets = Objects(BOXES).of_images(2)
     torch.manual_seed(2)  # both sample candidates
     _, expected = torchvisions(detector, features, targets)
@@ -59,7 +59,7 @@ def test_losses_are_torchvisions(detector, features):
         assert losses[name] > 0
 
 
-def test_detections_are_torchvisions(detector, features):
+def test_detections_equal_those_of_torchvision(detector, features):
     results, _ = torchvisions(detector.eval(), features)
     detections = detector(features, SIZE)
     assert detections.losses == {}
@@ -68,8 +68,8 @@ def test_detections_are_torchvisions(detector, features):
     assert torch.equal(detector(features, SIZE).boxes, detections.boxes)
 
 
-def test_detections_of_training_come_from_proposals_and_not_from_the_truth(detector, features):
-    """Which torchvision adds to the proposals that it samples."""
+def test_detections_in_training_do_not_contain_the_true_boxes(detector, features):
+    """True boxes are among the proposals that torchvision samples."""
     heads = detector.roi_heads
     heads.score_thresh, heads.nms_thresh, heads.detections_per_img = 0.0, 1.0, 1000
     for parameter in heads.box_predictor.bbox_pred.parameters():
@@ -79,14 +79,14 @@ def test_detections_of_training_come_from_proposals_and_not_from_the_truth(detec
     assert (boxes[:, None] - BOXES).abs().amax(2).min() > 0.01
 
 
-def test_losses_are_known_in_validation_too_and_detections_are_those_of_inference(detector, features):
+def test_validation_computes_losses_and_the_detections_of_inference(detector, features):
     inference = detector.eval()(features, SIZE).boxes
     detections = detector(features, SIZE, Objects(BOXES))
     assert torch.equal(detections.boxes, inference)
     assert list(detections.losses) == LOSSES
 
 
-def test_no_detection_leaves_the_image_although_it_is_padded(detector, features):
+def test_detections_stay_inside_an_image_that_is_padded(detector, features):
     boxes = detector.eval()(features, (50, 70)).boxes
     assert len(boxes)
     assert (boxes[:, 1:] >= 0).all() and (boxes[:, 3] <= 70).all() and (boxes[:, 4] <= 50).all()
@@ -115,7 +115,7 @@ def settings(detector):
     }
 
 
-def test_settings_are_torchvisions_but_for_some():
+def test_settings_equal_those_of_torchvision_with_five_exceptions():
     ours = settings(Detector())
     theirs = settings(fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=2))
     differing = {name: (ours[name], theirs[name]) for name in ours if ours[name] != theirs[name]}
@@ -142,7 +142,7 @@ def test_at_most_as_many_objects_as_asked_for_in_every_image(features):
 # ---- what is not annotated -------------------------------------------------------------------------------------------
 
 
-def test_annotation_everywhere_is_the_same_as_none_said(detector, features):
+def test_a_full_mask_of_annotated_pixels_equals_no_mask(detector, features):
     losses = []
     for annotated in (None, whole()):
         torch.manual_seed(2)
@@ -159,10 +159,10 @@ def test_an_image_without_annotation_trains_nothing(detector, features):
 LEFT = whole()
 LEFT[..., 48:] = False
 ANCHORS = torch.tensor([[10.0, 10, 20, 20], [30, 30, 65, 40], [30, 30, 67, 40], [70, 30, 90, 50]])
-"""The centres of the first two are annotated."""
+"""Anchors, of which the first two have annotated centres."""
 
 
-def test_what_lies_where_nobody_has_looked_is_no_background_for_proposals(detector):
+def test_pixels_without_annotation_are_no_background_for_proposals(detector):
     scores = torch.zeros(8, 1, requires_grad=True)
     objects = Objects(torch.zeros(0, 5), LEFT)
     losses = detector.proposal_losses(scores, torch.zeros(8, 4), [ANCHORS] * 2, objects.of_images(2), objects)
@@ -170,7 +170,7 @@ def test_what_lies_where_nobody_has_looked_is_no_background_for_proposals(detect
     assert (scores.grad.view(2, 4) != 0).tolist() == [[True, True, False, False]] * 2
 
 
-def test_what_lies_where_nobody_has_looked_is_no_background_for_detections(detector):
+def test_pixels_without_annotation_are_no_background_for_detections(detector):
     objects = Objects(torch.tensor([[0.0, 68, 30, 92, 50]]), LEFT)
     samples, labels, _ = detector.sample([ANCHORS] * 2, objects.of_images(2), objects)
     assert torch.equal(samples[0], torch.cat((ANCHORS[:2], objects.boxes[:, 1:])))
@@ -178,7 +178,7 @@ def test_what_lies_where_nobody_has_looked_is_no_background_for_detections(detec
     assert [label.tolist() for label in labels] == [[0, 0, 1], [0, 0]]
 
 
-def test_an_object_is_one_wherever_anybody_has_looked(detector):
+def test_an_object_counts_although_its_pixels_are_not_annotated(detector):
     scores = torch.zeros(4, 1, requires_grad=True)
     objects = Objects(torch.tensor([[0.0, 70, 30, 90, 50]]), LEFT[:1])
     losses = detector.proposal_losses(scores, torch.zeros(4, 4), [ANCHORS], objects.of_images(1), objects)
@@ -201,13 +201,13 @@ FORTY = torch.tensor([[0.0, x, y, x + 5, y + 4] for x in range(0, 72, 9) for y i
         pytest.param(FORTY, id="forty"),
     ],
 )
-def test_every_parameter_has_a_finite_gradient_whatever_there_is(detector, features, boxes):
+def test_every_parameter_has_a_finite_gradient_for_any_objects(detector, features, boxes):
     losses = detector(features, SIZE, Objects(boxes)).losses
     assert all(loss.isfinite() for loss in losses.values())
     assert all(gradient.isfinite().all() for gradient in gradients(detector, losses).values())
 
 
-def test_nothing_is_cached_that_inference_could_spoil(detector, features):
+def test_training_works_after_inference_mode(detector, features):
     with torch.inference_mode():
         detector.eval()(features, SIZE)
     gradients(detector, detector.train()(features, SIZE, Objects(BOXES)).losses)

@@ -1,4 +1,4 @@
-"""Proves: the shift, the connectivity map and the voting that DCFFSNet is made of, against numbers written by hand."""
+"""Proves: DCFFSNet's shifts, connectivity maps and votes equal plain loops and numbers written by hand."""
 
 import pytest
 import torch
@@ -36,17 +36,17 @@ AGREEMENT_BY_HAND = {
 
 
 def connectivity_map(masks: torch.Tensor) -> torch.Tensor:
-    """``conn(Y)`` for all eight directions."""
+    """Compute ``conn(Y)`` for all eight directions."""
     return every_direction(pair_masks(masks), 0.0)
 
 
 def certain(connectivity: torch.Tensor) -> torch.Tensor:
-    """Logits of certain probabilities 0 and 1."""
+    """Turn 0 and 1 into logits of certain probabilities."""
     return torch.where(connectivity > 0.5, 40.0, -40.0)
 
 
 def masks(min_size: int = 2, max_size: int = 9) -> st.SearchStrategy[torch.Tensor]:
-    """Random binary masks ``(1, 2, H, W)``."""
+    """Draw random binary masks ``(1, 2, H, W)``."""
     size = st.integers(min_size, max_size)
     return st.builds(
         lambda h, w, seed: (torch.rand(1, 2, h, w, generator=torch.Generator().manual_seed(seed)) > 0.5).float(),

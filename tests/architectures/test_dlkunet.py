@@ -89,7 +89,7 @@ def test_large_kernel_attention_computes_equations_3_and_4():
 
 
 def depthwise_by_hand(image: torch.Tensor, conv: nn.Module, channel: int, dilation: int) -> torch.Tensor:
-    """Sum over the kernel, tap by tap, zero outside the image."""
+    """Convolve by summing over the kernel tap by tap, with zeros outside the image."""
     kernel, bias = conv.weight[channel, 0], conv.bias[channel]
     reach = dilation * (len(kernel) // 2)
     padded = F.pad(image, [reach] * 4)
@@ -163,7 +163,7 @@ def test_logits_are_clamped():
     assert (logits[:, 0] == 1000).all() and (logits[:, 1] == -1000).all()
 
 
-def test_contrast_far_from_the_trained_one_gives_nan_without_saturation_alone():
+def test_high_contrast_gives_nan_only_without_saturation():
     torch.manual_seed(0)
     network = DLKUNet(1, 2, variant="L", base_channels=16)
     optimizer = torch.optim.Adam(network.parameters(), 1e-3)

@@ -15,7 +15,7 @@ def weights_folder(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("ending", "in_channels"), [("pth", 3), ("pth", 1), ("safetensors", 4)])
-def test_weights_come_from_the_folder_whatever_the_number_of_channels(weights_folder, ending, in_channels):
+def test_weights_come_from_the_folder_for_any_number_of_channels(weights_folder, ending, in_channels):
     source = timm.create_model("resnet18", pretrained=False).state_dict()
     if ending == "pth":
         torch.save(source, weights_folder / "resnet18.pth")
@@ -43,7 +43,7 @@ def test_broken_file_is_named(weights_folder):
         load_imagenet_weights(timm_encoder("resnet18", 3)[0], "resnet18", 3)
 
 
-def test_offline_both_remedies_are_named(monkeypatch, tmp_path):
+def test_both_remedies_are_named_offline(monkeypatch, tmp_path):
     monkeypatch.delenv("NNUNET_PLUGINS_WEIGHTS", raising=False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
@@ -55,7 +55,7 @@ def test_building_an_encoder_loads_nothing(weights_folder):
     timm_encoder("resnet18", 3)  # the folder is empty: any attempt to load would raise
 
 
-def test_first_features_alone_leave_out_the_layers_beyond_them(weights_folder):
+def test_encoder_of_the_first_features_has_no_layers_beyond_them(weights_folder):
     encoder, widths = timm_encoder("resnet18", 3, 4)
     assert widths == [64, 64, 128, 256]
     assert not [key for key in encoder.state_dict() if key.startswith("layer4")]
@@ -65,12 +65,12 @@ def test_first_features_alone_leave_out_the_layers_beyond_them(weights_folder):
     assert all(torch.equal(value, source[key]) for key, value in encoder.state_dict().items())
 
 
-def test_features_are_channels_first_whatever_the_backbone():
+def test_features_are_channels_first_for_any_backbone():
     encoder, widths = timm_encoder("mambaout_femto", 3)
     assert [f.shape[1] for f in encoder(torch.zeros(1, 3, 64, 96))] == widths
 
 
 @pytest.mark.parametrize(("name", "num_features"), [("resnet19", 4), ("resnet18", 9)])
-def test_a_backbone_that_timm_has_not_is_named(name, num_features):
+def test_a_backbone_that_timm_lacks_is_named(name, num_features):
     with pytest.raises(ValueError, match=f"backbone '{name}': timm makes no encoder with {num_features} feature maps"):
         timm_encoder(name, 3, num_features)

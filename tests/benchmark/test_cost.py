@@ -1,4 +1,4 @@
-"""Proves that costs are counted as by hand, of the trainers that nnU-Net makes, and leave its folders as they were."""
+"""Proves that costs of nnU-Net's trainers are those counted by hand, and that measuring changes no folder of it."""
 
 import json
 import os
@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from support.cell_datasets import LABELS, REGIONS_IGNORE, VOLUMES, dataset_name, load_plans, make_trainer
+from support.narrow import narrow_networks
 from torch import nn
 
 from nnunet_plugins.benchmark import cost
@@ -49,6 +50,11 @@ def measured(planned, tmp_path_factory):
     return rows
 
 
+def plan_of(row):
+    """Configuration in the plans of the dataset of a row of costs."""
+    return load_plans(int(row["dataset"][7:10]))["configurations"][row["configuration"]]
+
+
 def network_of(trainer_name, dataset_id, **options):
     trainer = make_trainer(trainer_name, dataset_id, **options)
     trainer.initialize()
@@ -60,7 +66,7 @@ def distinct_parameters(network):
 
 
 def flops_by_hand(network, image):
-    """2 x MACs of every (transposed) convolution that runs, from the shapes that it sees."""
+    """FLOPs of all (transposed) convolutions that run: 2 x MACs, from the shapes that each one sees."""
     found = []
 
     def count(module, inputs, output):
@@ -76,14 +82,14 @@ def flops_by_hand(network, image):
     return sum(found)
 
 
-def test_every_trainer_has_a_row(measured):
+def test_every_trainer_has_a_row(measured, results):
     assert [(row["dataset"], row["trainer"]) for row in measured] == [
         (dataset_name(LABELS), STOCK),
         (dataset_name(LABELS), SMALL),
         (dataset_name(REGIONS_IGNORE), STOCK),
     ]
     for row in measured:
-        plan = load_plans_of(row)
+        plan = plan_of(row)
         assert row["patch"] == " x ".join(map(str, plan["patch_size"])) and row["batch"] == plan["batch_size"]
         assert (row["configuration"], row["device"], row["compiled"]) == ("2d", "cpu", False)
         assert row["torch_version"] == torch.__version__ and row["cudnn_version"] is None
@@ -94,18 +100,6 @@ def test_every_trainer_has_a_row(measured):
     assert json.loads(json.dumps(measured, allow_nan=False)) == measured  # as it is written
 
 
-def load_plans_of(row):
-    return PLANS[row["dataset"]]["configurations"]["2d"]
-
-
-PLANS = {}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def plans(planned):
-    PLANS.update({dataset_name(number): load_plans(number) for number in (LABELS, REGIONS_IGNORE)})
-
-
 def test_parameters_are_counted_once_each(measured, results):
     for row, dataset_id in zip(measured, (LABELS, LABELS, REGIONS_IGNORE), strict=True):
         assert row["parameters"] == distinct_parameters(network_of(row["trainer"], dataset_id))
@@ -114,7 +108,7 @@ def test_parameters_are_counted_once_each(measured, results):
 
 def test_flops_of_nnunets_network_are_those_of_its_convolutions(measured, results):
     for row, dataset_id in ((measured[0], LABELS), (measured[2], REGIONS_IGNORE)):
-        patch = load_plans_of(row)["patch_size"]
+        patch = plan_of(row)["patch_size"]
         assert row["flops"] == flops_by_hand(network_of(STOCK, dataset_id), torch.zeros(1, 3, *patch))
 
 
@@ -140,8 +134,9 @@ def test_flops_of_a_convolution_are_twice_its_multiplications_of_one_patch(resul
     assert contestant.trainer.network.training and contestant.trainer.network.decoder.deep_supervision
 
 
-def test_a_method_of_two_stages_is_measured_in_its_last(results):
-    """It is what the model predicts with, and most epochs train."""
+def test_a_method_of_two_stages_is_measured_in_its_last(results, monkeypatch):
+    """The last stage is the one that predicts, and that most epochs train."""
+    narrow_networks(monkeypatch.setattr)
     first, second = (
         Contestant(make_trainer(name, LABELS), *random_batch((32, 32), 2, 3, 3))
         for name in ("ConDSegTrainer_oneStage", "ConDSegTrainer")
@@ -183,7 +178,7 @@ def test_results_folder_is_restored_after_a_failure(results, monkeypatch):
 
 
 def test_configuration_that_is_not_preprocessed_is_refused(results):
-    """2D of the volumes: only 3D is there."""
+    """The volumes are preprocessed in 3D only."""
     with pytest.raises(UserError, match=rf"plan_and_preprocess -d {VOLUMES} -c 2d"):
         suite_costs(survey_of(Data(VOLUMES, ("2d",)), trainers=(STOCK,)), steps=1)
 

@@ -1,77 +1,31 @@
-"""Proves: metrics are right by hand, distances are MONAI's, overlap is nnU-Net's to the last digit; nothing is NaN."""
+"""Proves that metrics are right by hand and obey their laws, and that none is ever NaN."""
 
 import math
 import tracemalloc
-from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 import pytest
-import torch
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance, compute_surface_dice
-from nnunetv2.evaluation.evaluate_predictions import compute_metrics
-from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
+from support.mask_pairs import Pair, mask_of, pairs, values_of
 
 from nnunet_plugins.benchmark.metrics import HIGHER_IS_BETTER, Scores, score, surface, surface_distances
-
-LENGTHS = [0.25, 0.5, 0.75, 1.0, 1.25, 2.5, 3.0, 5.0]
-"""Spacings and tolerances whose multiples and squares float32 holds exactly: ties with the tolerance are the same."""
 
 MISSED = {"Dice": 0.0, "IoU": 0.0, "precision": 0.0, "recall": 0.0, "NSD": 0.0, "volume_error": 1.0}
 
 
-def mask_of(*rows):
-    return np.array([[character == "#" for character in row] for row in rows])
-
-
-def values_of(scores):
-    return {metric: getattr(scores, metric) for metric in HIGHER_IS_BETTER}
-
-
 def is_like(scores, expected):
-    """Equal but for the order in which ASSD's distances were added."""
+    """Whether scores are equal but for the order in which ASSD's distances were added."""
     same = scores._replace(ASSD=None) == expected._replace(ASSD=None)
     return same and math.isclose(scores.ASSD, expected.ASSD, rel_tol=1e-12)
-
-
-@dataclass
-class Pair:
-    reference: np.ndarray
-    prediction: np.ndarray
-    spacing: tuple[float, ...]
-    tolerance: float
-
-    def score(self):
-        return score(self.reference, self.prediction, self.spacing, self.tolerance)
-
-
-@st.composite
-def blobs(draw, shape):
-    """Boxes, each turning what it covers into its opposite: holes, lines, single voxels, contact with the border."""
-    mask = np.zeros(shape, bool)
-    for _ in range(draw(st.integers(1, 4))):
-        bounds = [sorted(draw(st.tuples(st.integers(0, n - 1), st.integers(0, n - 1)))) for n in shape]
-        mask[tuple(slice(first, last + 1) for first, last in bounds)] ^= True
-    assume(mask.any())
-    mask.setflags(write=False)
-    return mask
-
-
-@st.composite
-def pairs(draw, dimensions=(2, 3)):
-    ndim = draw(st.sampled_from(dimensions))
-    shape = draw(st.tuples(*[st.integers(2, 14 if ndim < 3 else 8)] * ndim))
-    spacing = draw(st.tuples(*[st.sampled_from(LENGTHS)] * ndim))
-    return Pair(draw(blobs(shape)), draw(blobs(shape)), spacing, draw(st.sampled_from([0.0, *LENGTHS])))
 
 
 # ---- by hand ---------------------------------------------------------------------------------------------------------
 
 
-def test_lines_by_hand():
+def test_metrics_of_two_lines_are_right_by_hand():
     reference, prediction = mask_of("........", ".####...", "........"), mask_of("........", "...#####", "........")
     # 2 mm a column. From the prediction: 0 0 2 4 6, 95 % between 4 and 6; from the reference: 0 0 2 4.
     scores = score(reference, prediction, (1.0, 2.0), tolerance=2.0)
@@ -109,7 +63,7 @@ def test_surface_has_neighbours_outside_by_faces_or_lies_on_the_border():
     assert np.array_equal(surface(mask), mask_of(".......", ".##.##.", ".#.#.#.", ".#...#.", ".#####.", "......."))
 
 
-def test_perfect_prediction():
+def test_perfect_prediction_has_the_best_values():
     mask = mask_of("....", ".##.", ".##.")
     best = {"Dice": 1, "IoU": 1, "precision": 1, "recall": 1, "HD95": 0, "ASSD": 0, "NSD": 1, "volume_error": 0}
     assert values_of(score(mask, mask, (1.0, 1.0), tolerance=0.0)) == best
@@ -190,69 +144,6 @@ def test_spacing_that_is_no_length_is_refused(length):
             score(mask, prediction, (1.0, length), 1.0)
 
 
-# ---- against MONAI ---------------------------------------------------------------------------------------------------
-
-
-def by_monai(pair):
-    prediction, reference = (torch.tensor(mask)[None, None].float() for mask in (pair.prediction, pair.reference))
-    settings = {"include_background": True, "spacing": pair.spacing}
-    return {
-        "HD95": compute_hausdorff_distance(prediction, reference, percentile=95, directed=False, **settings).item(),
-        "ASSD": compute_average_surface_distance(prediction, reference, symmetric=True, **settings).item(),
-        "NSD": compute_surface_dice(prediction, reference, [pair.tolerance], **settings).item(),
-    }
-
-
-@settings(max_examples=80)
-@given(pairs())
-def test_distances_are_those_of_monai(pair):
-    scores, expected = pair.score(), by_monai(pair)
-    # MONAI rounds to float32, by 2^-24 of the value: each distance; the n sums of the mean; the rank among n distances,
-    # whose error times the largest gap, at most the diagonal, moves the percentile. Twice that for the last operations.
-    count = sum(map(len, surface_distances(pair.reference, pair.prediction, pair.spacing)))
-    rounding = 2 * (count + 1) * 2**-24
-    diagonal = math.hypot(*np.multiply(pair.reference.shape, pair.spacing))
-    limits = {"HD95": rounding * diagonal, "ASSD": rounding * scores.ASSD, "NSD": 2**-24}  # NSD: one division
-    for metric, limit in limits.items():
-        assert abs(getattr(scores, metric) - expected[metric]) <= limit, metric
-
-
-@pytest.mark.parametrize(("spacing", "voxels", "tolerance"), [(0.1, 3, 0.3), (np.float32(0.2).item(), 5, 1.0)])
-def test_distance_that_is_the_tolerance_but_for_rounding_is_within_it(spacing, voxels, tolerance):
-    """NIfTI headers hold spacings in float32: 0.2 mm is read as 0.200000003 mm."""
-    reference, prediction = np.zeros((2, 3, 9), bool)
-    reference[1, 1], prediction[1, 1 + voxels] = True, True
-    pair = Pair(reference, prediction, (spacing, spacing), tolerance)
-    assert by_monai(pair)["NSD"] == 1
-    assert pair.score().NSD == 1
-
-
-# ---- against nnU-Net -------------------------------------------------------------------------------------------------
-
-
-@settings(max_examples=40)
-@given(data=st.data())
-def test_overlap_is_that_of_nnunet_to_the_last_digit(data, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("overlap")
-    shape = data.draw(st.tuples(st.just(1), st.integers(1, 12), st.integers(1, 12)))
-    files = {name: str(folder / f"{name}.png") for name in ("reference", "prediction")}
-    labels = {name: data.draw(arrays(np.uint8, shape, elements=st.integers(0, 3))) for name in files}
-    for name, file in files.items():
-        NaturalImage2DIO().write_seg(labels[name], file, {"spacing": (999, 1, 1)})
-    for ignore_label in (None, 3):
-        rows = compute_metrics(*files.values(), NaturalImage2DIO(), [1, 2, (1, 2)], ignore_label)["metrics"]
-        ignored = None if ignore_label is None else labels["reference"] == ignore_label
-        for label, row in rows.items():
-            reference, prediction = (np.isin(segmentation, label) for segmentation in labels.values())
-            scores = score(reference, prediction, (999, 1, 1), 1.0, ignored)
-            if row["n_ref"] + row["n_pred"] == 0:
-                assert scores.outcome == "both empty" and math.isnan(row["Dice"])
-                continue
-            assert (scores.Dice, scores.IoU) == (row["Dice"], row["IoU"])
-            assert scores.precision == (row["TP"] / row["n_pred"] if row["n_pred"] else 0)
-            assert scores.recall == (row["TP"] / row["n_ref"] if row["n_ref"] else 0)
-
-
 def test_ignored_voxels_belong_to_neither_mask():
     reference, prediction, ignored = mask_of("####.."), mask_of("..####"), mask_of("#.#..#")
     expected = score(mask_of(".#.#.."), mask_of("...##."), (1.0, 1.0), 1.0)
@@ -272,14 +163,14 @@ def test_swapping_the_masks_swaps_precision_and_recall_alone(pair):
 
 @given(pairs((1, 2, 3)), st.data())
 def test_empty_space_around_the_masks_changes_nothing(pair, data):
-    """Nor for masks on the image's border: what lies there is surface, and has its neighbours outside afterwards."""
+    """Masks on the image's border are no exception: their voxels there are surface, before and after."""
     margins = data.draw(st.tuples(*[st.tuples(st.integers(0, 6), st.integers(0, 6))] * len(pair.spacing)))
     larger = [np.pad(mask, margins) for mask in (pair.reference, pair.prediction)]
     assert is_like(Pair(*larger, pair.spacing, pair.tolerance).score(), pair.score())
 
 
 @given(pairs((2, 3)), st.integers(1, 3))
-def test_axes_can_be_named_and_run_through_in_any_order(pair, turns):
+def test_turning_the_image_changes_nothing(pair, turns):
     turned = [np.rot90(mask, turns, axes=(0, -1)) for mask in (pair.reference, pair.prediction)]
     spacing = pair.spacing if turns == 2 else pair.spacing[::-1]
     assert is_like(Pair(*turned, spacing, pair.tolerance).score(), pair.score())
@@ -305,7 +196,7 @@ def test_axes_of_length_1_change_nothing(pair, data):
     )
 
 
-def test_memory_is_that_of_the_masks_box():
+def test_memory_does_not_grow_with_the_image_around_the_masks():
     reference, prediction = np.zeros((2, 128, 128, 128), bool)
     reference[60:64, 5:9, 90:99], prediction[61:65, 5:9, 90:99] = True, True
     tracemalloc.start()
@@ -323,7 +214,7 @@ def test_disc_in_a_volume_has_surface_on_both_sides_but_in_a_slice_only_around()
     assert score(*volumes, (999, 1, 1), 0.5).NSD == (25 + 25) / (49 + 25)
 
 
-def test_image_of_a_single_voxel():
+def test_image_of_a_single_voxel_has_metrics():
     voxel = np.ones((1, 1), bool)
     assert score(voxel, voxel, (1.0, 1.0), 0.0) == Scores("segmented", 1, 1, 1, 1, 0, 0, 1, 0)
     assert score(voxel, voxel & False, (3.0, 4.0), 0.0).Dice == 0

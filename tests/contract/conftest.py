@@ -1,6 +1,6 @@
-"""The trainers under test, planned datasets for the session, and one finished training of every main trainer."""
+"""The trainers under test, narrow networks, and one finished training of every main trainer for the session."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -8,6 +8,7 @@ import timm
 import torch
 from support import cell_datasets
 from support.cell_datasets import LABELS, NAMES
+from support.narrow import BACKBONES, narrow_networks
 from support.table import (
     DIFFERENT_LOSSES,
     DIFFERENT_NETWORKS,
@@ -16,13 +17,15 @@ from support.table import (
     MAIN_NETWORKS,
     MAIN_TRAINERS,
     datasets_for_loss,
-    datasets_for_training,
     dimensions_of,
     in_3d,
+    richest_dataset,
 )
 
-from nnunet_plugins.architectures import Net0, dcsnet
-from nnunet_plugins.trainers import TRAINERS
+from nnunet_plugins.trainers import TRAINERS, find_trainer
+
+FAST_TRAINER = "DLKUNetSTrainer"
+"""The main trainer that stands for all in the first tier where a test takes long."""
 
 
 @pytest.fixture(params=list(TRAINERS))
@@ -33,52 +36,70 @@ def trainer_name(request) -> str:
 
 @pytest.fixture(params=MAIN_TRAINERS)
 def main_trainer_name(request) -> str:
-    """For what a variant's class attributes cannot change."""
+    """Main trainers, for what a variant's class attributes cannot change."""
     return request.param
 
 
 @pytest.fixture(params=MAIN_NETWORKS)
 def main_network_name(request) -> str:
-    """For what depends on a main trainer's network, if it is ours."""
+    """Main trainers whose network is ours."""
     return request.param
 
 
 @pytest.fixture(params=LOADING_WEIGHTS)
 def loading_trainer_name(request) -> str:
-    """For what depends on where the weights come from."""
+    """Trainers that differ in where their weights come from."""
     return request.param
 
 
 @pytest.fixture(params=DIFFERENT_NETWORKS)
 def network_name(request) -> str:
-    """For what depends on the network alone."""
+    """Trainers that differ in the code of their networks."""
     return request.param
 
 
-@pytest.fixture(params=[name for name in MAIN_TRAINERS if in_3d(name)])
+@pytest.fixture(
+    params=[
+        pytest.param(name, marks=[] if name == FAST_TRAINER else [pytest.mark.slow])
+        for name in MAIN_TRAINERS
+        if in_3d(name)
+    ]
+)
 def main_trainer_name_3d(request) -> str:
-    """Of these, the ones that can train volumes."""
+    """Main trainers that can train volumes."""
     return request.param
 
 
-def with_dimensions(names: Iterable[str]) -> list:
-    pairs = [(name, dimensions) for name in names for dimensions in dimensions_of(name)]
-    return [pytest.param(pair, id=f"{pair[0]}-{pair[1]}D") for pair in pairs]
+def with_dimensions(names: Iterable[str], fast: Collection[str]) -> list:
+    """Pairs of trainer and number of dimensions; those of trainers that are not ``fast`` are slow."""
+    return [
+        pytest.param((name, dimensions), id=f"{name}-{dimensions}D", marks=[] if name in fast else [pytest.mark.slow])
+        for name in names
+        for dimensions in dimensions_of(name)
+    ]
 
 
-@pytest.fixture(params=with_dimensions(DIFFERENT_NETWORKS))
+@pytest.fixture(params=with_dimensions(DIFFERENT_NETWORKS, fast=DIFFERENT_NETWORKS))
 def trainer_and_dimensions(request) -> tuple[str, int]:
     return request.param
 
 
-@pytest.fixture(params=with_dimensions(DIFFERENT_OUTPUTS))
+@pytest.fixture(params=with_dimensions(DIFFERENT_OUTPUTS, fast=[FAST_TRAINER]))
 def outputs_and_dimensions(request) -> tuple[str, int]:
     return request.param
 
 
 def with_datasets(names: Iterable[str], datasets_for: Callable[[str], list[int]]) -> list:
-    pairs = [(name, dataset_id) for name in names for dataset_id in datasets_for(name)]
-    return [pytest.param(pair, id=f"{pair[0]}-{NAMES[pair[1]]}") for pair in pairs]
+    """Pairs of trainer and dataset; a main trainer's are slow, but for the richest dataset."""
+    return [
+        pytest.param((name, dataset_id), id=f"{name}-{NAMES[dataset_id]}", marks=slow_unless_richest(name, dataset_id))
+        for name in names
+        for dataset_id in datasets_for(name)
+    ]
+
+
+def slow_unless_richest(name: str, dataset_id: int) -> Collection[pytest.MarkDecorator]:
+    return [pytest.mark.slow] if name in MAIN_TRAINERS and dataset_id != richest_dataset(name) else []
 
 
 @pytest.fixture(params=with_datasets(DIFFERENT_LOSSES, datasets_for_loss))
@@ -87,31 +108,37 @@ def trainer_and_targets(request) -> tuple[str, int]:
     return request.param
 
 
-@pytest.fixture(params=with_datasets(TRAINERS, datasets_for_training))
-def trainer_and_dataset(request) -> tuple[str, int]:
-    """A trainer, and a dataset to train it on."""
+@pytest.fixture(params=with_datasets(MAIN_TRAINERS, datasets_for_loss))
+def main_trainer_and_dataset(request) -> tuple[str, int]:
+    """A main trainer, and a dataset to train it on."""
     return request.param
 
 
-@pytest.fixture(scope="session", autouse=True)
-def initial_weights(tmp_path_factory) -> Iterator[None]:
+@pytest.fixture(scope="session")
+def weights_folder(tmp_path_factory) -> Path:
     """Weights in timm's format for the ``_pretrained`` trainers (nothing can be downloaded here), and of a stage 1."""
     folder = tmp_path_factory.mktemp("weights")
     torch.manual_seed(7)
-    for name in ("resnet34", "resnet50"):
+    for name in BACKBONES:
         torch.save(timm.create_model(name, pretrained=False).state_dict(), folder / f"{name}.pth")
-    torch.save({"network_weights": Net0(3, 1).state_dict()}, folder / "stage1.pth")
+    stage_1 = find_trainer("ConDSegNet0Trainer").reference_network()
+    torch.save({"network_weights": stage_1.state_dict()}, folder / "stage1.pth")
+    return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def narrow() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setenv("NNUNET_PLUGINS_WEIGHTS", str(folder))
-        monkeypatch.setenv("NNUNET_PLUGINS_STAGE1", str(folder / "stage1.pth"))
+        narrow_networks(monkeypatch.setattr)
         yield
 
 
-@pytest.fixture(scope="session", autouse=True)
-def few_boxes() -> Iterator[None]:
-    """DCSNet learns from two true boxes of a batch and as many detected ones: more take time and no other code."""
+@pytest.fixture(scope="module", autouse=True)
+def initial_weights(narrow, request) -> Iterator[None]:
+    folder = request.getfixturevalue("weights_folder")  # when networks are narrow
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(dcsnet, "MAX_TRUE_BOXES", 2)
+        monkeypatch.setenv("NNUNET_PLUGINS_WEIGHTS", str(folder))
+        monkeypatch.setenv("NNUNET_PLUGINS_STAGE1", str(folder / "stage1.pth"))
         yield
 
 
@@ -127,16 +154,7 @@ def trained(planned) -> Callable[[str], Path]:
                 trainer = cell_datasets.make_trainer(f"{name}_1epoch_2iterations", LABELS)
                 trainer.run_training()
                 trainer.perform_actual_validation()
-            Path(trainer.output_folder, "checkpoint_best.pth").unlink()
-            drop_optimizer_state(Path(trainer.output_folder, "checkpoint_final.pth"))
             finished[name] = Path(trainer.output_folder_base)
         return finished[name]
 
     return model_folder
-
-
-def drop_optimizer_state(checkpoint: Path) -> None:
-    """Two thirds of a checkpoint that is only to be predicted with."""
-    content = torch.load(checkpoint, weights_only=False)
-    content["optimizer_state"] = None
-    torch.save(content, checkpoint)

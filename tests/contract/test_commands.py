@@ -12,6 +12,8 @@ import pytest
 from support import cell_datasets
 from support.cell_datasets import LABELS
 
+pytestmark = pytest.mark.slow
+
 TRAINER = "DLKUNetSTrainer_C64_1epoch_2iterations"
 MODEL = f"{TRAINER}__nnUNetPlans__2d"
 
@@ -28,7 +30,7 @@ def root(tmp_path_factory):
 
 
 def run(command: str, *arguments: object) -> str:
-    """Run an nnU-Net command as a user does; its output."""
+    """Run an nnU-Net command as a user does, and return its output."""
     program = Path(sys.executable).with_name(f"nnUNetv2_{command}")
     finished = subprocess.run(
         [program, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False

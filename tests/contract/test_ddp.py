@@ -39,7 +39,7 @@ def test_both_processes_hold_the_same_weights_after_training(outcomes, name, bat
     assert all(rank["equal"] and rank["finite"] for rank in ranks)
 
 
-def test_both_processes_know_what_either_has_seen_of_the_regions(outcomes):
+def test_both_processes_know_the_regions_that_either_has_seen(outcomes):
     for rank in range(2):
         regions, boundary, entropy = json.loads((outcomes / f"regions-rank{rank}.json").read_text())
         assert regions == [0, 1, 1]
@@ -47,7 +47,7 @@ def test_both_processes_know_what_either_has_seen_of_the_regions(outcomes):
         assert boundary == pytest.approx([0.1, 0.2, 1.1])
 
 
-def test_batch_dice_and_its_gradient_and_beta_are_those_of_the_whole_batch(outcomes):
+def test_batch_dice_its_gradient_and_beta_equal_those_of_the_whole_batch(outcomes):
     for rank in range(2):
         assert json.loads((outcomes / f"dice-rank{rank}.json").read_text()) == {
             "beta": True,

@@ -43,7 +43,7 @@ def build(
 
 
 def tensors(outputs: Any) -> list[Tensor]:
-    """The outputs that there are, the logits first."""
+    """All tensors of a network's outputs, the logits first."""
     match outputs:
         case None:
             return []
@@ -55,7 +55,7 @@ def tensors(outputs: Any) -> list[Tensor]:
 
 
 def training_input(network: nn.Module, images: Tensor) -> Tensor | Annotated:
-    """What the network gets in training: the images, and if it detects objects, where these are."""
+    """Input of the network in training: images, and for a network that detects objects their boxes."""
     if not isinstance(network, DCSNet):
         return images
     return Annotated(images, Objects(torch.tensor([[0.0, 3, 4, 12, 10], [1, 20, 20, 23, 24], [1, 2, 2, 30, 30]])))
@@ -82,9 +82,10 @@ def test_nnunet_finds_the_trainer_and_can_construct_it(trainer_name):
 
 def test_state_dict_is_the_same_for_training_and_inference(trainer_and_dimensions):
     name, dimensions = trainer_and_dimensions
-    training, inference = (build(name, SIZES[dimensions], training=training) for training in (True, False))
-    inference.load_state_dict(training.state_dict(), strict=True)
-    assert list(training.state_dict()) == list(inference.state_dict())
+    with torch.device("meta"):  # names and shapes without numbers
+        states = [build(name, SIZES[dimensions], training=training).state_dict() for training in (True, False)]
+    training, inference = ([(key, value.shape) for key, value in state.items()] for state in states)
+    assert training == inference
 
 
 def test_any_patch_number_of_channels_and_of_heads(trainer_and_dimensions):

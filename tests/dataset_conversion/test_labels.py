@@ -1,4 +1,4 @@
-"""Proves that values of masks become labels one by one, as in a plain loop, or are refused with their shares."""
+"""Proves: values of masks become labels one by one, as in a plain loop, or are refused with their shares."""
 
 import numpy as np
 import pytest
@@ -37,7 +37,7 @@ VALUES = {
 
 @st.composite
 def masks(draw) -> tuple[np.ndarray, list[int]]:
-    """A mask ``(H, W)`` or ``(D, H, W)`` of a few values, and these."""
+    """A mask ``(H, W)`` or ``(D, H, W)`` of a few values, and a list of the values."""
     dtype = draw(st.sampled_from(TYPES))
     values = draw(st.lists(VALUES[dtype], min_size=1, max_size=2 if dtype is np.bool_ else 12, unique=True))
     shape = draw(array_shapes(min_dims=2, max_dims=3, max_side=9))
@@ -117,7 +117,7 @@ def test_look_up_replaces_each_value(drawn):
 
 @given(masks())
 def test_masks_of_other_types_are_the_same_to_a_converter(drawn):
-    """Floats that are whole, and wide integers, as the shared writer narrows them."""
+    """The shared writer narrows whole floats and wide integers."""
     mask, values = drawn
     labels = {value: index for index, value in enumerate(values)}
     dataset = dataset_with(LabelMap(labels))

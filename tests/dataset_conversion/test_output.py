@@ -1,4 +1,4 @@
-"""Proves: a dataset is replaced as a whole, and what a killed conversion had moved away comes back."""
+"""Proves: a replaced dataset is planned anew, and a dry run tells all that would stop the conversion."""
 
 import json
 from pathlib import Path
@@ -6,46 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from support import cell_datasets
 
 from nnunet_plugins.cli import main
-from nnunet_plugins.dataset_conversion import output
-
-
-@pytest.fixture
-def target(tmp_path) -> Path:
-    return tmp_path / "Dataset600_Squares"
-
-
-def write(folder: Path, text: str) -> Path:
-    folder.mkdir()
-    (folder / "file").write_text(text)
-    return folder
-
-
-def test_the_new_folder_takes_the_place_of_the_old_one(target):
-    write(target, "old")
-    write(output.backup(target), "left by a process that was killed")
-    output.replace_folder(write(target.with_name("new"), "new"), target)
-    assert (target / "file").read_text() == "new"
-    assert list(target.parent.iterdir()) == [target]
-
-
-def test_the_old_folder_comes_back_if_the_new_one_cannot_take_its_place(target):
-    write(target, "old")
-    with pytest.raises(OSError):
-        output.replace_folder(target.with_name("missing"), target)
-    assert (target / "file").read_text() == "old"
-    assert list(target.parent.iterdir()) == [target]
-
-
-def test_what_was_moved_away_by_a_killed_process_comes_back(target):
-    write(output.backup(target), "old")
-    output.recover(target)
-    assert (target / "file").read_text() == "old"
-    write(output.backup(target), "older")
-    output.recover(target)
-    assert (target / "file").read_text() == "old"
 
 
 def convert(tmp_path: Path, size: int, *options: str) -> None:
@@ -60,8 +22,7 @@ def convert(tmp_path: Path, size: int, *options: str) -> None:
     main(["convert", "folder", folder, "-d", "600", "--dataset-name", "Squares", "-np", "1", *patterns, *options])
 
 
-def test_a_replaced_dataset_is_to_be_planned_from_scratch(tmp_path, monkeypatch, capsys):
-    cell_datasets.use_nnunet_folders(tmp_path, monkeypatch)
+def test_a_replaced_dataset_is_to_be_planned_from_scratch(tmp_path, nnunet_folders, capsys):
     convert(tmp_path, 8)
     assert "nnUNetv2_plan_and_preprocess -d 600 -c 2d\n" in capsys.readouterr().out
     preprocessed = tmp_path / "nnUNet_preprocessed" / "Dataset600_Squares"
@@ -74,8 +35,7 @@ def test_a_replaced_dataset_is_to_be_planned_from_scratch(tmp_path, monkeypatch,
     assert not (preprocessed / "splits_final.json").exists()  # one group has no folds, and those of before are wrong
 
 
-def test_a_dry_run_tells_what_would_stop_the_conversion(tmp_path, monkeypatch, capsys):
-    cell_datasets.use_nnunet_folders(tmp_path, monkeypatch)
+def test_a_dry_run_tells_what_would_stop_the_conversion(tmp_path, nnunet_folders, capsys):
     folds = tmp_path / "nnUNet_preprocessed" / "Dataset600_Squares" / "splits_final.json"
     folds.parent.mkdir()
     folds.write_text(json.dumps([{"train": ["a"], "val": ["b"]}]))
@@ -86,8 +46,7 @@ def test_a_dry_run_tells_what_would_stop_the_conversion(tmp_path, monkeypatch, c
     assert not any((tmp_path / "nnUNet_raw").iterdir())
 
 
-def test_masks_without_any_foreground_are_no_dataset(tmp_path, monkeypatch):
-    cell_datasets.use_nnunet_folders(tmp_path, monkeypatch)
+def test_masks_without_any_foreground_are_no_dataset(tmp_path, nnunet_folders):
     with pytest.raises(SystemExit, match=r"^No mask of folder has any foreground: check --threshold"):
         convert(tmp_path, 8, "--threshold", "255")
     assert not any((tmp_path / "nnUNet_raw").iterdir())

@@ -1,16 +1,13 @@
-"""Proves that folds and drawn parts never divide a group, are always the same, and have the sizes that they should."""
+"""Proves: folds and drawn parts never divide a group, are always the same, and have the sizes that they should."""
 
 import collections
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from nnunetv2.utilities.crossval_split import generate_crossval_split
 
-from nnunet_plugins.dataset_conversion.cases import thumbnail
-from nnunet_plugins.dataset_conversion.pictures import Picture
-from nnunet_plugins.dataset_conversion.splits import alike, assert_disjoint, cross_validation, draw_parts
+from nnunet_plugins.dataset_conversion.splits import assert_disjoint, cross_validation, draw_parts
 
 sizes_of_groups = st.lists(st.integers(1, 9), min_size=1, max_size=25)
 ratios = st.tuples(st.integers(1, 9), st.integers(0, 9), st.integers(0, 9))
@@ -110,67 +107,3 @@ def test_drawn_parts_are_always_the_same_ones_and_not_the_first_ones():
         "test": ["01", "03", "13", "14"],
         "val": ["02", "19"],
     }
-
-
-# ---- near-duplicates -------------------------------------------------------------------------------------------------
-
-
-def components(vectors: list[np.ndarray], correlation: float) -> list[int]:
-    """Numbers of connected components, by spreading until nothing changes."""
-    numbers = list(range(len(vectors)))
-    changed = True
-    while changed:
-        changed = False
-        for i, a in enumerate(vectors):
-            for j, b in enumerate(vectors):
-                if float((a * b).sum()) >= correlation and numbers[i] != numbers[j]:
-                    numbers[i] = numbers[j] = min(numbers[i], numbers[j])
-                    changed = True
-    return numbers
-
-
-@given(st.integers(0, 10**6), st.integers(1, 25), st.floats(0.1, 1.5))
-def test_near_duplicates_are_the_connected_components(seed, number, noise):
-    """Chains: each picture is the one before with noise, or a new one."""
-    rng = np.random.default_rng(seed)
-    pictures = [rng.normal(size=(40, 40))]
-    for _ in range(number - 1):
-        new = rng.normal(size=(40, 40))
-        pictures.append(pictures[rng.integers(len(pictures))] + noise * new if rng.random() < 0.7 else new)
-    vectors = [thumbnail(Picture(picture)) for picture in pictures]
-    names = [f"case{i}" for i in range(number)]
-    groups = alike(dict(zip(names, vectors, strict=True)), 0.8)
-    numbers = components(vectors, 0.8)
-    assert list(groups) == names
-    for i, a in enumerate(names):
-        for j, b in enumerate(names):
-            assert (groups[a] == groups[b]) == (numbers[i] == numbers[j])
-
-
-def test_near_duplicates_are_found_beyond_a_block_of_1024():
-    rng = np.random.default_rng(0)
-    vectors = {i: thumbnail(Picture(rng.normal(size=(32, 32)))) for i in range(1030)}
-    vectors[1029] = vectors[3]
-    vectors[1028] = vectors[1026]
-    groups = alike(vectors, 0.95)
-    assert groups[1029] == groups[3] and groups[1028] == groups[1026]
-    assert len(set(groups.values())) == 1028
-
-
-def test_nothing_is_alike_in_nothing_and_flat_pictures_are_not_alike():
-    assert alike({}, 0.9) == {}
-    flat = {i: thumbnail(Picture(np.full((9, 9), 50 * i, np.uint8))) for i in range(3)}
-    assert len(set(alike(flat, 0.9).values())) == 3
-
-
-@given(st.integers(1, 50), st.integers(1, 50), st.booleans())
-def test_thumbnails_ignore_brightness_and_contrast(height, width, coloured):
-    array = np.random.default_rng(height).integers(
-        0, 100, (height, width, 3) if coloured else (height, width), np.uint8
-    )
-    small = thumbnail(Picture(array))
-    assert small.shape == (32, 32)
-    assert abs(small.mean()) < 1e-6
-    if small.any():
-        assert (small * small).sum() == pytest.approx(1, abs=1e-4)
-        assert (small * thumbnail(Picture(2 * array + 5))).sum() == pytest.approx(1, abs=1e-4)

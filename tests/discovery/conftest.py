@@ -1,4 +1,4 @@
-"""The package as a user gets it, installed into new virtual environments."""
+"""Fixtures that install the package into new virtual environments, as users do."""
 
 import shutil
 import sys

@@ -1,5 +1,7 @@
-"""Runs in an environment under test: ``probe.py NAME...`` tells, as JSON, what nnU-Net's own search makes of the names
-of trainers, and with ``--workers`` also whether the classes reach worker processes."""
+"""Script for an environment under test: print, as JSON, which classes nnU-Net finds for names of trainers.
+
+``probe.py NAME...``; with ``--workers`` also whether the classes reach worker processes.
+"""
 
 import contextlib
 import json
@@ -10,7 +12,7 @@ import sys
 
 
 def arrive(trainers: list[type]) -> tuple[list[type], list[int | None], int]:
-    """Called in a worker process: the classes as they got there."""
+    """Return, from a worker process, the classes that arrived there."""
     return trainers, [getattr(trainer, "num_epochs", None) for trainer in trainers], os.getpid()
 
 

@@ -1,4 +1,4 @@
-"""nnU-Net finds the trainers right after the installation, whichever way it was done, and nothing else is disturbed."""
+"""Proves: nnU-Net finds the trainers right after any way of installing the package, and nothing else is disturbed."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def user_folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def probed(wheel_environment, user_folder) -> dict:
-    """What nnU-Net makes of our names and of a user's in one process, right after the installation of the wheel."""
+    """Findings of the probe for our names and a user's, in one process, right after the installation of the wheel."""
     names = [*NAMES, "TrainerOfMine"]
     return json.loads(wheel_environment.run(PROBE, "--workers", *names, nnUNet_extTrainer=user_folder).stdout)
 

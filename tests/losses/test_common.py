@@ -1,4 +1,9 @@
-"""Proves: targets, masks, cross-entropy and Dice agree with nnU-Net's own losses and stay finite where nothing is."""
+"""Proves: the frame of all losses works, and targets, masks, cross-entropy and Dice agree with nnU-Net's own losses.
+
+All stay finite without annotated pixels.
+"""
+
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -9,7 +14,9 @@ from nnunet_plugins.losses.common import (
     LabelFormat,
     PluginLoss,
     Target,
+    in_float32,
     masked_mean,
+    pixel_cross_entropy,
     segmentation_cross_entropy,
     soft_dice_loss,
     split_target,
@@ -36,7 +43,7 @@ def test_a_target_of_another_format_is_refused():
         split_target(torch.zeros(1, 3, 4, 4), 2, LabelFormat(regions=True))
 
 
-def test_masked_mean_is_0_with_0_gradient_where_nothing_is_annotated():
+def test_masked_mean_and_its_gradient_are_0_without_annotated_pixels():
     x = torch.rand(2, 3, 4, requires_grad=True)
     mean = masked_mean(x, torch.zeros(2, 1, 4))
     mean.backward()
@@ -65,6 +72,18 @@ def test_cross_entropy_equals_torchs_with_an_ignored_label():
     torch.testing.assert_close(segmentation_cross_entropy(logits, target, softmax=True), expected)
 
 
+@pytest.mark.parametrize("softmax", [True, False])
+def test_pixel_cross_entropy_is_torchs(softmax):
+    logits, labels = torch.randn(2, 3, 4, 5), torch.randint(0, 3, (2, 1, 4, 5))
+    target = split_target(labels, 3, LabelFormat())
+    if softmax:
+        expected = F.cross_entropy(logits, labels[:, 0], reduction="none")[:, None]
+    else:
+        expected = F.binary_cross_entropy(logits.sigmoid(), target.one_hot, reduction="none")
+    ours = pixel_cross_entropy(logits, target, softmax=softmax)
+    torch.testing.assert_close(ours, expected)
+
+
 def test_binary_cross_entropy_is_the_mean_over_maps_and_annotated_pixels():
     logits = torch.tensor([[[[0.0, 5.0]], [[2.0, -5.0]]]])
     target = Target(torch.tensor([[[[1.0, 0.0]], [[0.0, 0.0]]]]), torch.tensor([[[[1.0, 0.0]]]]))
@@ -72,8 +91,23 @@ def test_binary_cross_entropy_is_the_mean_over_maps_and_annotated_pixels():
     torch.testing.assert_close(segmentation_cross_entropy(logits, target, softmax=False), expected)
 
 
+class Outputs(NamedTuple):
+    """Outputs of a network, some of which are nested."""
+
+    logits: torch.Tensor
+    levels: tuple[torch.Tensor, ...]
+    extra: torch.Tensor | None
+
+
+def test_outputs_of_any_nesting_are_converted_to_float32():
+    converted = in_float32(Outputs(torch.ones(1).half(), (torch.ones(2).bfloat16(), torch.ones(3)), None))
+    assert isinstance(converted, Outputs)
+    assert converted.extra is None
+    assert {x.dtype for x in (converted.logits, *converted.levels)} == {torch.float32}
+
+
 def test_loss_remembers_the_mean_of_its_terms_over_training_steps_only():
-    loss = PluginLoss()
+    loss = PluginLoss(LabelFormat())
     loss.start_epoch(3, 10)
     assert (loss.epoch, loss.num_epochs) == (3, 10)
     for value in (1.0, 3.0):

@@ -1,4 +1,4 @@
-"""Proves: the losses of both stages are the paper's, by hand and in plain loops, and stay finite at their limits."""
+"""Proves: ConDSeg's losses of both stages are the paper's, by hand and in plain loops, and finite at their limits."""
 
 import math
 
@@ -24,22 +24,22 @@ def two_classes(foreground):
 
 
 def bce(y, m):
-    """Eq. 2."""
+    """Binary cross-entropy, eq. 2."""
     return -sum(a * math.log(b) + (1 - a) * math.log(1 - b) for a, b in zip(y, m, strict=True)) / len(y)
 
 
 def dice(y, m):
-    """Eq. 3."""
+    """Dice loss, eq. 3."""
     return 1 - 2 * sum(a * b for a, b in zip(y, m, strict=True)) / (sum(m) + sum(y))
 
 
 def mask(y, m):
-    """Eq. 4."""
+    """Mask loss, eq. 4."""
     return bce(y, m) + dice(y, m)
 
 
 def cons(m1, m2):
-    """Eq. 5-6 with t = 1/2."""
+    """Consistency loss, eq. 5-6 with t = 1/2."""
     b1, b2 = ([1 if p >= 0.5 else 0 for p in m] for m in (m1, m2))
     return 0.5 * (bce(b2, m1) + bce(b1, m2))
 

@@ -22,7 +22,7 @@ def bce(p: float, y: float) -> float:
 
 
 def plain_loss(connectivity: torch.Tensor, target: Target) -> dict[str, float]:
-    """The loss for sigmoid maps (regions), pixel by pixel, from probabilities."""
+    """Loss of sigmoid maps (regions), computed pixel by pixel from probabilities."""
     p = connectivity.sigmoid().tolist()
     y, mask = target.one_hot.tolist(), (target.mask if target.mask is not None else torch.ones(1)).tolist()
     batch, classes, _, height, width = connectivity.shape

@@ -102,7 +102,7 @@ def test_loss_keeps_no_more_memory_than_nnunets_memory_efficient_one(ignore_labe
 
 
 def kept_for_backward(loss: torch.nn.Module, logits: torch.Tensor, target: torch.Tensor) -> int:
-    """Bytes that autograd saves."""
+    """Number of bytes that autograd saves."""
     kept = {}
 
     def pack(x: torch.Tensor) -> torch.Tensor:

@@ -1,1 +1,1 @@
-"""What several tests use: small datasets, environments, suites, references."""
+"""Helpers that several tests use: small datasets, environments, suites, references."""

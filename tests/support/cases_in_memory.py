@@ -5,7 +5,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 
 
 class Cases(nnUNetBaseDataset):
-    """A dataset in memory: images whose channels are the voxels' coordinates, from 1 on, and given label maps."""
+    """Dataset of given label maps, with images whose channels are the voxels' coordinates, from 1 on."""
 
     def __init__(self, label_maps, class_locations=None):
         super().__init__("", list(label_maps))

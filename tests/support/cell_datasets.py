@@ -123,7 +123,7 @@ def plan_and_preprocess(dataset_ids: list[int]) -> None:
         extract_fingerprint(dataset_id)
     plan_experiments(dataset_ids)
     for dataset_id in dataset_ids:
-        narrow_networks(dataset_id)
+        narrow_plans(dataset_id)
         configurations = ["3d_fullres"] if dataset_id in VOLUME_FORMATS else ["2d"]
         if dataset_id == VOLUMES:
             add_cascade(dataset_id)
@@ -135,8 +135,8 @@ def plans_file(dataset_id: int) -> Path:
     return Path(os.environ["nnUNet_preprocessed"], dataset_name(dataset_id), "nnUNetPlans.json")
 
 
-def narrow_networks(dataset_id: int) -> None:
-    """Plan few features for the networks that follow the plans': tens of millions of weights would prove no more."""
+def narrow_plans(dataset_id: int) -> None:
+    """Plan few features: networks of tens of millions of weights would prove no more."""
     plans = json.loads(plans_file(dataset_id).read_text())
     for configuration in plans["configurations"].values():
         if "architecture" in configuration:

@@ -1,4 +1,4 @@
-"""What a process of the two-process DDP test runs (contract section 8); importable by spawned processes.
+"""Work of a process in the two-process DDP test (contract section 8); importable by spawned processes.
 
 nnU-Net's DDP needs CUDA and NCCL. Here its real trainer code runs on two CPU processes: DDP without ``device_ids``, the
 device put back to the CPU, and batch normalisation left unsynchronised (SyncBatchNorm exists for GPUs only; DDP still
@@ -17,13 +17,13 @@ from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as trainer_module
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from nnunet_plugins.architectures import dcsnet
 from nnunet_plugins.losses.common import Target, soft_dice_loss
 from nnunet_plugins.losses.condseg import penalty
-from nnunet_plugins.losses.drgo import RegionStatistics
+from nnunet_plugins.losses.drgo_regions import RegionStatistics
 from nnunet_plugins.trainers import find_trainer
 from nnunet_plugins.trainers.drgo import DRGO, Observation, gathered
 from support import cell_datasets
+from support.narrow import narrow_networks
 
 
 class CpuDDP(DistributedDataParallel):
@@ -38,7 +38,7 @@ class OnCpu:
         self.grad_scaler = None
 
     def train_step(self, batch: dict) -> dict:
-        """The second process trains on background alone."""
+        """Train the second process on background alone."""
         if dist.get_rank() == 1:
             targets = batch["target"] if isinstance(batch["target"], list) else [batch["target"]]
             for target in targets:
@@ -47,12 +47,12 @@ class OnCpu:
 
 
 def train(rank: int, environment: dict[str, str], port: int, jobs: list[tuple[str, int]], folder: Path) -> None:
-    """Train every ``(trainer name, global batch size)``; what comes out is ``<name>-<batch size>-rank<rank>.json``."""
+    """Train every ``(trainer name, global batch size)`` and write ``<name>-<batch size>-rank<rank>.json``."""
     os.environ.update(environment)
     torch.set_num_threads(1)
     os.environ["nnUNet_n_proc_DA"] = "0"  # load in this process
     trainer_module.DDP = CpuDDP
-    dcsnet.MAX_TRUE_BOXES = 2  # as in the other contract tests
+    narrow_networks()
     nn.SyncBatchNorm.convert_sync_batchnorm = staticmethod(lambda network: network)
     timeout = timedelta(seconds=120)
     dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2, timeout=timeout)
@@ -91,7 +91,7 @@ def batch_dice_over_processes(rank: int) -> dict:
 
 
 def regions_over_processes(rank: int) -> list[list[float]]:
-    """What both processes know of the regions that each of them has seen: 0 and 1, or 1 and, not annotated, 2."""
+    """Gather the regions that both processes have seen: 0 and 1, or 1 and, not annotated, 2."""
     values = torch.tensor([1.0, 2.0]).view(2, 1, 1) + 10 * rank
     annotated = torch.tensor([1.0, 1.0 - rank]).view(2, 1, 1)
     observation = Observation(torch.tensor([[rank], [rank + 1]]), RegionStatistics(values, values / 10, annotated))

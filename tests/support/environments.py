@@ -1,5 +1,8 @@
-"""Real virtual environments, thin ones: they see the packages of the environment that runs the tests through a path
-file, which extends ``sys.path`` but executes none of its ``.pth`` files. What starts by itself there is their own."""
+"""Thin virtual environments on top of the packages of the environment that runs the tests.
+
+They see these packages through a path file, which extends ``sys.path`` but executes none of the ``.pth`` files there:
+their own ``.pth`` files alone run at the start of their interpreter.
+"""
 
 import os
 import subprocess
@@ -32,7 +35,7 @@ class Environment:
         return call(self.python, *arguments, folder=self.root, **variables)
 
     def evaluate(self, expression: str, **variables: str | Path) -> str:
-        """What a fresh interpreter of this environment prints for an expression; it must be silent otherwise."""
+        """Value of an expression, printed by a fresh interpreter of this environment that must print nothing else."""
         result = self.run("-c", f"import os, sys; print({expression})", **variables)
         assert not result.stderr
         return result.stdout.strip()

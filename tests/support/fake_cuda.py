@@ -9,7 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 @contextmanager
 def fake_cuda_autocast() -> Iterator[None]:
-    """Tensors made inside are on a fake CUDA device, with autocast to float16 on: dtypes and devices come out true.
+    """Make tensors on a fake CUDA device, with autocast to float16, so that dtypes and devices are those of a GPU.
 
     CPU autocast is no substitute: it has other lists, and leaves softmax, sums and interpolation alone. (The public
     ``torch.autocast`` switches itself off where there is no GPU.)

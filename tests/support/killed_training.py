@@ -1,4 +1,4 @@
-"""A training in a process of its own, that may be killed on the way; importable by spawned processes."""
+"""Trainings in processes of their own, which may be killed on the way; importable by spawned processes."""
 
 import os
 import signal
@@ -6,24 +6,17 @@ import signal
 import torch
 from nnunetv2.run.run_training import maybe_load_checkpoint
 
-from nnunet_plugins.architectures import ConDSeg
-from nnunet_plugins.trainers import find_trainer
 from support import cell_datasets
-
-
-def make_small() -> dict:
-    """Attributes of a ConDSeg trainer with a network of 2.3 M parameters, which is saved after every epoch."""
-    ConDSeg.channels = 16
-    return {"network_kwargs": {"backbone": "resnet10t"}, "save_every": 1}
+from support.narrow import narrow_networks
 
 
 def train(environment: dict[str, str], name: str, resume: bool, last: tuple[int, str] | None) -> None:
     """Train as ``nnUNetv2_train [--c]`` does; SIGKILL in an epoch, when the method with that name is called."""
     os.environ.update(environment)
     torch.set_num_threads(1)
-    for attribute, value in make_small().items():
-        setattr(find_trainer(name), attribute, value)
+    narrow_networks()
     trainer = cell_datasets.make_trainer(name, cell_datasets.LABELS, continue_training=resume)
+    trainer.save_every = 1
     maybe_load_checkpoint(trainer, continue_training=resume, validation_only=False)
     if last is not None:
         epoch, method = last

@@ -1,10 +1,12 @@
-"""Plain, slow forms of what the package computes otherwise, for more than one test."""
+"""Plain, slow forms of operations, and weights to compare them with, for more than one test."""
 
+import torch
+from torch import nn
 from torch.nn import functional as F
 
 
 def literal_aggregation(values, outer, inner):
-    """Eq. 11, 13 and 14 as they stand."""
+    """Aggregation of ConDSeg by equations 11, 13 and 14, step by step."""
     batch, heads, channels, height, width = values.shape
     members = outer.shape[2]
     window = int(members**0.5)
@@ -14,3 +16,12 @@ def literal_aggregation(values, outer, inner):
     weighted = outer @ (inner @ unfolded)
     weighted = weighted.permute(0, 1, 4, 3, 2).reshape(batch, -1, height * width)
     return F.fold(weighted, (height, width), window, padding=window // 2).view_as(values)
+
+
+def randomise(module: nn.Module) -> nn.Module:
+    """Move weights away from the initial state, in which gates of zero and norms of one would hide mistakes."""
+    torch.manual_seed(0)
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.is_floating_point():
+            tensor.data = torch.rand_like(tensor) * 0.2 + 0.05
+    return module.double().eval()

@@ -6,11 +6,11 @@ from support.cell_datasets import FORMATS, REGIONS_IGNORE, THICK_VOLUMES, VOLUME
 SAME_NETWORK = {"CASNetTrainer": "MedFusionTransNetTrainer"}
 """Trainers with the network of another, and no code that this one does not run."""
 
-COMBINATIONS = ["DCSNetTrainer_baseline", "DCSNetTrainer_base128"]
-"""Variants of code that other variants run, one by one or with fewer pixels: only trained, as all are."""
+COMBINATIONS = ["DCSNetTrainer_baseline"]
+"""Variants whose code other variants run one by one: only trained."""
 
 MAIN_TRAINERS = [
-    *(name for name, variant in TRAINERS.items() if not variant.overrides and name not in SAME_NETWORK),
+    *(name for name, row in TRAINERS.items() if not row.overrides and name not in SAME_NETWORK),
     "DLKUNetSTrainer",
 ]
 """The trainers of the papers, and the one with fewer blocks than nnU-Net's plans have stages. Tested in full."""
@@ -21,13 +21,16 @@ WITH_OTHER_OUTPUTS = [
     "ConDSegTrainer_baseline",
     "MedFusionTransNetTrainer_DS",
 ]
-"""With the variants whose networks have fewer or more outputs."""
+"""The main trainers, and the variants whose networks have fewer or more outputs."""
 
 LOADING_WEIGHTS = [*MAIN_TRAINERS, "DCFFSNetTrainer_pretrained", "ConDSegTrainer_stage2"]
-"""With those that start from weights. The other variants differ from a main trainer in numbers: tested in brief."""
+"""The main trainers, and the ways to start from weights."""
 
 NNUNETS_NETWORK = ["DRGOTrainer"]
-"""The trainers of nnU-Net's own network, which is not ours to test."""
+"""Trainers of nnU-Net's own network, which is not ours to test."""
+
+NUMBERS_OF_THE_NETWORK = {"base_channels", "depthwise_kernel", "large_kernels", "variant", "base_size"}
+"""Arguments of networks that change its sizes and no code: rows that differ in them alone are only trained."""
 
 OF_THE_TRAINING = {
     "region_sampling",
@@ -45,20 +48,30 @@ OF_THE_LOSS = {"loss_schedule", "beta"}
 
 
 def first_rows(ignored: set[str]) -> list[str]:
-    """Of the rows that differ in these class attributes alone, the first."""
+    """The first row of every group that differs in these class attributes, or numbers of the network, alone."""
     first: dict[str, str] = {}
-    for name, variant in TRAINERS.items():
-        rest = {key: value for key, value in variant.overrides.items() if key not in ignored}
-        first.setdefault(f"{variant.base} {rest}", name)
-    return [name for name in first.values() if name not in (*NNUNETS_NETWORK, *COMBINATIONS)]
+    for name, row in TRAINERS.items():
+        rest = {key: value for key, value in row.overrides.items() if key not in ignored}
+        network_kwargs = rest.pop("network_kwargs", {})
+        rest |= {key: value for key, value in network_kwargs.items() if key not in NUMBERS_OF_THE_NETWORK}
+        first.setdefault(f"{row.base} {rest}", name)
+    names = [name for name in first.values() if name not in (*NNUNETS_NETWORK, *COMBINATIONS)]
+    return [*names, "DLKUNetSTrainer"]
 
 
 DIFFERENT_LOSSES = first_rows(OF_THE_TRAINING)
 DIFFERENT_NETWORKS = [name for name in first_rows(OF_THE_TRAINING | OF_THE_LOSS) if name not in SAME_NETWORK]
-
-
 DIFFERENT_OUTPUTS = [name for name in WITH_OTHER_OUTPUTS if name not in NNUNETS_NETWORK]
 MAIN_NETWORKS = [name for name in MAIN_TRAINERS if name not in NNUNETS_NETWORK]
+
+VARIANTS_IN_NUMBERS = [
+    name
+    for name, row in TRAINERS.items()
+    if name not in MAIN_TRAINERS
+    and row.overrides.keys() == {"network_kwargs"}
+    and row.overrides["network_kwargs"].keys() <= NUMBERS_OF_THE_NETWORK
+]
+VARIANTS_IN_CODE = [name for name in TRAINERS if name not in (*MAIN_TRAINERS, *VARIANTS_IN_NUMBERS)]
 
 
 def in_3d(trainer_name: str) -> bool:
@@ -66,7 +79,7 @@ def in_3d(trainer_name: str) -> bool:
 
 
 def dimensions_of(trainer_name: str) -> tuple[int, ...]:
-    """All that a main trainer supports, the highest for a variant."""
+    """All dimensions that a main trainer supports, the highest for a variant."""
     supported = find_trainer(trainer_name).supported_dimensions
     return supported if trainer_name in MAIN_TRAINERS else (max(supported),)
 
@@ -78,8 +91,6 @@ def datasets_for_loss(trainer_name: str) -> list[int]:
     return [REGIONS_IGNORE]
 
 
-def datasets_for_training(trainer_name: str) -> list[int]:
-    """The same for a main trainer; for a variant the richest dataset, of volumes if it can train them."""
-    if trainer_name in MAIN_TRAINERS:
-        return datasets_for_loss(trainer_name)
-    return [THICK_VOLUMES if in_3d(trainer_name) else REGIONS_IGNORE]
+def richest_dataset(trainer_name: str) -> int:
+    """The dataset with the most that can go wrong: regions and ignored voxels, of volumes if it can train them."""
+    return THICK_VOLUMES if in_3d(trainer_name) else REGIONS_IGNORE

@@ -1,24 +1,30 @@
-"""A suite of small trainings for the tests of the benchmark: its data, its driver, its processes, what they do."""
+"""A suite of small trainings for the tests of the benchmark: its data, its driver, its processes, its results."""
 
 import hashlib
+import json
 import re
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from math import isnan
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import psutil
 import pytest
 
-from nnunet_plugins.benchmark.runs import Run, runs
-from nnunet_plugins.benchmark.suite import read_suite
+from nnunet_plugins.benchmark.jobs.receipts import read_receipt
+from nnunet_plugins.benchmark.runs import SUMMARY, VALIDATION, Run, runs
+from nnunet_plugins.benchmark.suite import Data, Resources, Suite, read_suite
 from support import cell_datasets
+from support.cell_datasets import LABELS
 
 EPOCHS = 6  # long enough to be killed on the way
 NUM_CASES = 6
+ONE_TRAINER = Suite("tiny", ("A",), "A", 2, (Data(LABELS),), folds=(0, 1), resources=Resources("cpu", cpus=1))
+"""A suite of a trainer that does not exist, for tests that train nothing."""
 MARK = "TINY_SUITE"  # in the environment of all processes of a suite
 
 FILE = """
@@ -26,9 +32,8 @@ name = "tiny"
 trainers = {trainers}
 reference = "nnUNetTrainer"
 epochs = {epochs}
-repeats = {repeats}
 iterations = 2
-folds = [0, 1]
+folds = {folds}
 datasets = [{datasets}]
 
 [resources]
@@ -41,7 +46,7 @@ retries = {retries}
 
 
 def use_tiny_datasets(root: Path, monkeypatch: pytest.MonkeyPatch, *dataset_ids: int) -> None:
-    """Raw datasets in folders of the test's own; trainings load data in their own process."""
+    """Write raw datasets into folders of the test's own, and let trainings load data in their own process."""
     cell_datasets.use_nnunet_folders(root, monkeypatch)
     for dataset_id in dataset_ids:
         cell_datasets.write_raw_dataset(dataset_id, NUM_CASES)
@@ -58,7 +63,7 @@ def write_suite(
     epochs: int = EPOCHS,
     device: str = "cpu",
     retries: int = 2,
-    repeats: int = 1,
+    folds: tuple[int, ...] = (0, 1),
 ) -> Path:
     path.write_text(
         FILE.format(
@@ -67,7 +72,7 @@ def write_suite(
             epochs=epochs,
             device=device,
             retries=retries,
-            repeats=repeats,
+            folds=list(folds),
         )
     )
     return path
@@ -90,16 +95,16 @@ class Driver:
             )
 
     def wait_until(self, condition: Callable[[], Any], timeout: float = 240) -> Any:
-        """Wait for something that happens while it works; the first value of the condition that is true."""
+        """Wait until a condition is true while the driver works; returns its value."""
         end = time.monotonic() + timeout
         while not (value := condition()):
             assert self.process.poll() is None, f"it has ended too early: {self.output.read_text()}"
             assert time.monotonic() < end, self.output.read_text()
-            time.sleep(0.05)
+            time.sleep(0.1)
         return value
 
     def training(self) -> Run | None:
-        """A training that is in its middle."""
+        """A run in the middle of its training, if there is one."""
         return next((run for run in self.runs if is_training(run)), None)
 
     def wait(self, timeout: float = 400) -> Finished:
@@ -114,7 +119,7 @@ COMMAND = (sys.executable, "-m", "nnunet_plugins", "benchmark")
 
 
 def benchmark(*arguments: object) -> Finished:
-    """A command that ends soon."""
+    """Run a command that ends soon in a process of its own."""
     finished = subprocess.run(
         [*COMMAND, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300
     )
@@ -122,20 +127,35 @@ def benchmark(*arguments: object) -> Finished:
 
 
 def epochs(run: Run) -> list[list[int]]:
-    """The epochs of each of its attempts, from the logs that nnU-Net writes."""
+    """Epochs of each attempt of a run, from the logs that nnU-Net writes."""
     logs = (path.read_text() for path in sorted(run.folder.glob("training_log_*.txt")))
     attempts = [[int(epoch) for epoch in re.findall(r": Epoch (\d+) *$", log, re.MULTILINE)] for log in logs]
     return [attempt for attempt in attempts if attempt]
 
 
+def our_dice(run: Run) -> dict[tuple[str, str], float | None]:
+    """Dice of each validation case and label in the receipt."""
+    cases = read_receipt(run.validation_receipt)["cases"]
+    return {(row["case"], row["key"]): row["Dice"] for row in cases if row["part"] == VALIDATION}
+
+
+def nnunet_dice(run: Run) -> dict[tuple[str, str], float | None]:
+    """Dice of each validation case and label in nnU-Net's own summary; None instead of NaN."""
+    return {
+        (Path(case["prediction_file"]).stem, key): None if isnan(scores["Dice"]) else scores["Dice"]
+        for case in json.loads((run.folder / SUMMARY).read_text())["metric_per_case"]
+        for key, scores in case["metrics"].items()
+    }
+
+
 def is_training(run: Run) -> bool:
-    """Whether the fold is in the middle: a checkpoint is written, and epochs are left."""
+    """Whether the run is in the middle of its training: a checkpoint is written, and epochs are left."""
     attempts = epochs(run)
     return bool(attempts) and 2 <= attempts[-1][-1] < EPOCHS - 1 and len(attempts[-1]) > 1 and bool(processes_of(run))
 
 
 def processes_of(run: Run) -> list[psutil.Process]:
-    """The processes that train the fold; not the shells that wait for them."""
+    """Processes that train the fold, without the shells that wait for them."""
     found = []
     for process in psutil.process_iter(["cmdline"]):
         command = process.info["cmdline"] or []
@@ -145,7 +165,7 @@ def processes_of(run: Run) -> list[psutil.Process]:
 
 
 def processes(root: Path) -> list[psutil.Process]:
-    """All processes of the suites in that folder."""
+    """All processes of the suites in a folder."""
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
@@ -155,7 +175,7 @@ def processes(root: Path) -> list[psutil.Process]:
 
 
 def is_alive(process: psutil.Process) -> bool:
-    """Whether it has not ended; in a container, nobody may have asked for its status."""
+    """Whether a process works: in a container, ended ones may stay as zombies."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -163,7 +183,7 @@ def is_alive(process: psutil.Process) -> bool:
 
 
 def have_ended(processes: Iterable[psutil.Process], timeout: float) -> bool:
-    """Whether all of them end in time."""
+    """Whether all processes end within the time, in seconds."""
     end = time.monotonic() + timeout
     while any(map(is_alive, processes)):
         if time.monotonic() > end:
@@ -179,7 +199,7 @@ def end_all(root: Path) -> None:
 
 
 def contents(root: Path) -> dict[str, str]:
-    """Hashes of all files, but those that must change."""
+    """Hash of each file that a second run must not change."""
     return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files(root)}
 
 

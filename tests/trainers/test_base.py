@@ -1,4 +1,4 @@
-"""Proves: what all trainers share: class attributes, schedules, parameter groups, seeds, refusals, default loss."""
+"""Proves for the base classes: class attributes, schedules, parameter groups, seeds, refusals and the default loss."""
 
 import pytest
 import timm
@@ -7,17 +7,18 @@ from support import cell_datasets
 from torch import nn
 
 from nnunet_plugins.errors import UserError
-from nnunet_plugins.trainers.base import EpochSchedule, FirstOutputLoss, PluginTrainer, seed_from_environment
+from nnunet_plugins.trainers.base import PluginTrainer, seed_from_environment
+from nnunet_plugins.trainers.schedules import EpochSchedule
 
 
 class TinyNetwork(nn.Module):
     """The least network that keeps the contract."""
 
-    def __init__(self, in_channels: int, num_classes: int, deep_supervision: bool):
+    def __init__(self, in_channels, num_classes, deep_supervision, *, channels=4, kernel_size=3):
         super().__init__()
         self.deep_supervision = deep_supervision
-        self.encoder = nn.Conv2d(in_channels, 4, 3, padding=1)
-        self.head = nn.Conv2d(4, num_classes, 1)
+        self.encoder = nn.Conv2d(in_channels, channels, kernel_size, padding="same")
+        self.head = nn.Conv2d(channels, num_classes, 1)
 
     def forward(self, x):
         logits = self.head(self.encoder(x).relu())
@@ -25,7 +26,7 @@ class TinyNetwork(nn.Module):
 
 
 class TinyTrainer(PluginTrainer):
-    """Two learning rates, its paper's numbers, nnU-Net's loss."""
+    """The least trainer: two learning rates, numbers of its own, and the default optimiser and loss."""
 
     initial_lr = 0.1
     weight_decay = 0.5
@@ -33,10 +34,8 @@ class TinyTrainer(PluginTrainer):
     supported_dimensions = (2,)
 
     @classmethod
-    def build_network_architecture(
-        cls, plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision=True
-    ):
-        return TinyNetwork(num_input_channels, num_output_channels, enable_deep_supervision)
+    def build_network(cls, in_channels, num_classes, plan, deep_supervision):
+        return TinyNetwork(in_channels, num_classes, deep_supervision, **cls.network_options())
 
     def parameter_groups(self):
         network = self.bare_network
@@ -44,9 +43,6 @@ class TinyTrainer(PluginTrainer):
             {"params": list(network.encoder.parameters()), "lr": 0.1 * self.initial_lr},
             {"params": list(network.head.parameters()), "lr": self.initial_lr},
         ]
-
-    def build_optimizer(self, groups):
-        return torch.optim.AdamW(groups, weight_decay=self.weight_decay)
 
 
 def configuration(**values) -> dict:
@@ -154,7 +150,8 @@ def test_deep_supervision_reaches_the_network_through_its_wrappers(make):
     ],
     ids=["labels", "ignore", "regions", "regions+ignore"],
 )
-def test_default_loss_equals_nnunets_own(make, labels):
+def test_default_loss_is_nnunets_up_to_constants(make, labels):
+    """nnU-Net's Dice loss is -Dice, ours 1 - Dice; with regions and ignore label its BCE counts pixels, not maps."""
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
     trainer = make(labels)
@@ -163,12 +160,39 @@ def test_default_loss_equals_nnunets_own(make, labels):
     target = torch.randint(0, 4 if "ignore" in labels else 3, (2, 1, 16, 16))
     if trainer.label_manager.has_regions:
         target = torch.cat([target > 0, target == 2] + ([target == 3] if "ignore" in labels else []), 1)
-    ours = trainer._build_loss()
-    assert isinstance(ours, FirstOutputLoss)
-    trainer.enable_deep_supervision = False  # nnU-Net's own, unwrapped
-    theirs = nnUNetTrainer._build_loss(trainer)
-    torch.testing.assert_close(ours((logits,), [target]), theirs(logits, target))
-    torch.testing.assert_close(ours(logits, target), theirs(logits, target))
+    of_tuples = trainer._build_loss()
+    trainer.enable_deep_supervision = False  # a loss of logits alone, in nnU-Net's trainer and in ours
+    of_logits, nnunets = trainer._build_loss(), nnUNetTrainer._build_loss(trainer)
+    ours, theirs = of_logits(logits, target), nnunets(logits, target) + 1
+    if trainer.label_manager.has_regions and trainer.label_manager.has_ignore_label:
+        mask = (1 - target[:, -1:].float()).expand(-1, heads, -1, -1)
+        pixelwise = nn.functional.binary_cross_entropy_with_logits(
+            logits, target[:, :-1].float() * mask, weight=mask, reduction="sum"
+        )
+        theirs = theirs + pixelwise / mask.sum() - pixelwise / mask[:, :1].sum()
+    torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(of_tuples((logits, logits * 0), [target]), ours)
+
+
+def test_default_optimiser_is_adam_with_the_trainers_numbers(make):
+    optimizer, schedule = make().configure_optimizers()
+    assert type(optimizer) is torch.optim.Adam
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.5, 0.5]
+    assert type(schedule) is EpochSchedule
+
+
+def test_arguments_of_the_network_add_to_those_of_the_base_class():
+    class Wide(TinyTrainer):
+        network_kwargs = {"channels": 6, "kernel_size": 1}
+
+    class WideAgain(Wide):
+        network_kwargs = {"kernel_size": 5}
+
+    class Alike(WideAgain):
+        pass
+
+    for trainer, shape in ((TinyTrainer, (4, 3, 3, 3)), (Wide, (6, 3, 1, 1)), (Alike, (6, 3, 5, 5))):
+        assert trainer.reference_network().encoder.weight.shape == shape
 
 
 def test_one_full_resolution_target_is_asked_for(make):

@@ -1,20 +1,20 @@
 """Proves: both stages of ConDSeg run in one training, at the paper's rates, whatever interrupts it, and do not mix."""
 
-import multiprocessing
-import os
-import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 import timm
 import torch
-from support import cell_datasets, killed_training
+from support import cell_datasets
+from support.narrow import NETWORK_KWARGS
 from torch import nn
 
-from nnunet_plugins.architectures import ConDSeg, Net0
+from nnunet_plugins.architectures import Net0
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.trainers import condseg, find_trainer
+
+pytestmark = pytest.mark.usefixtures("narrow")
 
 PLANS = {
     "dataset_name": "Dataset901_Cells",
@@ -36,24 +36,19 @@ PLANS = {
 
 @pytest.fixture
 def make(tmp_path, monkeypatch):
-    """A trainer with a small network and without data."""
+    """``make(name)``: a trainer with a narrow network and without data."""
     cell_datasets.use_nnunet_folders(tmp_path, monkeypatch)
     preprocessed = tmp_path / "nnUNet_preprocessed" / PLANS["dataset_name"] / "nnUNetPlans_2d"
     preprocessed.mkdir(parents=True)
     (preprocessed / "case0.npz").touch()  # nnU-Net looks for the kind of files
-    monkeypatch.setattr(ConDSeg, "channels", 16)
 
-    def trainer(name="ConDSegTrainer", initialize=True, channels=3, **attributes):
-        made_class = find_trainer(name)
-        attributes = {"network_kwargs": made_class.network_kwargs | {"backbone": "resnet10t"}} | attributes
-        for attribute, value in attributes.items():
-            monkeypatch.setattr(made_class, attribute, value)
+    def trainer(name="ConDSegTrainer", initialize=True, channels=3):
         dataset_json = {
             "labels": {"background": 0, "polyp": 1},
             "channel_names": {str(channel): "R" for channel in range(channels)},
         }
         plans = PLANS | {"continue_training": False}
-        made = made_class(plans, "2d", 0, dataset_json, torch.device("cpu"))
+        made = find_trainer(name)(plans, "2d", 0, dataset_json, torch.device("cpu"))
         if initialize:
             made.initialize()
         return made
@@ -253,8 +248,9 @@ def test_batch_dice_is_the_plans_choice(make, monkeypatch):
 
 
 def test_pretrained_encoder_is_timms(make, tmp_path, monkeypatch):
-    weights = timm.create_model("resnet10t", pretrained=False).state_dict()
-    torch.save(weights, tmp_path / "resnet10t.pth")
+    backbone = NETWORK_KWARGS["ConDSegNet0Trainer"]["backbone"]
+    weights = timm.create_model(backbone, pretrained=False).state_dict()
+    torch.save(weights, tmp_path / f"{backbone}.pth")
     monkeypatch.setenv("NNUNET_PLUGINS_WEIGHTS", str(tmp_path))
     trainer = make("ConDSegTrainer_pretrained")
     for key, value in trainer.network.net0.encoder.state_dict().items():
@@ -293,7 +289,7 @@ def test_stage_2_without_a_stage_1_is_refused(make, monkeypatch):
         make("ConDSegTrainer_stage2")
 
 
-def test_what_is_no_stage_1_is_named(make, stage_1_checkpoint, tmp_path, monkeypatch):
+def test_a_file_that_is_no_stage_1_is_named(make, stage_1_checkpoint, tmp_path, monkeypatch):
     stage_1_checkpoint("ConDSegNet0Trainer")
     with pytest.raises(UserError, match=r"ConDSegNet0Trainer\.pth does not fit: expected .* as many channels"):
         make("ConDSegTrainer_stage2", channels=1)
@@ -311,47 +307,3 @@ def test_what_is_no_stage_1_is_named(make, stage_1_checkpoint, tmp_path, monkeyp
         monkeypatch.setenv("NNUNET_PLUGINS_STAGE1", str(path))
         with pytest.raises(UserError, match=f"wrong.pth.? ?{message}"):
             condseg.load_stage_1_encoder(nn.Conv2d(1, 1, 1))
-
-
-# ---- SIGKILL ---------------------------------------------------------------------------------------------------------
-
-
-def run(environment, resume, last=None, name="ConDSegTrainer_6epochs_1iterations"):
-    process = multiprocessing.get_context("spawn").Process(
-        target=killed_training.train, args=(dict(os.environ) | environment, name, resume, last)
-    )
-    process.start()
-    process.join()
-    assert process.exitcode == (0 if last is None else -signal.SIGKILL)
-
-
-def test_killed_in_stage_1_at_the_boundary_and_in_stage_2_and_resumed_equals_an_uninterrupted_training(
-    tmp_path, monkeypatch
-):
-    """Six epochs, of which the first two are stage 1: the same weights, optimiser, log and best average."""
-    cell_datasets.use_nnunet_folders(tmp_path, monkeypatch)
-    cell_datasets.write_raw_dataset(cell_datasets.LABELS)
-    cell_datasets.plan_and_preprocess([cell_datasets.LABELS])
-    environment = {"nnUNet_n_proc_DA": "0", "NNUNET_PLUGINS_SEED": "4"}
-
-    whole, killed = ({**environment, "nnUNet_results": str(tmp_path / folder)} for folder in ("whole", "killed"))
-    run(whole, resume=False)
-    run(killed, resume=False, last=(1, "train_step"))
-    run(killed, resume=True, last=(2, "on_epoch_start"))
-    run(killed, resume=True, last=(4, "train_step"))
-    run(killed, resume=True)
-
-    expected, found = (
-        torch.load(next((tmp_path / folder).rglob("checkpoint_final.pth")), weights_only=False)
-        for folder in ("whole", "killed")
-    )
-    for key, value in expected["network_weights"].items():
-        assert torch.equal(value, found["network_weights"][key]), key
-    for number, state in expected["optimizer_state"]["state"].items():
-        for key, value in state.items():
-            assert torch.equal(value, found["optimizer_state"]["state"][number][key])
-    assert [g["lr"] for g in found["optimizer_state"]["param_groups"]] == [1e-5, 1e-4]
-    assert found["_best_ema"] == expected["_best_ema"]
-    for key in ("lrs", "train_losses", "val_losses", "mean_fg_dice", "ema_fg_dice"):
-        assert found["logging"][key] == expected["logging"][key]
-    assert expected["logging"]["lrs"] == pytest.approx([1e-4, 1e-4, 1e-5, 1e-5, 1e-5, 1e-5])

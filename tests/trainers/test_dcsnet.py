@@ -10,6 +10,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from support import cell_datasets
 from support.cell_datasets import LABELS, REGIONS, initialized_trainer
+from support.narrow import NETWORK_KWARGS
 
 from nnunet_plugins.architectures import DCSNet
 from nnunet_plugins.architectures.dcsnet import Segments
@@ -19,19 +20,19 @@ from nnunet_plugins.errors import UserError
 from nnunet_plugins.losses.common import LabelFormat
 from nnunet_plugins.trainers import find_trainer
 from nnunet_plugins.trainers.data.object_boxes import objects_in
-from nnunet_plugins.trainers.dcsnet import PlateauSchedule, clip_gradients, epochs_without_improvement
+from nnunet_plugins.trainers.dcsnet import clip_gradients, epochs_without_improvement
+from nnunet_plugins.trainers.schedules import PlateauSchedule
 
-pytestmark = pytest.mark.usefixtures("results")
+pytestmark = pytest.mark.usefixtures("results", "narrow")
 
 
 @pytest.fixture
 def small(monkeypatch):
-    """``small(name)``: an initialised trainer with a small network."""
+    """``small(name)``: an initialised trainer with a narrow network, and other arguments of it if they matter."""
 
-    def trainer(name="DCSNetTrainer", dataset_id=LABELS):
+    def trainer(name="DCSNetTrainer", dataset_id=LABELS, **network_kwargs):
         trainer_class = find_trainer(name)
-        kwargs = {"backbone": "resnet10t", "base_size": 32} | trainer_class.network_kwargs
-        monkeypatch.setattr(trainer_class, "network_kwargs", kwargs)
+        monkeypatch.setattr(trainer_class, "network_kwargs", trainer_class.network_kwargs | network_kwargs)
         return initialized_trainer(name, dataset_id)
 
     return trainer
@@ -62,7 +63,7 @@ FORTY = [(x, y, x + 2, y + 2) for x in range(0, 60, 6) for y in range(0, 40, 10)
 )
 @pytest.mark.parametrize("name", ["DCSNetTrainer", "DCSNetTrainer_woDGHC"])
 def test_degenerate_batches_train_and_validate(small, name, boxes):
-    trainer = small(name)
+    trainer = small(name, max_true_boxes=24)
     trainer.on_train_epoch_start()
     batch = with_lesions(boxes)
     assert np.isfinite(trainer.train_step(batch)["loss"])
@@ -95,10 +96,23 @@ def test_clipping_leaves_small_gradients_alone():
         torch.testing.assert_close(parameter.grad, torch.tensor(expected), rtol=1e-4, atol=0)
 
 
+WIDE = {
+    "backbone": "resnet10t",
+    "base_size": 32,
+    "features": 256,
+    "widths": (64, 128, 256, 512),
+    "fused_channels": 64,
+    "box_head_channels": 1024,
+    "max_true_boxes": 24,
+}
+"""The published network with a small backbone, which learns in a few steps."""
+
+
+@pytest.mark.slow
 def test_detector_learns_where_an_object_is_and_the_head_what_it_looks_like(small):
-    """Of one batch that is shown again and again."""
+    """The same batch is shown again and again."""
     torch.manual_seed(0)
-    trainer = small()
+    trainer = small(**WIDE)
     trainer.on_train_epoch_start()
     batch = with_lesions([(20, 12, 32, 24)])
     batch["data"] += 4 * (batch["target"][0] > 0)
@@ -119,8 +133,9 @@ def test_heads_are_regions_if_the_dataset_has_regions(small):
 
 def test_pretrained_encoder_starts_from_the_weights_in_the_folder(tmp_path, monkeypatch):
     torch.manual_seed(3)
-    weights = timm.create_model("resnet50", pretrained=False).state_dict()
-    torch.save(weights, tmp_path / "resnet50.pth")
+    backbone = NETWORK_KWARGS["DCSNetTrainer"]["backbone"]
+    weights = timm.create_model(backbone, pretrained=False).state_dict()
+    torch.save(weights, tmp_path / f"{backbone}.pth")
     monkeypatch.setenv("NNUNET_PLUGINS_WEIGHTS", str(tmp_path))
     encoder = initialized_trainer("DCSNetTrainer_pretrained", LABELS).bare_network.encoder.state_dict()
     assert all(torch.equal(value, weights[key]) for key, value in encoder.items())
@@ -130,7 +145,7 @@ def test_pretrained_encoder_starts_from_the_weights_in_the_folder(tmp_path, monk
 
 
 def rates(losses, factor=0.5, patience=5):
-    """The rate of every epoch, and of the one after the last loss."""
+    """Learning rates of all epochs, including the one after the last loss."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     schedule = PlateauSchedule(optimizer, lambda: losses, factor, patience)
     found = []
@@ -178,7 +193,6 @@ def test_epochs_without_improvement_are_those_since_the_best():
 @pytest.mark.parametrize(("name", "epochs"), [("DCSNetTrainer", 8), ("DCSNetTrainer_earlyStop", 4)])
 def test_only_early_stopping_ends_before_the_last_epoch(small, name, epochs, monkeypatch):
     trainer_class = find_trainer(f"{name}_8epochs_1iterations")
-    monkeypatch.setattr(trainer_class, "network_kwargs", {"backbone": "resnet10t", "base_size": 32})
     if name.endswith("earlyStop"):
         assert trainer_class.early_stopping_patience == 20
         monkeypatch.setattr(trainer_class, "early_stopping_patience", 3)
@@ -200,11 +214,11 @@ def test_only_early_stopping_ends_before_the_last_epoch(small, name, epochs, mon
 # ---- tiles and mirrors -----------------------------------------------------------------------------------------------
 
 LESION = (slice(30, 44), slice(56, 74))
-"""Of an image of 96 x 128; tiles of 64 x 64 begin at columns 0, 32 and 64, so that two of them cut it."""
+"""Place in an image of 96 x 128; tiles of 64 x 64 begin at columns 0, 32 and 64, so that two of them cut it."""
 
 
 def seeing(monkeypatch, network, overlooks=lambda image, boxes: boxes):
-    """Let the network detect what is bright, but for what it overlooks, and segment it as well as it can."""
+    """Let the network detect all bright objects but those that it overlooks, and segment them perfectly."""
 
     def detect(features, images, objects):
         found = objects_in((images > 0.5).short(), LabelFormat()).boxes
@@ -220,7 +234,7 @@ def seeing(monkeypatch, network, overlooks=lambda image, boxes: boxes):
 
 
 def predicted(network, image):
-    """By nnU-Net's sliding window, with mirroring."""
+    """Segmentation by nnU-Net's sliding window with mirroring."""
     plans = PlansManager(cell_datasets.plans_for_patch((64, 64)))
     predictor = nnUNetPredictor(device=torch.device("cpu"), perform_everything_on_device=False, allow_tqdm=False)
     dataset_json = {"labels": {"background": 0, "lesion": 1}, "channel_names": {"0": "CT"}}
@@ -230,14 +244,14 @@ def predicted(network, image):
 
 
 def overlook_what_is_cut(images, boxes):
-    """What touches the border of the tile, and is not seen whole."""
+    """Detect only boxes that do not touch the border of the tile."""
     height, width = images.shape[2:]
     _, x1, y1, x2, y2 = boxes.T
     return boxes[(x1 > 0) & (y1 > 0) & (x2 < width) & (y2 < height)]
 
 
 class EveryFourth:
-    """Overlooks everything at every fourth call, which is one of the four mirrored copies of a tile."""
+    """Detector that finds nothing at every fourth call, which is one of the four mirrored copies of a tile."""
 
     calls = 0
 
@@ -256,7 +270,7 @@ def test_a_lesion_cut_by_tile_borders_comes_out_whole(planned, monkeypatch, over
 
 
 def test_logits_far_below_the_heads_would_let_a_tile_outvote_the_others(planned, monkeypatch):
-    """What the authors write outside of their box, -1e9 there: the test above can fail."""
+    """The authors write -1e9 outside of a box: with such a value the test above fails."""
     from nnunet_plugins.architectures import dcsnet as architecture
 
     monkeypatch.setattr(architecture, "OUTSIDE", -1000.0)

@@ -109,13 +109,13 @@ def test_weights_of_every_epoch_go_into_the_log_also_after_a_resume(make, name, 
     ]
 
 
-def test_dice_is_that_of_the_batch_where_the_plans_say_so(make):
+def test_batch_dice_is_the_plans_choice(make):
     for configuration, batch_dice in (("2d", True), ("3d_fullres", False)):
         assert make(configuration=configuration)._build_loss().batch_dice is batch_dice
 
 
 def training_transform(trainer, **kwargs):
-    """What the trainer does to the region that it loads, and the region's size."""
+    """Training transforms of the trainer, and the size of the region that it loads for them."""
     rotation, dummy_2d, loaded, mirror_axes = trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
     assert mirror_axes == tuple(range(len(loaded))) == trainer.inference_allowed_mirroring_axes
     patch_size = trainer.configuration_manager.patch_size
@@ -132,7 +132,7 @@ def training_transform(trainer, **kwargs):
         ("3d_coarse", (24, 24, 24)),
     ],
 )
-def test_what_is_loaded_holds_the_rotated_patch(make, configuration, loaded):
+def test_loaded_region_holds_the_rotated_patch(make, configuration, loaded):
     transform, size = training_transform(make(configuration=configuration))
     assert size == loaded
     types = [type(t) for t in transform.transforms]

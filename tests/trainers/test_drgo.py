@@ -12,7 +12,7 @@ from support import cell_datasets
 from support.cell_datasets import LABELS, REGIONS_IGNORE, THICK_VOLUMES, VOLUMES, make_trainer
 
 from nnunet_plugins.errors import UserError
-from nnunet_plugins.losses.drgo import RegionStatistics
+from nnunet_plugins.losses.drgo_regions import RegionStatistics
 from nnunet_plugins.trainers import find_trainer
 from nnunet_plugins.trainers.data.region_importance import class_frequency
 from nnunet_plugins.trainers.data.region_sampling import RegionDataLoader
@@ -20,7 +20,7 @@ from nnunet_plugins.trainers.drgo import DRGO, Observation, gathered
 
 NAME = "DRGOTrainer_2epochs_2iterations"
 
-pytestmark = pytest.mark.usefixtures("results")
+pytestmark = pytest.mark.usefixtures("results", "narrow")
 
 
 def started(name=NAME, dataset_id=LABELS, **kwargs):
@@ -31,7 +31,7 @@ def started(name=NAME, dataset_id=LABELS, **kwargs):
 
 
 def run_epoch(trainer):
-    """As ``run_training`` does."""
+    """Run an epoch in the steps of ``run_training``."""
     trainer.on_epoch_start()
     trainer.on_train_epoch_start()
     steps = range(trainer.num_iterations_per_epoch)
@@ -92,7 +92,7 @@ def test_training_draws_regions_and_validation_as_nnunet():
 
 
 def test_loaders_are_made_as_nnunet_makes_them():
-    """But for the training's class, what they load and from where is what nnU-Net's own get_dataloaders asks for."""
+    """All options of the loaders equal those of nnU-Net's own; only the class of the training's loader differs."""
     ours, stock = started(), started("MedFusionTransNetTrainer_woSampling_1epoch_1iterations")
     for name in ("dataloader_train", "dataloader_val"):
         made, expected = (getattr(trainer, name).data_loader for trainer in (ours, stock))
@@ -151,7 +151,7 @@ def test_slices_of_volumes_update_the_regions_of_their_volume(planned):
     assert (~np.isnan(trainer.importance.entropy)).any()
 
 
-def test_what_was_seen_is_told_by_cells():
+def test_observations_are_gathered_cell_by_cell():
     def statistics(values):
         x = torch.tensor(values).view(2, 1, 1, 2)
         return RegionStatistics(x, x / 10, (x > 1).float())  # the first cell has no annotation
@@ -172,7 +172,7 @@ def names_in(trainer, pattern="*region*"):
 
 
 @pytest.mark.parametrize("dataset_id", [LABELS, THICK_VOLUMES], ids=cell_datasets.NAMES.get)
-def test_a_picture_every_so_many_epochs(dataset_id, monkeypatch):
+def test_a_picture_is_drawn_every_so_many_epochs(dataset_id, monkeypatch):
     assert DRGO.picture_every == 10
     monkeypatch.setattr(DRGO, "picture_every", 2)
     trainer = started("DRGOTrainer_3epochs_1iterations", dataset_id)
@@ -183,7 +183,7 @@ def test_a_picture_every_so_many_epochs(dataset_id, monkeypatch):
     assert picture.startswith(b"\x89PNG")
 
 
-def test_files_of_a_finished_training():
+def test_a_finished_training_leaves_the_importance_of_best_and_final_checkpoint():
     trainer = make_trainer(NAME, LABELS)
     trainer.save_every = 1
     trainer.run_training()
@@ -212,7 +212,7 @@ def resumed(monkeypatch, tmp_path):
     return trainer
 
 
-def test_the_grid_survives_c(tmp_path, monkeypatch):
+def test_the_importance_of_regions_survives_a_resume(tmp_path, monkeypatch):
     first = interrupted(tmp_path, monkeypatch)
     state = first.importance
     second = resumed(monkeypatch, tmp_path)
@@ -222,7 +222,7 @@ def test_the_grid_survives_c(tmp_path, monkeypatch):
     assert np.array_equal(stored(second), state.probabilities())
 
 
-def test_a_resumed_training_sees_what_an_uninterrupted_one_does(tmp_path, monkeypatch):
+def test_a_resumed_training_learns_the_same_importance_as_an_uninterrupted_one(tmp_path, monkeypatch):
     first = interrupted(tmp_path, monkeypatch)
     run_epoch(first)
     second = resumed(monkeypatch, tmp_path)
@@ -237,14 +237,14 @@ def test_a_resumed_training_does_not_count_again(tmp_path, monkeypatch):
     resumed(monkeypatch, tmp_path)
 
 
-def test_a_stop_between_grid_and_checkpoint_is_told(tmp_path, monkeypatch):
+def test_a_stop_between_saving_importance_and_checkpoint_is_logged(tmp_path, monkeypatch):
     first = interrupted(tmp_path, monkeypatch)
     first.importance.save(Path(first.output_folder, "checkpoint_latest_regions.npz"), epoch=2)
     second = resumed(monkeypatch, tmp_path)
     assert "is of epoch 2, the checkpoint of epoch 1" in Path(second.log_file).read_text()
 
 
-def test_a_checkpoint_without_its_grid_begins_with_class_frequency_and_says_so(tmp_path, monkeypatch):
+def test_a_checkpoint_without_its_importance_begins_with_class_frequency_and_says_so(tmp_path, monkeypatch):
     first = interrupted(tmp_path, monkeypatch)
     Path(first.output_folder, "checkpoint_latest_regions.npz").unlink()
     second = resumed(monkeypatch, tmp_path)
@@ -252,7 +252,7 @@ def test_a_checkpoint_without_its_grid_begins_with_class_frequency_and_says_so(t
     assert "checkpoint_latest_regions.npz is missing" in Path(second.log_file).read_text()
 
 
-def test_the_grid_of_another_fold_is_refused(tmp_path, monkeypatch):
+def test_the_importance_of_another_fold_is_refused(tmp_path, monkeypatch):
     first = interrupted(tmp_path, monkeypatch)
     other = started(fold=1)
     name = "checkpoint_latest_regions.npz"
@@ -266,7 +266,7 @@ def test_the_grid_of_another_fold_is_refused(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("base", ["DLKUNetSTrainer", "DCFFSNetTrainer", "nnUNetTrainer"])
 def test_any_trainer_can_borrow_drgo(base):
-    """One whose augmentation rotates first, one with several outputs, and one that is not of this package."""
+    """Trainers whose augmentation rotates first, with several outputs, and of nnU-Net itself."""
     trainer_class = nnUNetTrainer if base == "nnUNetTrainer" else find_trainer(base)
     mine = type(f"DRGO{base}", (DRGO, trainer_class), {"num_iterations_per_epoch": 1, "num_epochs": 1})
     plans = cell_datasets.load_plans(LABELS) | {"continue_training": False}

@@ -14,7 +14,7 @@ from nnunet_plugins.architectures import CASNet
 from nnunet_plugins.architectures.casnet import ContextualAttention
 from nnunet_plugins.losses import DiceCrossEntropyLoss, DRGOLoss
 from nnunet_plugins.trainers import find_trainer
-from nnunet_plugins.trainers.medfusion_transnet import modality_groups
+from nnunet_plugins.trainers.plan import NetworkPlan
 
 pytestmark = pytest.mark.usefixtures("results")
 
@@ -25,7 +25,7 @@ def groups_of(reader, num_image_channels, num_input_channels):
     configurations = {"x": {"architecture": architecture, "normalization_schemes": schemes}}
     plans = PlansManager({"image_reader_writer": reader, "configurations": configurations})
     configuration = plans.get_configuration("x")
-    return modality_groups(plans, configuration, num_input_channels)
+    return NetworkPlan(plans, configuration, num_input_channels).modality_groups
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_modalities_may_be_given_by_a_trainer(planned):
     assert network.modality_groups == (1, 2)
 
 
-def test_stages_are_the_plans(planned):
+def test_network_has_the_stages_of_the_plans(planned):
     trainer = initialized_trainer("CASNetTrainer", THICK_VOLUMES)
     plan = trainer.configuration_manager.network_arch_init_kwargs
     network = trainer.network
@@ -103,17 +103,17 @@ def trainer_size(trainer):
         ("DRGOTrainer", DeepSupervisionWrapper, 0.1, True),
     ],
 )
-def test_what_variants_train_with(name, segmentation, beta, sampling):
+def test_losses_and_sampling_of_the_variants(name, segmentation, beta, sampling):
     trainer = initialized_trainer(name, LABELS)
     if beta is None:
         assert isinstance(trainer.loss, segmentation)
         return
     assert isinstance(trainer.loss.segmentation_loss, segmentation)
-    assert (trainer.loss.alpha, trainer.loss.beta, trainer.loss.gamma_of) == (0.5, beta, (0.7, 0.3))
+    assert (trainer.loss.alpha, trainer.loss.beta, trainer.loss.first_and_last_gamma) == (0.5, beta, (0.7, 0.3))
     assert trainer.region_sampling is sampling
 
 
-def test_heads_are_those_that_are_trained():
+def test_networks_have_only_heads_that_are_trained():
     heads = {
         name: len(initialized_trainer(name, LABELS).network.decoder.seg_layers)
         for name in ("CASNetTrainer", "MedFusionTransNetTrainer", "MedFusionTransNetTrainer_DS")
@@ -121,13 +121,13 @@ def test_heads_are_those_that_are_trained():
     assert heads["CASNetTrainer"] == heads["MedFusionTransNetTrainer"] == 1 < heads["MedFusionTransNetTrainer_DS"]
 
 
-def test_dice_is_that_of_the_batch_where_the_plan_says_so():
+def test_batch_dice_is_the_plans_choice():
     for dataset_id in (LABELS, VOLUMES):
         trainer = initialized_trainer("CASNetTrainer", dataset_id)
         assert trainer.loss.batch_dice is trainer.configuration_manager.batch_dice
 
 
-def test_what_networks_of_variants_lack():
+def test_networks_of_ablations_lack_attention_and_skips():
     names = ("MedFusionTransNetTrainer", "MedFusionTransNetTrainer_woContext", "MedFusionTransNetTrainer_woSkips")
     networks = [initialized_trainer(name, LABELS).network for name in names]
     attentions = [sum(isinstance(m, ContextualAttention) for m in network.modules()) for network in networks]

@@ -1,4 +1,4 @@
-"""A name is a row of the table, perhaps with a length; every such name is a class that behaves like one from a file."""
+"""Proves: every name of the table, with any length, is a class that behaves like one from a file."""
 
 import contextlib
 import pickle
@@ -61,6 +61,13 @@ def test_rows_of_the_table_bear_their_name_and_have_its_attributes(name):
     assert pickle.loads(pickle.dumps(trainer)) is trainer
     for attribute, value in TRAINERS[name].overrides.items():
         assert getattr(trainer, attribute) == value
+
+
+def test_a_row_with_a_misspelt_attribute_is_refused():
+    row = TRAINERS["DCSNetTrainer_earlyStop"]._replace(overrides={"early_stoping_patience": 20})
+    message = "DCSNetTrainer_earlyStop sets early_stoping_patience, which DCSNetTrainer does not have"
+    with pytest.raises(AssertionError, match=message):
+        trainers.class_of(row)
 
 
 @pytest.mark.parametrize(

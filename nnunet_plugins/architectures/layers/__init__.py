@@ -1,1 +1,1 @@
-"""Building blocks that more than one network or loss uses."""
+"""Building blocks of the networks, and modules of a paper that are files of their own."""

@@ -1,12 +1,14 @@
-"""The dual-attention pair (Fu et al., Dual Attention Network for Scene Segmentation, CVPR 2019), for grouped features.
-
-Both act on ``groups`` equal channel groups independently and in one call: convolutions are grouped, and the groups join
-the heads axis of scaled dot-product attention.
-"""
+"""Attention on feature maps: the pair of Dual Attention Networks, and the gates of CBAM."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from nnunet_plugins.architectures.layers.convolutions import ConvOp, conv
+
+# ---- Fu et al., Dual Attention Network for Scene Segmentation, CVPR 2019 ---------------------------------------------
+# Both act on ``groups`` equal channel groups independently and in one call: convolutions are grouped, and the groups
+# join the heads axis of scaled dot-product attention.
 
 
 class SpatialAttention(nn.Module):
@@ -48,3 +50,34 @@ class ChannelAttention(nn.Module):
         channels = x.unflatten(1, (self.groups, -1)).flatten(3)  # (B, groups, c, H*W)
         attended = F.scaled_dot_product_attention(channels, channels, channels, scale=1 / channels.shape[-1])
         return x + self.gamma * attended.reshape(x.shape)
+
+
+# ---- Woo et al., CBAM: Convolutional Block Attention Module, ECCV 2018 -----------------------------------------------
+
+
+class ChannelGate(nn.Module):
+    """Gate that weighs channels by their mean and maximum: ``(B, C, *S)`` to the same."""
+
+    reduction = 16
+
+    def __init__(self, conv_op: ConvOp, channels: int):
+        super().__init__()
+        hidden = channels // self.reduction
+        self.mlp = nn.Sequential(
+            conv(conv_op, channels, hidden, 1), nn.ReLU(inplace=True), conv(conv_op, hidden, channels, 1)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        axes = tuple(range(2, x.ndim))
+        return x * (self.mlp(x.mean(axes, keepdim=True)) + self.mlp(x.amax(axes, keepdim=True))).sigmoid()
+
+
+class SpatialGate(nn.Module):
+    """Gate that weighs positions by mean and maximum over the channels: ``(B, C, *S)`` to the same."""
+
+    def __init__(self, conv_op: ConvOp):
+        super().__init__()
+        self.conv = conv(conv_op, 2, 1, 7)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.conv(torch.cat((x.mean(1, keepdim=True), x.amax(1, keepdim=True)), 1)).sigmoid()

@@ -21,28 +21,31 @@ NUM_LEVELS = 5
 
 
 runs_eagerly = torch.compiler.disable(recursive=False)
-"""For what handles numbers of boxes, each of which would be another graph; the modules that it calls are compiled."""
+"""Decorator of functions whose shapes depend on the number of boxes: each number would be compiled to another graph.
+
+The modules that such a function calls are compiled.
+"""
 
 
 class Objects(NamedTuple):
-    """What is to be detected in a batch."""
+    """Objects to detect in a batch."""
 
     boxes: Tensor
     """``(N, 5)`` of image and corners."""
     annotated: Tensor | None = None
-    """``(B, 1, H, W)`` bool; ``None`` if everything is. Nothing counts as background where nobody has looked."""
+    """``(B, 1, H, W)`` bool mask of annotated pixels, ``None`` for all; nothing else counts as background."""
 
     def to(self, device: torch.device, *, non_blocking: bool = False) -> "Objects":
         annotated = None if self.annotated is None else self.annotated.to(device, non_blocking=non_blocking)
         return Objects(self.boxes.to(device, non_blocking=non_blocking), annotated)
 
     def of_images(self, batch: int) -> list[dict[str, Tensor]]:
-        """As torchvision wants them."""
+        """Convert the boxes to torchvision's targets, one for each image."""
         boxes = [self.boxes[self.boxes[:, 0] == index, 1:] for index in range(batch)]
         return [{"boxes": b, "labels": torch.ones(len(b), dtype=torch.int64, device=b.device)} for b in boxes]
 
     def seen(self, image: int, boxes: Tensor) -> Tensor:
-        """Whether the centres of boxes ``(N, 4)`` lie where the image is annotated: ``(N,)`` bool."""
+        """Tell whether the centres of boxes ``(N, 4)`` lie where the image is annotated: ``(N,)`` bool."""
         assert self.annotated is not None, "everything is annotated: there is nothing to ask"
         height, width = self.annotated.shape[2:]
         x, y = ((boxes[:, :2] + boxes[:, 2:]) / 2).long().unbind(1)
@@ -50,25 +53,28 @@ class Objects(NamedTuple):
 
 
 class Detections(NamedTuple):
-    """What was detected in a batch."""
+    """Boxes detected in a batch, and the detector's losses."""
 
     boxes: Tensor
     """``(N, 5)``, without a gradient."""
     losses: dict[str, Tensor]
-    """torchvision's four, by its names; empty if it is not known what is to be detected."""
+    """torchvision's four losses by its names; empty if the objects are not known."""
 
 
 class Detector(nn.Module):
-    """Region proposals on a pyramid of features, and their refinement.
+    """Detector of boxes: region proposals on a feature pyramid, and their refinement.
 
-    Thresholds are torchvision's but for ``min_score``. Deviations, as a patch is smaller than torchvision's images of
-    800 pixels, and has few objects: anchors, and the boxes that belong to a level, are a quarter as large; losses are
-    those of 128 candidates of an image instead of 512, most of which would be background.
+    Thresholds are torchvision's except for ``min_score``.
+
+    Deviation: a patch is smaller than torchvision's images of 800 pixels, and has few objects. Anchors, and the boxes
+    that belong to a level, are a quarter as large, and losses use 128 candidates of an image instead of 512, most of
+    which would be background.
 
     Args:
-        channels: of the features.
-        anchor_sizes: side in pixels of the anchors of P2 ... P6.
-        min_score: of what counts as detected.
+        channels: channels of the features.
+        anchor_sizes: edges in pixels of the anchors of P2 ... P6.
+        box_head_channels: channels of the two layers that classify and refine a box.
+        min_score: score from which on a box counts as detected.
         max_objects: most detections in an image.
 
     Raises:
@@ -80,6 +86,7 @@ class Detector(nn.Module):
         channels: int = 256,
         *,
         anchor_sizes: Sequence[int] = (8, 16, 32, 64, 128),
+        box_head_channels: int = 1024,
         min_score: float = 0.35,
         max_objects: int = 32,
     ):
@@ -100,8 +107,8 @@ class Detector(nn.Module):
         )
         self.roi_heads = RoIHeads(
             MultiScaleRoIAlign(["0", "1", "2", "3"], POOLED_SIZE, 2, canonical_scale=56),  # P6 only proposes
-            TwoMLPHead(channels * POOLED_SIZE**2, 1024),
-            rare_objects(FastRCNNPredictor(1024, num_classes=2)),
+            TwoMLPHead(channels * POOLED_SIZE**2, box_head_channels),
+            rare_objects(FastRCNNPredictor(box_head_channels, num_classes=2)),
             fg_iou_thresh=0.5,
             bg_iou_thresh=0.5,
             batch_size_per_image=128,
@@ -114,12 +121,12 @@ class Detector(nn.Module):
 
     @runs_eagerly
     def forward(self, features: Sequence[Tensor], size: tuple[int, int], objects: Objects | None = None) -> Detections:
-        """Detect; in training among the proposals that are sampled for the losses, otherwise among all.
+        """Detect boxes: in training among the proposals that are sampled for the losses, otherwise among all.
 
         Args:
             features: ``(B, C, H / r, W / r)`` of every level, the finest first, with r = 4, 8, 16, ...
-            size: (H, W) of the images proper, which no box exceeds; the features may be those of padded ones.
-            objects: what is to be detected, for the losses.
+            size: (H, W) of the images before padding, which no box exceeds.
+            objects: objects to detect, for the losses.
         """
         objectness, deltas = self.rpn.head(list(features))
         return self.detect(features, objectness, deltas, size, objects)
@@ -133,7 +140,10 @@ class Detector(nn.Module):
         size: tuple[int, int],
         objects: Objects | None,
     ) -> Detections:
-        """All whose shapes depend on the values of tensors; coordinates and scores in float32."""
+        """Detect boxes, given the proposal head's outputs; coordinates and scores are in float32.
+
+        All shapes here depend on the values of tensors, so that nothing is compiled.
+        """
         batch = len(features[0])
         like = [torch.empty((0, *f.shape[2:]), device=f.device) for f in features]
         anchors = self.rpn.anchor_generator(
@@ -178,14 +188,14 @@ class Detector(nn.Module):
     def sample(
         self, proposals: list[Tensor], targets: list[dict[str, Tensor]], objects: Objects
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """Proposals for the losses, and for each its label and how far it is from its object."""
+        """Sample proposals for the losses, with their labels and their offsets from their objects."""
         if objects.annotated is not None:
             proposals = [boxes[objects.seen(index, boxes)] for index, boxes in enumerate(proposals)]
         samples, _, labels, distances = self.roi_heads.select_training_samples(proposals, targets)
         return samples, labels, distances
 
     def classify(self, features: Sequence[Tensor], proposals: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Class logits and offsets of all proposals."""
+        """Compute class logits and offsets of all proposals."""
         levels = {str(index): feature for index, feature in enumerate(features)}
         pooled = self.roi_heads.box_roi_pool(levels, proposals, [padded_size(features)])
         logits, offsets = self.roi_heads.box_predictor(self.roi_heads.box_head(pooled))
@@ -202,6 +212,7 @@ class Detector(nn.Module):
 
     @torch.no_grad()
     def best(self, logits: Tensor, offsets: Tensor, proposals: list[Tensor], size: tuple[int, int]) -> Tensor:
+        """Select the boxes ``(N, 5)`` that count as detected."""
         boxes, _, _ = self.roi_heads.postprocess_detections(logits, offsets, proposals, [size] * len(proposals))
         return boxes_of_images(boxes)
 
@@ -209,7 +220,7 @@ class Detector(nn.Module):
 def without_true_boxes(
     logits: Tensor, offsets: Tensor, samples: list[Tensor], targets: list[dict[str, Tensor]]
 ) -> tuple[Tensor, Tensor]:
-    """Answers in which the true boxes, which torchvision adds to the proposals, have no score."""
+    """Remove the scores of the true boxes, which torchvision adds to the proposals."""
     true = [(boxes[:, None] == target["boxes"]).all(2).any(1) for boxes, target in zip(samples, targets, strict=True)]
     return logits.masked_fill(
         torch.cat(true)[:, None] & torch.tensor([False, True], device=logits.device), -torch.inf
@@ -217,12 +228,12 @@ def without_true_boxes(
 
 
 def rare_objects(predictor: FastRCNNPredictor) -> FastRCNNPredictor:
-    """Start from scores of about 0.1, as the authors of focal loss do: half of all boxes would pass otherwise."""
+    """Start from scores of about 0.1, as focal loss does: otherwise half of all boxes would pass."""
     nn.init.constant_(predictor.cls_score.bias[1:], -2.2)
     nn.init.constant_(predictor.cls_score.bias[:1], 0.0)
     return predictor
 
 
 def padded_size(features: Sequence[Tensor]) -> tuple[int, int]:
-    """(H, W) of the images of which these are the features."""
+    """Compute (H, W) of the padded images from their features."""
     return FINEST_STRIDE * features[0].shape[2], FINEST_STRIDE * features[0].shape[3]

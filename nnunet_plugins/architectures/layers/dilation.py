@@ -1,4 +1,4 @@
-"""Dilated convolution: on the CPU in a form that is faster than torch's own."""
+"""Dilated convolution, on the CPU in a form that is faster than torch's own."""
 
 from collections.abc import Sequence
 
@@ -9,20 +9,20 @@ from nnunet_plugins.architectures.layers.padding import pad_to_size
 
 
 def dilated_conv(conv: nn.Conv2d | nn.Conv3d, x: Tensor) -> Tensor:
-    """``conv(x)`` for a convolution that keeps the size of ``x``, ``(B, C, *S)``: on the CPU, :func:`conv_on_grids`."""
+    """Compute ``conv(x)`` for a convolution that keeps the size; on the CPU by :func:`conv_on_grids`."""
     return conv_on_grids(conv, x) if x.device.type == "cpu" else conv(x)
 
 
 def conv_on_grids(conv: nn.Conv2d | nn.Conv3d, x: Tensor) -> Tensor:
-    """``conv(x)`` without dilation.
+    """Compute ``conv(x)`` by a convolution without dilation on interleaved grids.
 
     Positions that differ by a multiple of the dilation d never meet others, so that the convolution is a dense one on
-    each of d**n interleaved grids. With the grids in the batch the CPU computes it 4 times as fast in 2D and up to 2.5
-    times in 3D, with gradients (``speed/dlkunet_ops.py``).
+    each of d**n grids in n dimensions. With the grids in the batch the CPU computes it 4 times as fast in 2D and up to
+    2.5 times in 3D, with gradients (``speed/dlkunet_ops.py``).
     """
     steps = [d if k > 1 else 1 for d, k in zip(conv.dilation, conv.kernel_size, strict=True)]
     grids = split_grids(x, steps)
-    # What lies farther from the centre of the kernel than a grid is long meets nothing but padding.
+    # Taps that are farther from the kernel's centre than a grid is long only meet padding.
     reach = [min(k // 2, size - 1) for k, size in zip(conv.kernel_size, grids.shape[2:], strict=True)]
     window = [slice(k // 2 - r, k // 2 + r + 1) for k, r in zip(conv.kernel_size, reach, strict=True)]
     dense = F.conv2d if x.ndim == 4 else F.conv3d
@@ -31,7 +31,10 @@ def conv_on_grids(conv: nn.Conv2d | nn.Conv3d, x: Tensor) -> Tensor:
 
 
 def split_grids(x: Tensor, steps: Sequence[int]) -> Tensor:
-    """``(B, C, H, W)`` to ``(h * w * B, C, ceil(H / h), ceil(W / w))`` for steps h and w; so in 3D. Channels last."""
+    """Split a map into interleaved grids, with channels last in memory.
+
+    ``(B, C, H, W)`` to ``(h * w * B, C, ceil(H / h), ceil(W / w))`` for steps h and w; likewise in 3D.
+    """
     n = len(steps)
     x = pad_to_size(x, [-(-size // step) * step for size, step in zip(x.shape[2:], steps, strict=True)])
     x = x.movedim(1, -1)  # (B, H, W, C)
@@ -42,7 +45,7 @@ def split_grids(x: Tensor, steps: Sequence[int]) -> Tensor:
 
 
 def join_grids(grids: Tensor, steps: Sequence[int]) -> Tensor:
-    """The inverse of :func:`split_grids`, but for the padding to whole steps."""
+    """Invert :func:`split_grids`, except for the padding to whole steps."""
     n = len(steps)
     x = grids.movedim(1, -1).unflatten(0, (*steps, -1))  # (h, w, B, H / h, W / w, C)
     x = x.permute(n, *(axis for pair in zip(range(n + 1, 2 * n + 1), range(n), strict=True) for axis in pair), -1)

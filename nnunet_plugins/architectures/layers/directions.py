@@ -1,4 +1,4 @@
-"""The eight directions of 8-connectivity, in one order, and what is made of them: shifts, pairs of pixels, votes.
+"""The eight directions of 8-connectivity: shifts, pairs of neighbouring pixels, and votes of pixels on each other.
 
 ``DIRECTIONS[d]`` is the step ``(dy, dx)`` to neighbour ``d``, in reading order; neighbour ``7 - d`` lies opposite. A
 pixel and its neighbour ``d`` are therefore the same pair as that neighbour and its neighbour ``7 - d``: whatever is
@@ -22,7 +22,7 @@ NUM_PAIRS = NUM_DIRECTIONS // 2
 
 
 def move(x: Tensor, step: tuple[int, int], fill: float = 0.0) -> Tensor:
-    """Move ``(..., H, W)`` by ``step``: padding that is negative on the other side, cheap forward and backward."""
+    """Move ``(..., H, W)`` by ``step``, by padding that is negative on the other side."""
     dy, dx = step
     return F.pad(x, (dx, -dx, dy, -dy), value=fill)
 
@@ -33,7 +33,7 @@ def shift_groups(x: Tensor) -> Tensor:
 
 
 def pair_ends(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Every pair of neighbours once: what pixel x says of its neighbour x + d, and what that one says of x.
+    """Collect every pair of neighbours once: the value of pixel x for x + d, and that of x + d for x.
 
     ``(B, K, 8, H, W)`` to twice ``(B, K, 4, H, W)``; 0 for a neighbour outside the image.
     """
@@ -43,12 +43,12 @@ def pair_ends(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def pair_masks(masks: Tensor) -> Tensor:
-    """Whether both pixels of a pair belong to a mask: ``(B, K, H, W)`` to ``(B, K, 4, H, W)``, 0 outside the image."""
+    """Tell whether both pixels of a pair belong to a mask: ``(B, K, H, W)`` to ``(B, K, 4, H, W)``, 0 outside."""
     return torch.stack([masks * move(masks, (-dy, -dx)) for dy, dx in DIRECTIONS[:NUM_PAIRS]], 2)
 
 
 def every_direction(pairs: Tensor, fill: float) -> Tensor:
-    """What the pairs say of every pixel and direction: ``(B, K, 4, H, W)`` to ``(B, K, 8, H, W)``, ``fill`` outside."""
+    """Spread values of pairs to both pixels: ``(B, K, 4, H, W)`` to ``(B, K, 8, H, W)``, ``fill`` outside."""
     steps = DIRECTIONS[:NUM_PAIRS]
     there = [move(m, step, fill) for m, step in zip(pairs.unbind(2), steps, strict=True)]
     here = [move(m, (-dy, -dx), fill) for m, (dy, dx) in zip(there, steps, strict=True)]
@@ -58,8 +58,8 @@ def every_direction(pairs: Tensor, fill: float) -> Tensor:
 class PairVotes(NamedTuple):
     """Bilateral votes ``v = p_a p_b`` of all pairs, ``(B, K, 4, H, W)``: both pixels must agree.
 
-    As logarithms from logarithms: no product of probabilities is ever formed, nothing underflows. Where the neighbour
-    lies outside the image the values mean nothing.
+    All are logarithms, computed from logarithms, so that no product of probabilities underflows. Values are undefined
+    where the neighbour lies outside the image.
     """
 
     log_vote: Tensor
@@ -71,7 +71,7 @@ class PairVotes(NamedTuple):
 
 
 def pair_votes(connectivity: Tensor) -> PairVotes:
-    """The votes of ``(B, K, 8, H, W)`` connectivity logits."""
+    """Compute the votes of connectivity logits ``(B, K, 8, H, W)``."""
     a, b = pair_ends(connectivity)
     log_a, log_b = F.logsigmoid(a), F.logsigmoid(b)
     log_not_a, log_not_b = log_a - a, log_b - b
@@ -80,7 +80,7 @@ def pair_votes(connectivity: Tensor) -> PairVotes:
 
 
 def both_ends(pairs: Tensor) -> Iterator[tuple[tuple[Any, ...], Tensor]]:
-    """Values of the pairs ``(B, K, 4, H, W)`` inside the image and where ``(..., H, W)`` they belong: at either end."""
+    """Yield, for both pixels of every pair, the index into ``(..., H, W)`` and the pairs' values inside the image."""
     height, width = pairs.shape[-2:]
     for (dy, dx), m in zip(DIRECTIONS, pairs.unbind(2), strict=False):
         here, there = (
@@ -93,9 +93,9 @@ def both_ends(pairs: Tensor) -> Iterator[tuple[tuple[Any, ...], Tensor]]:
 
 @torch.no_grad()
 def largest_pair(pairs: Tensor) -> Tensor:
-    """For every pixel, which of its pairs has the largest value: index ``(B, K, H * W)`` into ``(B, K, 4 * H * W)``.
+    """Find every pixel's pair with the largest value: index ``(B, K, H * W)`` into ``(B, K, 4 * H * W)``.
 
-    Gathering what was found trains the winners alone, at a fraction of the cost of a maximum over eight directions.
+    Gathering by this index trains only the winners, at a fraction of the cost of a maximum over eight directions.
     """
     height, width = pairs.shape[-2:]
     best = pairs.new_full((*pairs.shape[:2], height, width), -torch.inf)
@@ -114,12 +114,12 @@ def largest_pair(pairs: Tensor) -> Tensor:
 
 
 def pick(pairs: Tensor, index: Tensor) -> Tensor:
-    """One value for each pixel: ``(B, K, 4, H, W)`` to ``(B, K, H, W)``, see :func:`largest_pair`."""
+    """Pick one pair's value for each pixel: ``(B, K, 4, H, W)`` to ``(B, K, H, W)``, see :func:`largest_pair`."""
     return pairs.flatten(2).gather(2, index).unflatten(2, pairs.shape[-2:])
 
 
 def directional_vote(connectivity: Tensor, voting: str = "max") -> Tensor:
-    """Class logits from the bilateral votes ``v_d(x) = p_d(x) * p_d'(x + d)``, ``p = sigmoid(connectivity)``.
+    """Compute class logits from the bilateral votes ``v_d(x) = p_d(x) * p_d'(x + d)``, ``p = sigmoid(connectivity)``.
 
     ``"max"``: the class probability is the largest vote (reference [4] of DCFFSNet). ``"mean"``: it is the mean over
     the directions whose neighbour lies inside the image, so that border pixels are not punished for having fewer.
@@ -132,7 +132,7 @@ def directional_vote(connectivity: Tensor, voting: str = "max") -> Tensor:
         ``(B, K, H, W)`` logits, float32 or wider.
 
     Raises:
-        ValueError: for any other ``voting``.
+        ValueError: ``voting`` is anything else.
     """
     connectivity = connectivity.to(torch.promote_types(connectivity.dtype, torch.float32))
     if voting == "max":  # the logits of the winning pairs only
@@ -145,7 +145,7 @@ def directional_vote(connectivity: Tensor, voting: str = "max") -> Tensor:
 
 
 def vote_of_pairs(votes: PairVotes, voting: str) -> Tensor:
-    """:func:`directional_vote` for votes that are there already."""
+    """Compute :func:`directional_vote` from votes."""
     if voting == "max":
         logits = votes.log_vote - votes.log_no_vote
         return pick(logits, largest_pair(logits))

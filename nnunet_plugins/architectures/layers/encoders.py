@@ -1,4 +1,4 @@
-"""Convolutional encoders from timm, built without weights; ImageNet weights come on request, never at inference."""
+"""Encoders from timm, built without weights; ImageNet weights are loaded on request, never at inference."""
 
 import os
 from pathlib import Path
@@ -13,18 +13,19 @@ WEIGHTS_FOLDER_VARIABLE = "NNUNET_PLUGINS_WEIGHTS"
 
 
 def timm_encoder(name: str, in_channels: int, num_features: int | None = None) -> tuple[Any, list[int]]:
-    """A randomly initialised timm backbone that returns its feature maps, and their widths.
-
-    ``(B, in_channels, H, W)`` to a list of maps ``(B, C_i, H / r_i, W / r_i)``; ``encoder.feature_info.reduction()``
-    gives the r_i, most often 2, 4, 8, ...
+    """Make a randomly initialised timm backbone that returns its feature maps, and list their channels C_i.
 
     Args:
-        name: of a timm model with ``features_only`` that takes images of any size.
+        name: timm model with ``features_only`` that takes images of any size.
         in_channels: channels of the image.
-        num_features: use the first so many maps, and no layers beyond; all of them if ``None``.
+        num_features: number of maps to use, without the layers beyond; all if ``None``.
+
+    Shape:
+        ``(B, in_channels, H, W)`` to a list of maps ``(B, C_i, H / r_i, W / r_i)``; the strides r_i are
+        ``encoder.feature_info.reduction()``, most often 2, 4, 8, ...
 
     Raises:
-        ValueError: timm has no such model, or it has fewer feature maps.
+        ValueError: timm has no such model, or the model has fewer feature maps.
     """
     options: dict[str, Any] = {} if num_features is None else {"out_indices": tuple(range(num_features))}
     try:
@@ -40,17 +41,18 @@ def timm_encoder(name: str, in_channels: int, num_features: int | None = None) -
 
 
 def channels_first(encoder: nn.Module, arguments: Any, features: list[Tensor]) -> list[Tensor]:
+    """Move the channels of a backbone's NHWC feature maps to the second axis, as a forward hook."""
     return [feature.movedim(-1, 1) for feature in features]
 
 
 def load_imagenet_weights(encoder: Any, name: str, in_channels: int) -> None:
     """Load timm's ImageNet weights for ``name`` into ``encoder``; timm adapts the stem to ``in_channels``.
 
-    A file ``<name>.safetensors`` or ``<name>.pth`` in the folder ``$NNUNET_PLUGINS_WEIGHTS`` is used if the variable is
-    set; otherwise timm's own cache, or a download.
+    They come from ``<name>.safetensors`` or ``<name>.pth`` in the folder ``$NNUNET_PLUGINS_WEIGHTS`` if the variable is
+    set, otherwise from timm's cache or a download.
 
     Raises:
-        UserError: the weights are neither there nor can be downloaded.
+        UserError: the weights are not there, and cannot be downloaded.
     """
     overlay = None
     folder = os.environ.get(WEIGHTS_FOLDER_VARIABLE)

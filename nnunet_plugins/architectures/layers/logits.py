@@ -1,4 +1,4 @@
-"""The range of logits."""
+"""Limits of logits."""
 
 from torch import Tensor
 
@@ -6,5 +6,5 @@ MAX_LOGIT = 1000.0  # nnU-Net sums logits, times 10, in fp16 at inference
 
 
 def bounded(logits: Tensor, limit: float = MAX_LOGIT) -> Tensor:
-    """``logits`` between ``-limit`` and ``limit``."""
+    """Clamp logits to ``-limit`` and ``limit``."""
     return logits.clamp(-limit, limit)

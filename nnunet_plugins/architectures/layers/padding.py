@@ -1,13 +1,19 @@
-"""Padding to a network's stride and cropping back."""
+"""Padding of images to a network's stride, and cropping of its logits."""
 
 from collections.abc import Sequence
+from math import prod
 
 from torch import Tensor
 from torch.nn import functional as F
 
 
+def total_stride(strides: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    """Product of successive strides along each axis."""
+    return tuple(prod(steps) for steps in zip(*strides, strict=True))
+
+
 def pad_to_size(x: Tensor, size: Sequence[int]) -> Tensor:
-    """Zero-pad the end of every spatial axis of ``(B, C, *S)`` to ``size``; what is longer stays."""
+    """Zero-pad the end of every spatial axis of ``(B, C, *S)`` to ``size``; longer axes stay as they are."""
     padding: list[int] = []
     for length, wanted in zip(reversed(x.shape[2:]), reversed(size), strict=True):
         padding += [0, max(wanted - length, 0)]
@@ -20,7 +26,7 @@ def pad_to_stride(x: Tensor, stride: int, minimum: int = 1) -> Tensor:
 
 
 def crop(x: Tensor, size: Sequence[int]) -> Tensor:
-    """Cut padding at the end of the spatial axes off again; the result is contiguous, as nnU-Net's inference needs."""
+    """Cut the end of every spatial axis off, down to ``size``; contiguous, as nnU-Net's inference needs."""
     for axis, length in enumerate(size, start=2):
         x = x.narrow(axis, 0, length)
     return x.contiguous()

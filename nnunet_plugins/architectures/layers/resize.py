@@ -7,9 +7,9 @@ from torch.nn import functional as F
 
 
 def resize(x: Tensor, size: Sequence[int]) -> Tensor:
-    """``(B, C, *S)`` to ``(B, C, *size)``, bilinear in 2D and trilinear in 3D, in the precision of ``x``.
+    """Interpolate ``(B, C, *S)`` to ``(B, C, *size)``, bilinearly in 2D and trilinearly in 3D.
 
-    CUDA's autocast interpolates in float32 and would leave the result there.
+    The result has the precision of ``x``, although CUDA's autocast interpolates in float32.
     """
     if tuple(x.shape[2:]) == tuple(size):
         return x
@@ -18,5 +18,5 @@ def resize(x: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def upsample(x: Tensor, factor: int) -> Tensor:
-    """``(B, C, H, W)`` to ``(B, C, factor * H, factor * W)``."""
+    """Interpolate ``(B, C, *S)`` to a whole multiple of its size."""
     return resize(x, [factor * length for length in x.shape[2:]])

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 
 def token_grid(size: Sequence[int], max_tokens: int) -> tuple[int, ...]:
-    """The grid of at most ``max_tokens`` cells that comes from halving the longest axis again and again."""
+    """Halve the longest axis of ``size`` until there are at most ``max_tokens`` cells."""
     grid = list(size)
     while prod(grid) > max_tokens:
         longest = grid.index(max(grid))
@@ -19,7 +19,7 @@ def token_grid(size: Sequence[int], max_tokens: int) -> tuple[int, ...]:
 
 
 def pool_to_grid(x: Tensor, grid: Sequence[int]) -> Tensor:
-    """Mean of ``(B, C, *S)`` over each cell of ``grid``: ``(B, C, *grid)``."""
+    """Average ``(B, C, *S)`` over each cell of ``grid``: ``(B, C, *grid)``."""
     if tuple(x.shape[2:]) == tuple(grid):
         return x
     pool = F.adaptive_avg_pool2d if x.ndim == 4 else F.adaptive_avg_pool3d
@@ -27,14 +27,14 @@ def pool_to_grid(x: Tensor, grid: Sequence[int]) -> Tensor:
 
 
 def sinusoidal_positions(grid: Sequence[int], spacing: Sequence[float], like: Tensor) -> Tensor:
-    """Sines and cosines of the cells' centres, ``(T, C)`` for the ``(..., T, C)`` of ``like`` (Vaswani et al., 2017).
+    """Encode the cells' centres by sines and cosines, ``(T, C)`` (Vaswani et al., 2017).
 
-    Every axis has its share of the channels. Computed at each call: nothing is cached that inference could spoil.
+    Every axis has its share of the channels. Nothing is cached, so that ``inference_mode`` cannot spoil training.
 
     Args:
-        grid: cells along each axis, T in all.
+        grid: number of cells along each axis, T in all.
         spacing: length of a cell along each axis.
-        like: gives C, device and dtype.
+        like: tensor ``(..., T, C)`` with the wanted number of channels, device and dtype.
     """
     channels = like.shape[-1]
     frequencies = -(-channels // (2 * len(grid)))
@@ -50,7 +50,7 @@ def sinusoidal_positions(grid: Sequence[int], spacing: Sequence[float], like: Te
 
 
 class SelfAttention(nn.Module):
-    """``softmax(Q K^T / sqrt(d_k)) V`` of 8 heads: tokens ``(B, T, C)`` attend to themselves, or to a context.
+    """Attention ``softmax(Q K^T / sqrt(d_k)) V`` of tokens ``(B, T, C)`` to themselves, or to a context; 8 heads.
 
     Args:
         channels: C, a multiple of 8.
@@ -72,7 +72,7 @@ class SelfAttention(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """A transformer's block: a mixer of tokens and a perceptron, each a residual of what is normalised before it."""
+    """Block of a transformer: a mixer of tokens and a perceptron, both residual, with normalisation first."""
 
     def __init__(self, channels: int, mixer: nn.Module):
         super().__init__()
@@ -83,7 +83,7 @@ class AttentionBlock(nn.Module):
         )
 
     def forward(self, tokens: Tensor, context: Tensor | None = None) -> Tensor:
-        """``(B, T, C)``, and for attention over scales a context ``(B, U, C)``, to ``(B, T, C)``."""
+        """Mix tokens ``(B, T, C)`` among themselves, or with a context ``(B, U, C)``, to ``(B, T, C)``."""
         normalised = self.norm(tokens)
         mixed = self.mixer(normalised) if context is None else self.mixer(normalised, self.norm(context))
         tokens = tokens + mixed

@@ -1,9 +1,9 @@
 """Aggregation of overlapping windows, each with matrices of its own: eq. 11, 13 and 14 of ConDSeg.
 
-Read literally, the K x K window of values around every position is unfolded, two K^2 x K^2 matrices are applied to
-it, and the windows are folded again, that is, summed where they overlap. Here the two matrices are multiplied first,
-and the sum over all windows that hold a position is one filter of (2K - 1) x (2K - 1) taps for it. Nothing is unfolded,
-which takes a fraction of time and memory (``speed/condseg_ops.py``).
+The paper unfolds the K x K window of values around every position, multiplies it by two K^2 x K^2 matrices, and folds
+the windows again, that is, sums them where they overlap. Here the two matrices are multiplied first, and the sum over
+all windows that contain a position becomes one filter of (2K - 1) x (2K - 1) taps. Nothing is unfolded, which takes a
+fraction of time and memory (``speed/condseg_ops.py``).
 """
 
 import math
@@ -18,12 +18,13 @@ from torch.nn import functional as F
 
 
 def aggregate_windows(values: Tensor, outer: Tensor, inner: Tensor) -> Tensor:
-    """``fold(outer @ (inner @ unfold(values)))``, zero-padded, for every head.
+    """Compute ``fold(outer @ (inner @ unfold(values)))``, zero-padded, for every head.
 
     Args:
         values: ``(B, heads, C, H, W)``.
-        outer, inner: ``(B, heads, K^2, K^2, H, W)``, a matrix for the window around every position, K odd. The
-            positions of a window are numbered row by row.
+        outer: ``(B, heads, K^2, K^2, H, W)``, a matrix for the window around every position, K odd. The positions of
+            a window are numbered row by row.
+        inner: matrices of the same shape, which are applied first.
 
     Returns:
         ``(B, heads, C, H, W)``.
@@ -32,10 +33,10 @@ def aggregate_windows(values: Tensor, outer: Tensor, inner: Tensor) -> Tensor:
 
 
 class WindowAggregation(torch.autograd.Function):
-    """Keeps the matrices and the taps for the backward pass, but neither unfolded values nor products of matrices.
+    """Aggregation that keeps matrices and taps for the backward pass, but no unfolded values or products of matrices.
 
-    Nothing is written to a part of a tensor: ``torch.compile`` takes several times as long for that, and makes slower
-    kernels of it.
+    Nothing is written to a part of a tensor: ``torch.compile`` would take several times as long, and make slower
+    kernels.
     """
 
     @staticmethod
@@ -69,23 +70,24 @@ class WindowAggregation(torch.autograd.Function):
 
 
 def square(edge: int) -> Iterable[tuple[int, ...]]:
-    """Rows and columns of a square, row by row."""
+    """List the rows and columns of a square, row by row."""
     return product(range(edge), repeat=2)
 
 
 def pad(x: Tensor, margin: int) -> Tensor:
+    """Zero-pad both ends of the last two axes."""
     return F.pad(x, (margin,) * 4)
 
 
 def part(x: Tensor, row: int, column: int, size: Sequence[int]) -> Tensor:
-    """The part of a padded map that begins at a row and column."""
+    """Cut the part of a padded map that begins at a row and column."""
     return x[..., row : row + size[0], column : column + size[1]]
 
 
 def taps_of_windows(matrices: Tensor) -> Tensor:
-    """The filter of every position: ``(B, heads, K^2, K^2, H, W)`` to ``(B, heads, 2K - 1, 2K - 1, H, W)``.
+    """Sum the windows' matrices ``(B, heads, K^2, K^2, H, W)`` to filters ``(B, heads, 2K - 1, 2K - 1, H, W)``.
 
-    The window around p gives its member m, at p + m, the values at p + n: for the position p + m that is tap n - m.
+    The window around p contributes values at p + n to its member m at p + m, for which they belong to tap n - m.
     """
     size, window = matrices.shape[-2:], math.isqrt(matrices.shape[2])
     padded = pad(matrices, window // 2).unflatten(3, (window, window)).unflatten(2, (window, window))
@@ -98,7 +100,7 @@ def taps_of_windows(matrices: Tensor) -> Tensor:
 
 
 def windows_of_taps(gradient: Tensor) -> Tensor:
-    """Gradient of :func:`taps_of_windows`."""
+    """Turn a gradient with respect to the taps into one with respect to the windows' matrices."""
     size, window = gradient.shape[-2:], (gradient.shape[2] + 1) // 2
     padded, members = pad(gradient, window // 2), []
     for row, column in square(window):

@@ -1,1 +1,1 @@
-"""The work of a suite: Snakemake's jobs, what they do, and the receipts that they leave."""
+"""Jobs of a suite: the driver that starts them, their steps, and the receipts that they leave."""

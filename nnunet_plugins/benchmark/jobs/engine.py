@@ -1,7 +1,7 @@
-"""Hands a suite's jobs to Snakemake, on this machine or on Slurm, and cleans up after whatever ended it before.
+"""The driver: hands a suite's jobs to Snakemake, on this machine or on Slurm, and cleans up after an earlier driver.
 
-Snakemake decides what is left to do, from the receipts alone. It runs in a thread, so that signals are ours: whether
-the driver is interrupted, terminated or killed, the next one goes the same way.
+Snakemake decides from the receipts alone which jobs are left. It runs in a thread, so that the driver itself handles
+signals: whether it is interrupted, terminated or killed, the next driver goes on in the same way.
 """
 
 import logging
@@ -34,7 +34,13 @@ MAX_SLURM_JOBS = 1000
 
 
 def run_suite(survey: Survey, suite_file: Path, executor: Executor, gpus: Sequence[str]) -> bool:
-    """Do all that is left of the suite; whether everything succeeded.
+    """Do all that is left of a suite; whether everything succeeded.
+
+    Args:
+        survey: the suite and its runs.
+        suite_file: the file of the suite, which the jobs read.
+        executor: where jobs run.
+        gpus: devices that local trainings share.
 
     Raises:
         UserError: another driver works on the suite, or the executor cannot be used.
@@ -61,7 +67,6 @@ def run_suite(survey: Survey, suite_file: Path, executor: Executor, gpus: Sequen
 def supervise(survey: Survey, suite_file: Path, executor: Executor, gpus: Sequence[str]) -> bool:
     """Run Snakemake in a thread, with a progress bar; on SIGINT or SIGTERM end its jobs and this process."""
     suite = survey.suite
-    folder = work_folder(suite)
     received: list[int] = []
     handlers = {
         number: signal.signal(number, lambda n, _: received.append(n)) for number in (signal.SIGINT, signal.SIGTERM)
@@ -69,7 +74,7 @@ def supervise(survey: Survey, suite_file: Path, executor: Executor, gpus: Sequen
     bar = tqdm(total=len(survey.runs), desc="Trainings", unit="fold", smoothing=0, mininterval=5)
     try:
         with ThreadPoolExecutor(1) as pool:
-            workflow = pool.submit(snakemake, suite, suite_file, folder, executor, gpus)
+            workflow = pool.submit(snakemake, suite, suite_file, executor, gpus)
             done = False
             while not (received or done):
                 done = bool(wait([workflow], timeout=0.5).done)
@@ -86,9 +91,9 @@ def supervise(survey: Survey, suite_file: Path, executor: Executor, gpus: Sequen
 
 
 def stop(suite: Suite, executor: Executor, signal_number: int) -> NoReturn:
-    """End the jobs, then this process at once: its thread would wait for jobs, and try them again."""
+    """End the jobs, then this process at once: Snakemake's thread would wait for the jobs and start them again."""
     try:
-        stop_file(suite).touch()  # for the next attempts, which Snakemake starts as we end those that run
+        stop_file(suite).touch()  # ends the attempts that Snakemake starts while we end those that run
         with suppress(OSError):
             print("Stopping. The same command goes on from the last checkpoints.", flush=True)
         end_jobs(executor, work_folder(suite))
@@ -99,63 +104,65 @@ def stop(suite: Suite, executor: Executor, signal_number: int) -> NoReturn:
         os._exit(128 + signal_number)
 
 
-def snakemake(suite: Suite, suite_file: Path, folder: Path, executor: Executor, gpus: Sequence[str]) -> bool:
+def snakemake(suite: Suite, suite_file: Path, executor: Executor, gpus: Sequence[str]) -> bool:
     """Run Snakemake's workflow; whether all jobs succeeded."""
     from snakemake.api import SnakemakeApi
     from snakemake.exceptions import WorkflowError
     from snakemake.scheduling.greedy import SchedulerSettings
     from snakemake.settings.enums import Quietness, RerunTrigger
-    from snakemake.settings.types import (
-        ConfigSettings,
-        DAGSettings,
-        ExecutionSettings,
-        OutputSettings,
-        RemoteExecutionSettings,
-        ResourceSettings,
-        SchedulingSettings,
-    )
+    from snakemake.settings.types import ConfigSettings, DAGSettings, OutputSettings, SchedulingSettings
 
-    resources = suite.resources
     slurm = executor == "slurm"
-    level = logging.ERROR if slurm else logging.CRITICAL  # what fails here says so itself; Slurm may refuse a job
+    level = logging.ERROR if slurm else logging.CRITICAL  # local jobs say themselves why they fail
     output = OutputSettings(quiet={Quietness.HOST, Quietness.REASON, Quietness.RULES}, log_level_override=level)
-    num_gpus = len(gpus) if resources.device == "cuda" else int(resources.device != "cpu")
     with SnakemakeApi(output) as api:
         workflow = api.workflow(
-            resource_settings=ResourceSettings(
-                cores=None if slurm else max(usable_cores(), num_gpus * resources.cpus),
-                nodes=MAX_SLURM_JOBS if slurm else None,
-                resources={} if slurm else {"gpu": num_gpus},
-            ),
+            resource_settings=resource_settings(suite, slurm, len(gpus)),
             config_settings=ConfigSettings(config={"suite": str(suite_file)}),
             snakefile=SNAKEFILE,
-            workdir=folder,
+            workdir=work_folder(suite),
         )
-        dag = workflow.dag(
-            DAGSettings(
-                targets={"all"},
-                force_incomplete=True,
-                rerun_triggers={RerunTrigger.MTIME, RerunTrigger.INPUT},
-            )
-        )
+        triggers = {RerunTrigger.MTIME, RerunTrigger.INPUT}
+        dag = workflow.dag(DAGSettings(targets={"all"}, force_incomplete=True, rerun_triggers=triggers))
         try:
             dag.execute_workflow(
                 executor=executor,
                 executor_settings=slurm_settings() if slurm else None,
-                execution_settings=ExecutionSettings(
-                    keep_going=True, lock=False, retries=resources.retries, latency_wait=60 if slurm else 5
-                ),
+                execution_settings=execution_settings(suite, slurm),
                 scheduling_settings=SchedulingSettings(scheduler="greedy"),
                 scheduler_settings=SchedulerSettings(),
-                remote_execution_settings=RemoteExecutionSettings(
-                    seconds_between_status_checks=10, job_deploy_sources=False
-                ),
+                remote_execution_settings=remote_execution_settings(),
             )
         except WorkflowError as error:
-            if "At least one job" not in str(error):  # of failed jobs, the steps themselves have said why
+            if "At least one job" not in str(error):  # the steps themselves have said why their jobs failed
                 print(error, file=sys.stderr)
             return False
     return True
+
+
+def resource_settings(suite: Suite, slurm: bool, num_gpus: int) -> Any:
+    """Limits of what Snakemake uses at a time: cores and GPUs of this machine, or a number of Slurm's jobs."""
+    from snakemake.settings.types import ResourceSettings
+
+    if slurm:
+        return ResourceSettings(cores=None, nodes=MAX_SLURM_JOBS, resources={})
+    resources = suite.resources
+    gpus = num_gpus if resources.device == "cuda" else int(resources.device != "cpu")
+    return ResourceSettings(cores=max(usable_cores(), gpus * resources.cpus), nodes=None, resources={"gpu": gpus})
+
+
+def execution_settings(suite: Suite, slurm: bool) -> Any:
+    from snakemake.settings.types import ExecutionSettings
+
+    return ExecutionSettings(
+        keep_going=True, lock=False, retries=suite.resources.retries, latency_wait=60 if slurm else 5
+    )
+
+
+def remote_execution_settings() -> Any:
+    from snakemake.settings.types import RemoteExecutionSettings
+
+    return RemoteExecutionSettings(seconds_between_status_checks=10, job_deploy_sources=False)
 
 
 def dry_run(survey: Survey) -> None:
@@ -172,7 +179,7 @@ def dry_run(survey: Survey) -> None:
 
 
 def end_jobs(executor: Executor, folder: Path) -> None:
-    """Kill what this driver, and a killed one before it, has started; workers of workers included."""
+    """Kill all processes that this driver, or a killed one before it, has started, with their workers."""
     if executor == "slurm":
         cancel_slurm_jobs(folder)
         return
@@ -192,6 +199,7 @@ def end_jobs(executor: Executor, folder: Path) -> None:
 
 
 def is_step(command: Sequence[str], folder: Path) -> bool:
+    """Whether a command line is that of a job of the suite in the folder."""
     return "nnunet_plugins.benchmark.jobs.steps" in command and str(folder / SUITE) in command
 
 
@@ -199,7 +207,8 @@ def is_step(command: Sequence[str], folder: Path) -> bool:
 
 
 def require_slurm() -> None:
-    """
+    """Make sure that Slurm can be used.
+
     Raises:
         UserError: there is no Slurm here, or it does not answer.
     """
@@ -212,14 +221,14 @@ def require_slurm() -> None:
 
 
 def cancel_slurm_jobs(folder: Path) -> None:
-    """Cancel what an earlier driver of this folder has left in the queue, and wait until it is gone."""
+    """Cancel the jobs that an earlier driver of this folder has left in the queue, and wait until they are gone."""
     while jobs := slurm_jobs(folder):
         subprocess.run(["scancel", *jobs], check=False)
         time.sleep(1)
 
 
 def slurm_jobs(folder: Path, attempts: int = 30) -> list[str]:
-    """Jobs of this user that wait or run in the folder; Snakemake gives sbatch its true path.
+    """Numbers of this user's jobs that wait or run in the folder.
 
     Raises:
         UserError: Slurm has not answered for a minute.
@@ -228,14 +237,14 @@ def slurm_jobs(folder: Path, attempts: int = 30) -> list[str]:
     for _ in range(attempts):
         asked = subprocess.run(command, capture_output=True, text=True)
         if asked.returncode == 0:
-            jobs = [line.split(maxsplit=1) for line in asked.stdout.splitlines()]
+            jobs = [line.split(maxsplit=1) for line in asked.stdout.splitlines()]  # number and real path
             return [job[0] for job in jobs if os.path.realpath(job[-1]) == os.path.realpath(folder)]
         time.sleep(2)
     raise UserError(f"Slurm does not answer ({' '.join(asked.stderr.split())}): cancel the jobs in {folder} yourself")
 
 
 def slurm_settings() -> Any:
-    """The plugin, imported here alone: that takes seconds where Slurm is configured but down."""
+    """Settings of Snakemake's Slurm plugin, imported only here, which takes seconds where Slurm is down."""
     from snakemake_executor_plugin_slurm import ExecutorSettings
 
     asked = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True, check=True).stdout

@@ -1,6 +1,6 @@
 """Locks that end with the process that holds them, however it ends.
 
-They are POSIX record locks: forked workers, which may outlive a training that was killed, do not share them.
+They are POSIX record locks: a training's forked workers, which may outlive it when it is killed, do not hold them too.
 """
 
 import fcntl
@@ -13,12 +13,13 @@ from pathlib import Path
 
 from nnunet_plugins.errors import UserError
 
-GPUS = "NNUNET_PLUGINS_GPUS"  # devices that local trainings share, e.g. "0,1"
+GPUS = "NNUNET_PLUGINS_GPUS"
+"""Environment variable with the devices that local trainings share, e.g. ``0,1``."""
 
 
 @contextmanager
 def lock(path: Path, wait: bool = True) -> Iterator[bool]:
-    """Hold the lock file, and yield whether it is held: without ``wait``, another process may have it."""
+    """Lock a file for this process, and yield whether that worked: without ``wait``, another process may hold it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as file:
         try:
@@ -36,6 +37,7 @@ def lock(path: Path, wait: bool = True) -> Iterator[bool]:
 
 
 def is_locked(path: Path) -> bool:
+    """Whether another process holds the lock."""
     if not path.exists():
         return False
     with lock(path, wait=False) as held:
@@ -44,7 +46,7 @@ def is_locked(path: Path) -> bool:
 
 @contextmanager
 def one_gpu() -> Iterator[None]:
-    """Give this process one of the devices in :data:`GPUS`, that no other training of this machine has."""
+    """Give this process a device of :data:`GPUS` that no other training on this machine has; wait for one."""
     devices = [device for device in os.environ.get(GPUS, "").split(",") if device]
     if not devices:
         yield
@@ -57,6 +59,7 @@ def one_gpu() -> Iterator[None]:
 
 @contextmanager
 def locked_device(devices: Sequence[str]) -> Iterator[str]:
+    """Wait for a device that no other process has locked, and lock it."""
     folder = Path(tempfile.gettempdir(), f"nnunet-plugins-{os.getuid()}")
     while True:
         for device in devices:

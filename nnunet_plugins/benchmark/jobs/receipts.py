@@ -62,6 +62,7 @@ def state_of(run: Run, earlier: State | None = None) -> State:
     """State of a run.
 
     Args:
+        run: the run.
         earlier: a state of the run, whose unchanged files are not hashed again if their receipt is the same.
     """
     if not run.training_receipt.exists():

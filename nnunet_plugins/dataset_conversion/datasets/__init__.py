@@ -43,4 +43,4 @@ CONVERTERS: dict[str, Dataset] = {
         folder,
     )
 }
-"""All converters by name; ``folder``'s record is completed by the user's options."""
+"""Records of all converters by name; the user's options complete the one of ``folder``."""

@@ -9,7 +9,7 @@ from nnunet_plugins.dataset_conversion.source import Source
 
 IMAGES = "{part}/patient#/patient#_frame#.nii.gz"
 MASKS = "{part}/patient#/patient#_frame#_gt.nii.gz"
-# The 70/10/20 patients of the training set that TransUNet's successors share.
+# Split of the 100 training patients that TransUNet's successors share: the other 70 are for training.
 VALIDATION = {19, 21, 29, 33, 41, 50, 61, 71, 76, 80}
 TEST = {2, 3, 8, 9, 12, 14, 17, 24, 42, 48, 49, 53, 55, 64, 67, 79, 81, 88, 92, 95}
 
@@ -32,7 +32,7 @@ def patient(key: str) -> str:
 
 
 def frame(key: str) -> str:
-    """The name of a frame, from the pattern's three numbers: folder, patient, frame."""
+    """Name of a frame, from the pattern's three numbers: folder, patient and frame."""
     return f"patient{patient(key)}_frame{key.split('/')[-1]}"
 
 

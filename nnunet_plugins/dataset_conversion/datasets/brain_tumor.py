@@ -27,9 +27,12 @@ def find_cases(source: Source) -> Iterator[Case]:
 
 
 def read_field(path: Path, name: str) -> NDArray:
-    """A field of the structure ``cjdata`` in a file of MATLAB 7.3, which is HDF5; text as numbers of characters.
+    """Read a field of the structure ``cjdata`` from a MATLAB 7.3 file, which is HDF5 with the axes in reverse order.
 
-    HDF5 has MATLAB's axes in reverse order.
+    Text is read as numbers of characters.
+
+    Raises:
+        UserError: the file or the field cannot be read.
     """
     refuse_empty(path)
     try:

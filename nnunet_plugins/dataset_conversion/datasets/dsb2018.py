@@ -30,7 +30,7 @@ def find_cases(source: Source) -> Iterator[Case]:
 
 
 def read_union(paths: tuple[Path, ...], shape: tuple[int, ...]) -> Picture:
-    """The pixels of any nucleus, from a mask for each."""
+    """Unite the masks of single nuclei."""
     union = np.zeros(shape, np.uint8)
     for path in paths:
         mask = read_mask((path,), shape).array

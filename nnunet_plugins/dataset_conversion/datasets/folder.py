@@ -1,4 +1,4 @@
-"""Anybody's images and masks, paired by what the wildcards of two patterns stand for."""
+"""Any folder of images and masks, paired by the wildcards of the user's patterns."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -47,16 +47,17 @@ def describe(
     label_map: Sequence[str] = (),
     threshold: float | None = None,
 ) -> Dataset:
-    """The converter for a folder.
+    """Complete the record for a folder.
 
     Args:
-        source: the folder, of which the first image and mask tell whether they are volumes, coloured, or JPEG.
-        images: a pattern, or one for each channel.
-        masks: a pattern with the same wildcards.
-        dataset_id, folder_name: ``NNN`` and ``Name`` in ``DatasetNNN_Name``.
-        channels: their names, which decide about nnU-Net's normalisation ("CT").
-        label_map: ``VALUE=NAME`` for each value in the masks; they get the labels 0, 1, 2, ... in this order.
-        threshold: of masks with two classes.
+        source: the folder; its first image and mask tell whether all are volumes, coloured, or JPEG.
+        images: the images' pattern, or a pattern for each channel.
+        masks: the masks' pattern, with the same wildcards.
+        dataset_id: ``NNN`` in ``DatasetNNN_Name``.
+        folder_name: ``Name`` in ``DatasetNNN_Name``.
+        channels: names of the channels, which decide on nnU-Net's normalisation ("CT").
+        label_map: ``VALUE=NAME`` for each value in the masks; the values get the labels 0, 1, 2, ... in this order.
+        threshold: value above which a mask with two classes has foreground.
 
     Raises:
         UserError: the options contradict each other or the files.
@@ -108,9 +109,12 @@ def default_channels(first_image: Path, num_files: int) -> tuple[str, ...]:
 
 
 def parse_label_map(entries: Sequence[str]) -> tuple[dict[str, int], LabelMap]:
-    """nnU-Net's labels, and the rule that makes them, from ``VALUE=NAME`` entries.
+    """Turn ``VALUE=NAME`` entries into nnU-Net's labels and the rule for masks.
 
-    "background" becomes 0 and "ignore" the highest label, wherever they stand.
+    "background" becomes 0 and "ignore" the highest label, at any place in the list.
+
+    Raises:
+        UserError: an entry has another form, repeats a value or a name, or there is no background.
     """
     names: dict[int, str] = {}
     for entry in entries:

@@ -29,7 +29,7 @@ def find_cases(source: Source) -> Iterator[Case]:
 
 
 def read_patients(source: Source) -> dict[str, str]:
-    """The patient of each image, from the table that comes with them."""
+    """Read the patient of each image from the table that comes with the images."""
     for table in source.find(GRADES).values():
         try:
             with table.open(newline="", encoding="utf-8-sig") as file:

@@ -15,7 +15,7 @@ PARTS: dict[str, Part] = {"Training": "train", "Test": "test"}
 
 
 def find_parts(source: Source, images: str, masks: str, parts: Mapping[str, Part]) -> Iterator[Case]:
-    """The cases of a challenge that publishes each part in folders of its own, ``{part}`` in the patterns."""
+    """Find the cases of a challenge that publishes each part in folders of its own, ``{part}`` in the patterns."""
     for folder, part in parts.items():
         patterns = images.format(part=folder), masks.format(part=folder)
         yield from paired(source, *patterns, name="ISIC_{}".format, test=part == "test", paper_part=part)

@@ -17,7 +17,7 @@ def find_cases(source: Source) -> Iterator[Case]:
 
 
 def part(number: str) -> Part:
-    """The paper names numbers only, 100 and 30 of 130 scans; 131 are published, and we take the last 30 for testing."""
+    """Part of a scan: the paper splits 130 scans into 100 and 30; of the published 131, we test on the last 30."""
     return "test" if int(number) >= FIRST_TEST_VOLUME else "train"
 
 

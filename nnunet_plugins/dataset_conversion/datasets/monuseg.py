@@ -24,12 +24,16 @@ def find_cases(source: Source) -> Iterator[Case]:
 
 
 def patient(name: str) -> str:
-    """The first three fields of a TCGA barcode: project, site, participant."""
+    """Patient, as the first three fields of a TCGA barcode: project, site, participant."""
     return "-".join(name.split("-")[:3])
 
 
 def read_polygons(paths: tuple[Path, ...], shape: tuple[int, ...]) -> Picture:
-    """The pixels inside any outline of an Aperio annotation (X: columns, Y: rows)."""
+    """Draw the pixels inside any outline of an Aperio annotation (X: columns, Y: rows).
+
+    Raises:
+        UserError: the file is no such annotation.
+    """
     (path,) = paths
     refuse_empty(path)
     mask = np.zeros(shape, np.uint8)

@@ -1,1 +1,1 @@
-"""What trainers do to data: regions and their sampling, boxes of objects, strong augmentation."""
+"""Data of trainers: regions, their importance and sampling, boxes of objects, strong augmentation."""

@@ -1,4 +1,4 @@
-"""Boxes of the objects in a patch: of the connected components of its segmentation."""
+"""Boxes of the objects in a patch, which are the connected components of its segmentation."""
 
 import cc3d
 import numpy as np
@@ -12,17 +12,18 @@ from nnunet_plugins.architectures.layers.detector import Objects
 from nnunet_plugins.losses.common import LabelFormat
 
 SPECK = 3
-"""Pixels of the smallest component that has a box of its own, and the smallest side of a box inside the image."""
+"""Pixels of the smallest component with a box of its own, and the smallest side of a box inside the image."""
 
 
 def objects_in(target: Tensor, label_format: LabelFormat) -> Objects:
-    """What there is to detect in a batch, on the CPU.
+    """Find the objects to detect in a batch, on the CPU.
 
-    Every component (of 8 neighbours) of every class or region is an object, but for those of the same box, which are
-    one. Components of fewer than three pixels share a box with others whose 3x3 neighbourhoods touch theirs.
+    Every component (of 8 neighbours) of every class or region is an object; components with the same box are one.
+    Components of fewer than three pixels share a box with others whose 3x3 neighbourhoods touch theirs.
 
     Args:
-        target: nnU-Net's, at full resolution: ``(B, 1, H, W)`` labels, or ``(B, K [+ 1 if ignore], H, W)`` regions.
+        target: nnU-Net's target at full resolution: labels ``(B, 1, H, W)``, or regions
+            ``(B, K [+ 1 if ignore], H, W)``.
         label_format: of the dataset.
     """
     annotated = None
@@ -33,7 +34,7 @@ def objects_in(target: Tensor, label_format: LabelFormat) -> Objects:
 
 
 def object_boxes(maps: np.ndarray) -> Tensor:
-    """Boxes ``(N, 4)`` float32, two corners in pixels, of the objects in label maps ``(M, H, W)`` of an image."""
+    """Find the objects in an image's label maps ``(M, H, W)``: boxes ``(N, 4)`` float32, two corners in pixels."""
     specks = np.zeros(maps.shape[1:], bool)
     boxes = [box for labels in maps for box in component_boxes(labels, specks)]
     if specks.any():
@@ -46,7 +47,12 @@ def object_boxes(maps: np.ndarray) -> Tensor:
 
 
 def component_boxes(labels: np.ndarray, specks: np.ndarray | None = None) -> list[list[int]]:
-    """Corners of the components in a label map ``(H, W)``, but for the specks if there is a map to mark them in."""
+    """Find the corners of the components in a label map ``(H, W)``.
+
+    Args:
+        labels: the label map.
+        specks: map in which to mark components of fewer than three pixels instead; ``None`` gives them boxes too.
+    """
     rows, columns = np.flatnonzero(labels.any(1)), np.flatnonzero(labels.any(0))
     if not len(rows):
         return []

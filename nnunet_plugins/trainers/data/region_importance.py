@@ -1,4 +1,4 @@
-"""How important regions are: section 3.4.1 of MedFusion-TransNet's paper.
+"""Importance of regions, section 3.4.1 of MedFusion-TransNet's paper.
 
 Every training case is divided into regions, the cells of a grid. Their importance says how likely each is to be drawn.
 """
@@ -13,7 +13,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 from tqdm import tqdm
 
 from nnunet_plugins.errors import UserError
-from nnunet_plugins.losses.drgo import CELLS_PER_AXIS, MIN_CELL
+from nnunet_plugins.losses.drgo_regions import CELLS_PER_AXIS, MIN_CELL
 
 Size = tuple[int, ...]
 
@@ -22,18 +22,20 @@ Size = tuple[int, ...]
 
 
 class Case(NamedTuple):
-    """The regions of a case: ``prod(grid)`` successive entries of all lists of regions, from ``first`` on."""
+    """Regions of a training case, the cells of a grid, and their place in lists of all cases' regions."""
 
     shape: Size
     grid: Size
     first: int
+    """Index of the case's first region."""
 
     @property
     def regions(self) -> slice:
+        """Indices of the case's ``prod(grid)`` regions."""
         return slice(self.first, self.first + int(np.prod(self.grid)))
 
     def region_of(self, voxels: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
-        """Index of the region that holds each voxel, ``(3, ...)`` to ``(...)``; -1 outside the case."""
+        """Find the region that holds each voxel, ``(3, ...)`` to indices ``(...)``; -1 outside the case."""
         inside, index = np.True_, 0
         for coordinate, length, cells in zip(voxels, self.shape, self.grid, strict=True):
             inside = inside & (coordinate >= 0) & (coordinate < length)
@@ -42,17 +44,17 @@ class Case(NamedTuple):
 
 
 def case_grid(shape: Sequence[int], patch_size: Sequence[int]) -> Size:
-    """Regions along each axis of a case: 8, but none shorter than 16 voxels.
+    """Number of regions along each axis of a case: 8, or fewer, so that none is shorter than 16 voxels.
 
-    Deviation: more than 8 where regions were else longer than half a patch, so that in a case far larger than the patch
-    too, a patch around any point of a region shows all of it.
+    Deviation: more than 8 where a region would be longer than half a patch. A patch around any point of a region then
+    shows the whole region, however much larger than the patch the case is.
     """
     cells = np.maximum(CELLS_PER_AXIS, -(-2 * np.array(shape) // np.array(patch_size)))
     return tuple(int(n) for n in np.clip(np.array(shape) // MIN_CELL, 1, cells))
 
 
 def find_cases(dataset: nnUNetBaseDataset, patch_size: Sequence[int]) -> dict[str, Case]:
-    """The regions of all cases of a dataset."""
+    """Divide all cases of a dataset into regions."""
     patch_size = (1, *patch_size)[-3:]  # images are volumes of one slice
     cases: dict[str, Case] = {}
     first = 0
@@ -65,12 +67,12 @@ def find_cases(dataset: nnUNetBaseDataset, patch_size: Sequence[int]) -> dict[st
 
 
 def count_labels(segmentation: np.ndarray, grid: Size, labels: Sequence[int]) -> np.ndarray:
-    """Number of voxels of each label in each region, ``(regions, labels)``; other labels are not counted.
+    """Count the voxels of each label in each region, ``(regions, labels)``.
 
     Args:
         segmentation: ``(Z, Y, X)``; negative voxels, which preprocessing has found empty, count as background, 0.
-        grid: of the regions.
-        labels: to be counted.
+        grid: number of regions along each axis.
+        labels: labels to count; voxels of others are left out.
     """
     code_of = np.full(max(int(segmentation.max()), *labels) + 1, len(labels))
     code_of[list(labels)] = np.arange(len(labels))
@@ -87,7 +89,7 @@ def count_labels(segmentation: np.ndarray, grid: Size, labels: Sequence[int]) ->
 def count_labels_of_cases(
     dataset: nnUNetBaseDataset, cases: dict[str, Case], labels: Sequence[int], rank: int = 0, num_ranks: int = 1
 ) -> dict[str, np.ndarray]:
-    """:func:`count_labels` of the training segmentations that fall to a process: of every ``num_ranks``-th case."""
+    """Count the labels of the cases that fall to a process, which is every ``num_ranks``-th."""
     mine = list(cases)[rank::num_ranks]
     return {
         identifier: count_labels(np.asarray(dataset.load_case(identifier)[1][0]), cases[identifier].grid, labels)
@@ -99,21 +101,21 @@ def count_labels_of_cases(
 
 
 class RegionImportance:
-    """How important each region of each training case is, and the probabilities with which they are drawn.
+    """Importance of each region of each training case, and the probabilities with which regions are drawn.
 
     ``importance = alpha * class frequency + beta * boundary uncertainty + gamma * entropy``, each scaled to 0 .. 1 over
-    all regions of the training cases. The first is static, see :func:`class_frequency`. The other two are moving
-    averages of what training has seen; a region that it has not seen yet counts as the average of those that it has.
+    all regions of the training cases. Class frequency is static, see :func:`class_frequency`. Boundary uncertainty and
+    entropy are moving averages of what training has seen; a region not seen yet counts as the mean of those seen.
 
-    Probabilities are proportional to importance within each case, for nnU-Net draws the cases. That the paper weighs
-    the loss of a region by its probability is what drawing it with that probability does, in expectation.
+    Probabilities are proportional to importance within each case, for nnU-Net draws the cases. The paper weighs the
+    loss of a region by its probability; drawing the region with that probability has the same expectation.
 
     Deviation: a tenth of the patches is drawn from all annotated regions alike. Scaled to 0 .. 1, the least important
     region would never be drawn, and nothing would ever be learnt of it.
 
     Args:
-        cases: of the training.
-        frequency: class frequency of each region, ``(regions,)``; 0 for those without annotation.
+        cases: the training cases.
+        frequency: class frequency of each region, ``(regions,)``; 0 for regions without annotation.
     """
 
     weights = (1 / 3, 1 / 3, 1 / 3)  # alpha, beta, gamma
@@ -127,19 +129,19 @@ class RegionImportance:
 
     @property
     def annotated(self) -> np.ndarray:
-        """Regions with an annotated voxel: every class has a share, so their class frequency is not 0."""
+        """Whether each region has an annotated voxel: any class gives it a frequency above 0."""
         return self.frequency > 0
 
     def importance(self) -> np.ndarray:
-        """Of each region, from 0 to 1; 0 for those without annotation."""
+        """Importance of each region, from 0 to 1; 0 for regions without annotation."""
         factors = (self.frequency, self.boundary, self.entropy)
         scaled = [weight * self.scaled(factor) for weight, factor in zip(self.weights, factors, strict=True)]
         return np.where(self.annotated, np.sum(scaled, 0), 0.0)
 
     def scaled(self, values: np.ndarray) -> np.ndarray:
-        """``values`` from 0 to 1 over the annotated regions; those that are not known, NaN, get the mean of the others.
+        """Scale values to 0 .. 1 over the annotated regions; unknown ones, NaN, get the mean of the others.
 
-        All 0 if nothing is known, or all is alike.
+        All are 0 if none is known, or all are alike.
         """
         known = values[self.annotated & np.isfinite(values)]
         if not len(known) or known.max() == known.min():
@@ -148,7 +150,7 @@ class RegionImportance:
         return (filled - known.min()) / (known.max() - known.min())
 
     def probabilities(self) -> np.ndarray:
-        """Of each region to be drawn when its case is; they sum to 1 for each case."""
+        """Probability of each region to be drawn from its case; they sum to 1 for each case."""
         importance, annotated = self.importance(), self.annotated.astype(float)
         result = np.empty(len(importance))
         for case in self.cases.values():
@@ -160,7 +162,7 @@ class RegionImportance:
         return result
 
     def update(self, regions: np.ndarray, boundary: np.ndarray, entropy: np.ndarray) -> None:
-        """Take in what an epoch has seen: regions, which may repeat, and their uncertainties, each ``(n,)``."""
+        """Average an epoch's observations in: regions, which may repeat, and their uncertainties, each ``(n,)``."""
         times = np.bincount(regions, minlength=len(self.frequency))
         seen = times > 0
         for average, values in ((self.boundary, boundary), (self.entropy, entropy)):
@@ -169,7 +171,7 @@ class RegionImportance:
             average[seen] = self.decay * old + (1 - self.decay) * new
 
     def save(self, path: Path, epoch: int) -> None:
-        """Write all that the probabilities depend on, as after ``epoch`` epochs."""
+        """Write everything on which the probabilities depend, and the number of epochs so far."""
         temporary = path.with_name(f"{path.name}.tmp")
         with temporary.open("wb") as file:
             np.savez_compressed(
@@ -185,7 +187,7 @@ class RegionImportance:
 
     @classmethod
     def load(cls, path: Path, cases: dict[str, Case]) -> tuple["RegionImportance", int]:
-        """What :meth:`save` wrote, and its epoch.
+        """Read a file that :meth:`save` wrote, and its number of epochs.
 
         Raises:
             UserError: the file is of other cases, or of the same ones preprocessed in another way.
@@ -203,7 +205,7 @@ class RegionImportance:
 
 
 def class_frequency(counts: np.ndarray) -> np.ndarray:
-    """``sum of 1 / p(c)`` over the classes c in each region, p(c) being their share of all annotated voxels.
+    """Sum ``1 / p(c)`` over the classes c in each region, where p(c) is the class's share of all annotated voxels.
 
     Args:
         counts: annotated voxels of each class in each region, ``(regions, classes)``.

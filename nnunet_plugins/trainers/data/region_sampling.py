@@ -1,11 +1,11 @@
 """Dynamic region-based sampling, section 3.4.1 of MedFusion-TransNet's paper, as an nnU-Net data loader.
 
-A patch is drawn by drawing a region of a case with a probability that its importance gives, and a point of that region
-as the patch's centre. Which cases are drawn stays nnU-Net's.
+A patch is drawn in two steps: a region of a case, with the probability that its importance gives, and a point of that
+region as the patch's centre. nnU-Net draws the cases.
 
 The trainer computes the probabilities and keeps them in one file; the loader's workers read that file, mapped into
-their memory, for every batch. With every patch the loader tells which regions it shows, whatever rotation, scaling and
-mirroring have made of it, so that the trainer knows of which regions it has seen the predictions.
+their memory, for every batch. With every patch the loader tells which regions it shows after rotation, scaling and
+mirroring, so that the trainer knows to which regions its predictions belong.
 """
 
 import math
@@ -33,15 +33,15 @@ class RegionDataLoader(nnUNetDataLoader):
     centres of the cells of ``patch_grid`` lie, -1 for those outside the image.
 
     nnU-Net's loader makes one patch after the other: it takes keys, asks :meth:`get_bbox` for each where to cut, and
-    hands what it has cut to ``transforms``. This is where the key, the box and the transforms meet.
+    hands the cut to ``transforms``. This class remembers the key and the box of a patch until its transforms are done.
 
     Args:
-        *args: nnU-Net's, positionally.
-        cases: of the dataset.
-        probabilities: file with those of all regions.
-        patch_grid: of the cells of a patch.
-        transforms: nnU-Net's.
-        **kwargs: nnU-Net's.
+        *args: nnU-Net's positional arguments.
+        cases: regions of all cases of the dataset.
+        probabilities: file with the probabilities of all regions.
+        patch_grid: number of cells along each axis of a patch.
+        transforms: nnU-Net's augmentation.
+        **kwargs: nnU-Net's other arguments.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class RegionDataLoader(nnUNetDataLoader):
         return keys
 
     def get_bbox(self, data_shape, force_fg, class_locations, *args, **kwargs):  # type: ignore[no-untyped-def]
-        """The box around a drawn point, within nnU-Net's limits: it is moved rather than padded."""
+        """Place the box around a drawn point, moved to stay within nnU-Net's limits rather than padded."""
         self._case = self.cases[self._keys.pop(0)]
         center = self.draw_center(self._case, class_locations if self.has_ignore else None)
         shape, patch_size = np.array(data_shape), np.array(self.patch_size)
@@ -85,7 +85,7 @@ class RegionDataLoader(nnUNetDataLoader):
         return lower.tolist(), (lower + patch_size).tolist()
 
     def draw_center(self, case: Case, class_locations: dict | None = None) -> np.ndarray:
-        """A voxel of a region that is drawn by its importance; an annotated one if locations of such are given."""
+        """Draw a region by its importance and a voxel of it, an annotated one if locations of such are given."""
         probabilities = self._probabilities[case.regions]
         drawn = np.random.choice(len(probabilities), p=normalised(probabilities))  # noqa: NPY002 (nnU-Net's seeds)
         if class_locations is not None:
@@ -98,7 +98,7 @@ class RegionDataLoader(nnUNetDataLoader):
         return np.random.randint(first, end)  # noqa: NPY002
 
     def augment_and_trace(self, **sample: Tensor) -> dict[str, Any]:
-        """Transform a sample, and note where the centres of the patch's cells come from."""
+        """Transform a sample, and note from which regions the centres of the patch's cells come."""
         size = tuple(sample["image"].shape[1:])
         if self.traced is None:
             coordinates = torch.meshgrid(*(torch.arange(1.0, n + 1) for n in size), indexing="ij")
@@ -120,11 +120,11 @@ class RegionDataLoader(nnUNetDataLoader):
         return transformed
 
     def regions_of(self, origins: Tensor, size: Size) -> Tensor:
-        """The regions in which voxels of the loaded patch lie: ``(axes, *cells)`` to ``(prod(cells),)``.
+        """Find the regions in which voxels of the loaded patch lie, ``(axes, *cells)`` to ``(prod(cells),)``.
 
         Args:
-            origins: of the cells' centres; the first voxel of the loaded patch is 1, so that 0 is padding.
-            size: of the loaded patch.
+            origins: coordinates of the cells' centres; the first voxel of the loaded patch is 1, so that 0 is padding.
+            size: size of the loaded patch.
         """
         local = origins.flatten(1).round().long().numpy() - 1
         padded = ((local < 0) | (local >= np.array(size)[:, None])).any(0)
@@ -135,23 +135,23 @@ class RegionDataLoader(nnUNetDataLoader):
 
 
 def cell_centers(size: Sequence[int], grid: Sequence[int]) -> tuple[Tensor, ...]:
-    """The voxels in the middle of a grid's cells, for each axis a tensor of the grid's shape: an index."""
+    """Find the voxels in the middle of a grid's cells: an index, one tensor of the grid's shape for each axis."""
     centers = [(2 * torch.arange(cells) + 1) * length // (2 * cells) for length, cells in zip(size, grid, strict=True)]
     return torch.meshgrid(*centers, indexing="ij")
 
 
 class TracedSpatialTransform(SpatialTransform):
-    """nnU-Net's, which adds where the centres of the patch's cells come from as regression target, ``(axes, *cells)``.
+    """nnU-Net's spatial transform, which adds the origins of the patch's cells as regression target ``(axes, *cells)``.
 
-    That of a whole patch would be transformed just as well, but costs a quarter of the time of nnU-Net's augmentation.
+    Coordinates of all voxels could be transformed too, but cost a quarter of the time of nnU-Net's augmentation.
     """
 
     patch_grid: Size
     centers: tuple[Tensor, ...]
-    """Of the cells of a patch, as an index; of a slice, where slices are channels."""
+    """Centres of the cells of a patch, as an index; of a slice, where slices are channels."""
 
     def apply(self, data_dict: dict[str, Any], **params: Any) -> dict[str, Any]:
-        """In nnU-Net's 2D augmentation of volumes, where slices are channels, ``(axes * slices, *cells)``."""
+        """Transform and add the target, ``(axes * slices, *cells)`` where nnU-Net makes slices of volumes channels."""
         num_channels, *size = data_dict["image"].shape
         data_dict = super().apply(data_dict, **params)
         if params["grid"] is None:
@@ -172,7 +172,7 @@ class TracedSpatialTransform(SpatialTransform):
 
 
 def traced(transforms: BasicTransform, patch_grid: Size) -> BasicTransform | None:
-    """The same transforms with a traced spatial one; ``None`` if it is not the first that moves voxels."""
+    """Replace the spatial transform by a traced one; ``None`` if another transform moves voxels before it."""
     steps = list(transforms.transforms) if isinstance(transforms, ComposeTransforms) else [transforms]
     spatial = [index for index, step in enumerate(steps) if isinstance(step, SpatialTransform)]
     if len(spatial) != 1:

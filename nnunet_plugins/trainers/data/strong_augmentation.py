@@ -1,8 +1,8 @@
 """Strong photometric augmentation of normalised patches on their device: ConDSeg's Aug in eq. 1.
 
 Brightness, contrast, saturation, hue, grayscale and Gaussian blur, for any number of channels; positions stay. Ranges
-and probabilities are those of SimCLR's colour distortion at half strength (Chen et al., ICML 2020). A normalised image
-has no black and white of its own: each channel's darkest and brightest values in the patch stand for them.
+and probabilities are those of SimCLR's colour distortion at half strength (Chen et al., ICML 2020). Normalised images
+have no black and white: each channel's darkest and brightest values in the patch take their place.
 """
 
 import math
@@ -25,7 +25,7 @@ RGB_TO_YIQ = (LUMA, (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
 
 @torch.no_grad()
 def strongly_augmented(images: Tensor) -> Tensor:
-    """``(B, C, H, W)`` to the same, every image with random numbers of its own from its device's generator."""
+    """Augment ``(B, C, H, W)``, every image with random numbers of its own from its device's generator."""
     low, high = images.amin((2, 3), keepdim=True), images.amax((2, 3), keepdim=True)
     jittered = random_choice(images, JITTER_PROBABILITY)
     x = images
@@ -41,7 +41,7 @@ def strongly_augmented(images: Tensor) -> Tensor:
 
 
 def uniform(images: Tensor, low: float, high: float) -> Tensor:
-    """``(B, 1, 1, 1)``, a number for each image."""
+    """Draw a number for each image, ``(B, 1, 1, 1)``."""
     return torch.empty((images.shape[0], 1, 1, 1), device=images.device).uniform_(low, high)
 
 
@@ -50,17 +50,17 @@ def random_choice(images: Tensor, probability: float) -> Tensor:
 
 
 def adjust_brightness(x: Tensor, factor: Tensor, black: Tensor) -> Tensor:
-    """``(B, C, H, W)``, a factor for each image, and what counts as 0 in each channel, ``(B, C, 1, 1)``."""
+    """Scale distances from black, which is ``(B, C, 1, 1)``, by a factor for each image."""
     return black + factor * (x - black)
 
 
 def adjust_contrast(x: Tensor, factor: Tensor) -> Tensor:
-    """Distances from each channel's mean."""
+    """Scale distances from each channel's mean."""
     return x.mean((2, 3), keepdim=True).lerp(x, factor)
 
 
 def adjust_saturation(x: Tensor, factor: Tensor) -> Tensor:
-    """Distances of the channels from each other; with 0 all are equal: the luma of RGB, else their mean."""
+    """Scale distances of the channels from gray, which is the luma of RGB, and the mean of other channels."""
     luma = x.new_tensor(LUMA).view(1, 3, 1, 1) if x.shape[1] == 3 else 1 / x.shape[1]
     gray = (luma * x).sum(1, keepdim=True)
     return gray.lerp(x, factor)
@@ -78,7 +78,7 @@ def adjust_hue(x: Tensor, turn: Tensor) -> Tensor:
 
 
 def gaussian_blur(x: Tensor, sigma: Tensor) -> Tensor:
-    """``(B, C, H, W)`` with a standard deviation in pixels for each image, 0 for none; the border is continued."""
+    """Blur ``(B, C, H, W)`` with a standard deviation in pixels for each image, 0 for none; borders are continued."""
     batch, channels, height, width = x.shape
     distance = torch.arange(-BLUR_RADIUS, BLUR_RADIUS + 1, device=x.device)
     kernels = (-0.5 * (distance / sigma.flatten(1).clamp_min(1e-3)) ** 2).exp()  # (B, 2R + 1)

@@ -1,183 +1,81 @@
-"""Proves: a suite on this machine goes on after whatever ended it, and then has what it would have had without."""
+"""Proves that one command trains, validates and reports a suite, and that the same command then changes nothing."""
 
-import itertools
-import json
 import shutil
-import signal
-from dataclasses import dataclass, field
 from pathlib import Path
 
-import psutil
 import pytest
 from support import tiny_suite
-from support.cell_datasets import LABELS, REGIONS
-from support.tiny_suite import EPOCHS, Driver, Finished
+from support.cell_datasets import REGIONS
 
+from nnunet_plugins.benchmark.jobs.locks import GPUS
 from nnunet_plugins.benchmark.jobs.receipts import read_receipt
-from nnunet_plugins.benchmark.runs import Run, log_file, runs, work_folder
+from nnunet_plugins.benchmark.runs import Run, read_splits, runs, work_folder
 from nnunet_plugins.benchmark.suite import Suite, read_suite
+from nnunet_plugins.cli import main
 
-pytestmark = pytest.mark.slow
-
-TRAINERS = ("nnUNetTrainer", "DLKUNetSTrainer_C64", "ConDSegNet0Trainer_woCR")
-
-
-@dataclass
-class Story:
-    """What happened to a suite, and what it looked like on the way."""
-
-    suite_file: Path
-    suite: Suite
-    runs: list[Run]
-    refused: Finished | None = None
-    done_before: dict[Path, tuple[int, str]] = field(default_factory=dict)
-    """Receipts at the first kill."""
-    killed: list[Run] = field(default_factory=list)
-    """Trainings that ended in their middle."""
-    terminated: Finished | None = None
-    left_over: list[psutil.Process] = field(default_factory=list)
-    """By the terminated driver."""
-    started_by_a_stopped_driver: bool = False
-    finished: Finished | None = None
-    report: dict[str, bytes] = field(default_factory=dict)
+EPOCHS = 2
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     folder = tmp_path_factory.mktemp("benchmark")
     with pytest.MonkeyPatch.context() as monkeypatch:
-        tiny_suite.use_tiny_datasets(folder, monkeypatch, LABELS, REGIONS)
+        tiny_suite.use_tiny_datasets(folder, monkeypatch, REGIONS)
+        monkeypatch.setenv(GPUS, "")  # which the command sets
         yield folder
     tiny_suite.end_all(folder)
     shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="module")
-def story(root) -> Story:
-    """A driver is killed, and a training; the next driver is terminated; the third one finishes."""
-    suite_file = tiny_suite.write_suite(
-        root / "tiny.toml",
-        TRAINERS,
-        f"{{ id = {LABELS} }}",
-        f"{{ id = {REGIONS}, trainers = {list(TRAINERS[:2])}, cluster_regex = 'case(\\d)' }}",
+def suite_file(root) -> Path:
+    """A suite that has been run, of two trainers on regions."""
+    dataset = f"{{ id = {REGIONS}, cluster_regex = 'case(\\d)' }}"
+    path = tiny_suite.write_suite(
+        root / "tiny.toml", ("nnUNetTrainer", "DLKUNetSTrainer_C64"), dataset, epochs=EPOCHS, folds=(0,)
     )
-    suite = read_suite(suite_file)
-    story = Story(suite_file, suite, runs(suite))
-
-    driver = Driver(suite_file)
-    driver.wait_until(lambda: any(run.validation_receipt.exists() for run in story.runs))
-    story.refused = tiny_suite.benchmark("run", suite_file)
-    killed = driver.wait_until(driver.training)
-    story.done_before = receipts([run for run in story.runs if run.validation_receipt.exists()])
-    driver.end(signal.SIGKILL)
-    tiny_suite.processes_of(killed)[0].kill()
-    story.killed.append(killed)
-    orphans = tiny_suite.processes(root)
-
-    driver = Driver(suite_file)
-    driver.wait_until(lambda: not any(tiny_suite.is_alive(process) for process in orphans))  # they end their fold
-    story.killed.append(driver.wait_until(driver.training))
-    story.terminated = driver.end(signal.SIGTERM)
-    attempts = [tiny_suite.epochs(run) for run in story.runs]
-    tiny_suite.have_ended(tiny_suite.processes(root), timeout=30)  # attempts that were starting see that they must not
-    story.left_over = tiny_suite.processes(root)
-    story.started_by_a_stopped_driver = [tiny_suite.epochs(run) for run in story.runs] != attempts
-
-    story.finished = Driver(suite_file).wait()
-    return story
+    main(["benchmark", "run", str(path)])
+    return path
 
 
-def receipts(all_runs: list[Run]) -> dict[Path, tuple[int, str]]:
-    """When each was written, and what it says."""
-    paths = [path for run in all_runs for path in (run.training_receipt, run.validation_receipt) if path.exists()]
-    return {path: (path.stat().st_mtime_ns, path.read_text()) for path in paths}
+@pytest.fixture(scope="module")
+def suite(suite_file) -> Suite:
+    return read_suite(suite_file)
 
 
-def test_the_suite_finishes(story):
-    assert story.finished.returncode == 0, story.finished.output
-    assert all(run.training_receipt.exists() and run.validation_receipt.exists() for run in story.runs)
-    assert not list(work_folder(story.suite).parent.rglob("*.partial"))
+@pytest.fixture(scope="module")
+def all_runs(suite) -> list[Run]:
+    return runs(suite)
 
 
-def test_a_second_driver_is_refused_in_one_sentence(story):
-    assert story.refused.returncode == 1
-    assert "Another 'benchmark run' works on" in story.refused.output
-    assert "Traceback" not in story.refused.output
-
-
-def test_a_terminated_driver_ends_all_its_processes(story):
-    assert story.terminated.returncode == 128 + signal.SIGTERM
-    assert "Stopping" in story.terminated.output
-    assert not story.left_over
-    assert not story.started_by_a_stopped_driver
-
-
-def test_what_was_done_is_not_done_again(story):
-    assert story.done_before
-    now = receipts(story.runs)
-    trained = {path: receipt for path, receipt in story.done_before.items() if path.name == "bench_train.json"}
-    assert {path: now[path] for path in trained} == trained
-    for run in story.runs:
-        if run.training_receipt in story.done_before:
-            assert tiny_suite.epochs(run) == [list(range(EPOCHS))]
-
-
-def test_killed_trainings_go_on_from_their_checkpoints(story):
-    for run in story.killed:
-        attempts = tiny_suite.epochs(run)
-        assert len(attempts) > 1
-        for before, after in itertools.pairwise(attempts):
-            assert 0 < after[0] <= before[-1] + 1
-        assert attempts[-1][-1] == EPOCHS - 1
-
-
-def test_every_training_has_the_epochs_of_the_suite(story):
-    for run in story.runs:
+def test_every_training_has_the_epochs_of_the_suite_and_its_costs(all_runs):
+    assert len(all_runs) == 2
+    for run in all_runs:
         receipt = read_receipt(run.training_receipt)
+        assert tiny_suite.epochs(run) == [list(range(EPOCHS))], run
         assert len(receipt["epoch_seconds"]) == EPOCHS, run
         assert {len(curve) for curve in receipt["curves"].values()} == {EPOCHS}, run
-        assert {epoch for attempt in tiny_suite.epochs(run) for epoch in attempt} == set(range(EPOCHS)), run
+        assert receipt["measured"]["validation_seconds"] > 0, run
 
 
-def test_every_training_has_its_costs(story):
-    for run in story.runs:
-        assert read_receipt(run.training_receipt)["measured"]["validation_seconds"] > 0, run
+def test_dice_of_regions_is_that_of_nnunet(all_runs):
+    for run in all_runs:
+        assert tiny_suite.our_dice(run) == tiny_suite.nnunet_dice(run), run
+        assert {case for case, _ in tiny_suite.our_dice(run)} == set(read_splits(run)[run.fold]["val"])
 
 
-def test_dice_is_that_of_nnunet(story):
-    for run in story.runs:
-        ours = {(row["case"], row["key"]): row["Dice"] for row in read_receipt(run.validation_receipt)["cases"]}
-        summary = json.loads((run.folder / "validation" / "summary.json").read_text())
-        theirs = {
-            (Path(case["prediction_file"]).stem, key): None if scores["Dice"] != scores["Dice"] else scores["Dice"]
-            for case in summary["metric_per_case"]
-            for key, scores in case["metrics"].items()
-        }
-        assert ours == theirs, run
-        assert len({case for case, _ in ours}) == len(
-            read_receipt(run.preprocessed / "splits_final.json")[run.fold]["val"]
-        )
-
-
-def test_logs_keep_all_attempts_and_nothing_is_said_twice(story):
-    for run in story.killed:
-        log = log_file(story.suite, "train", run.training_receipt).read_text()
-        assert log.count(f"train {run} (process") >= 2
-        for attempt in tiny_suite.epochs(run)[:1]:
-            assert f"Epoch {attempt[0]}" in log
-
-
-def test_running_it_again_changes_nothing(story, root):
-    models = [root / "nnUNet_raw", root / "nnUNet_preprocessed", *{run.model for run in story.runs}]
+def test_running_it_again_changes_nothing(suite_file, all_runs, root):
+    models = [root / "nnUNet_raw", root / "nnUNet_preprocessed", *{run.model for run in all_runs}]
     contents, times = tiny_suite.contents(root / "nnUNet_results"), [tiny_suite.times(folder) for folder in models]
-    again = tiny_suite.benchmark("run", story.suite_file)
-    assert again.returncode == 0, again.output
+    main(["benchmark", "run", str(suite_file)])
     assert [tiny_suite.times(folder) for folder in models] == times
     assert tiny_suite.contents(root / "nnUNet_results") == contents
 
 
-def test_the_report_is_verified(story, tmp_path):
-    written = tiny_suite.benchmark("report", story.suite_file, "--output", tmp_path / "report")
-    assert written.returncode == 0, written.output
-    verified = tiny_suite.benchmark("verify", tmp_path / "report")
-    assert verified.returncode == 0, verified.output
+def test_the_report_is_verified(suite, capsys):
+    main(["benchmark", "verify", str(work_folder(suite) / "report")])
+    assert "are those that its data and figures give, to the byte" in capsys.readouterr().out
+
+
+def test_no_file_is_left_half_written(suite):
+    assert not list(work_folder(suite).parent.rglob("*.partial"))

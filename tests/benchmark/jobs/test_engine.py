@@ -26,8 +26,7 @@ def gone(*_, **__):
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # tqdm closes itself once more
-def test_who_reads_the_output_may_go(folders, monkeypatch):
-    """The suite goes on without."""
+def test_suite_goes_on_when_the_reader_of_its_output_is_gone(folders, monkeypatch):
     monkeypatch.setattr(engine, "snakemake", lambda *_: time.sleep(1.2) is None)
     for name in ("update", "close"):
         monkeypatch.setattr(engine.tqdm, name, gone)

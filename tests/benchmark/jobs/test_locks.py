@@ -1,4 +1,4 @@
-"""Proves: a lock is one process's alone and ends with it, however it ends; trainings never share a GPU."""
+"""Proves that a lock is one process's alone and ends with it, however it ends, and that trainings never share a GPU."""
 
 import os
 import select
@@ -49,7 +49,7 @@ def process(script, *arguments):
 
 
 def line(started, beginning=""):
-    """The next line that the process prints and that begins so."""
+    """Next line of a process's output that has the beginning."""
     return next(text.strip() for text in started.stdout if text.startswith(beginning))
 
 
@@ -65,7 +65,7 @@ def test_one_process_alone_holds_a_lock(tmp_path):
             assert held
 
 
-def test_who_waits_for_a_lock_says_so_and_gets_it(tmp_path):
+def test_process_that_waits_for_a_lock_says_so_and_gets_it(tmp_path):
     path = tmp_path / ".lock"
     with ExitStack() as stack:
         first = stack.enter_context(process(HOLD, path))

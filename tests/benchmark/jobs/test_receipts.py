@@ -76,7 +76,7 @@ def finished(root) -> Run:
     return run
 
 
-def test_receipts_of_what_is_there_stay(finished):
+def test_receipts_of_unchanged_files_stay(finished):
     before = finished.training_receipt.stat().st_mtime_ns, finished.validation_receipt.stat().st_mtime_ns
     discard(SUITE)
     assert (finished.training_receipt.stat().st_mtime_ns, finished.validation_receipt.stat().st_mtime_ns) == before
@@ -90,27 +90,27 @@ def test_receipts_of_what_is_there_stay(finished):
         ("validation/case1.png", lambda path: path.write_text("another")),
     ],
 )
-def test_receipts_of_what_has_changed_go(finished, name, change):
+def test_receipts_of_changed_files_are_discarded(finished, name, change):
     change(finished.folder / name)
     discard(SUITE)
     assert not finished.training_receipt.exists()
     assert not finished.validation_receipt.exists()
 
 
-def test_another_tolerance_asks_for_metrics_alone(finished):
+def test_another_tolerance_discards_the_metrics_alone(finished):
     discard(replace(SUITE, datasets=(Data(1, tolerance=2.0), Data(2))))
     assert finished.training_receipt.exists()
     assert not finished.validation_receipt.exists()
 
 
-def test_the_wish_for_a_test_set_asks_for_both(finished):
+def test_a_new_test_set_discards_both_receipts(finished):
     discard(replace(SUITE, datasets=(Data(1, test=True), Data(2))))
     assert not finished.training_receipt.exists()
     assert not finished.validation_receipt.exists()
     assert (finished.folder / "checkpoint_final.pth").exists()
 
 
-def test_metrics_without_a_training_go(finished):
+def test_metrics_without_a_training_are_discarded(finished):
     finished.training_receipt.unlink()
     discard(SUITE)
     assert not finished.validation_receipt.exists()

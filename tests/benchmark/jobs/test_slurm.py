@@ -1,4 +1,4 @@
-"""Proves: on a real Slurm, a suite goes on after its driver or a training is killed, and leaves nothing behind."""
+"""Proves on a real Slurm that a suite goes on after its driver or a training is killed, and leaves nothing behind."""
 
 import itertools
 import shutil
@@ -21,12 +21,12 @@ pytestmark = pytest.mark.slow
 
 SLURM = Path(__file__).parents[3] / ".ci" / "slurm_one_node"
 NOT_HERE = 77
-"""What the script ends with where there can be no Slurm."""
+"""Exit status of the script where there can be no Slurm."""
 
 
 @dataclass
 class Story:
-    """What happened to a suite."""
+    """Events of a suite on Slurm."""
 
     runs: list[Run]
     abandoned: set[str] = field(default_factory=set)
@@ -57,7 +57,7 @@ def root(tmp_path_factory, slurm):
 
 @pytest.fixture(scope="module")
 def story(root) -> Story:
-    """The driver is killed; then a training of the next one is."""
+    """Kill the driver, then a training of the next driver, and finish."""
     suite_file = tiny_suite.write_suite(
         root / "tiny.toml", ("nnUNetTrainer", "DLKUNetSTrainer_C64"), f"{{ id = {LABELS} }}"
     )
@@ -78,20 +78,20 @@ def story(root) -> Story:
 
 
 def hold_what_waits() -> None:
-    """Leave trainings for the next driver, however long it takes to start."""
+    """Hold the waiting jobs, so that trainings are left for the next driver, however long it takes to start."""
     waiting = subprocess.run(["squeue", "-h", "-t", "PD", "-o", "%i"], capture_output=True, text=True, check=True)
     for job in waiting.stdout.split():
         subprocess.run(["scontrol", "hold", job], check=False)  # it may have started since
 
 
 def queued() -> set[str]:
-    """Jobs that wait or work."""
+    """Numbers of the jobs that wait or work."""
     command = ["squeue", "-h", "-t", "PD,R,CG,CF,S", "-o", "%i"]
     return set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
 
 
 def jobs() -> dict[str, dict[str, str]]:
-    """All that Slurm remembers of all jobs."""
+    """Fields of all jobs that Slurm remembers, by the job's number."""
     shown = subprocess.run(["scontrol", "show", "job", "-o"], capture_output=True, text=True, check=True).stdout
     records = [dict(word.split("=", 1) for word in line.split() if "=" in word) for line in shown.splitlines()]
     return {record["JobId"]: record for record in records if "JobId" in record}

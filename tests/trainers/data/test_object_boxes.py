@@ -1,4 +1,4 @@
-"""Proves: the boxes of a patch are those of the connected components of its classes or regions, however small."""
+"""Proves: the boxes of a patch are those of the connected components of its classes or regions."""
 
 import numpy as np
 import pytest
@@ -6,28 +6,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.ndimage import find_objects, label
+from support.label_maps import IGNORE, LABELS, LABELS_IGNORE, REGIONS, REGIONS_IGNORE, as_regions, boxes_in, drawing
 
-from nnunet_plugins.losses.common import LabelFormat
 from nnunet_plugins.trainers.data.object_boxes import objects_in
-
-LABELS, REGIONS = LabelFormat(), LabelFormat(regions=True)
-IGNORE = 3
-LABELS_IGNORE, REGIONS_IGNORE = LabelFormat(ignore_label=IGNORE), LabelFormat(regions=True, ignore_label=IGNORE)
-
-
-def drawing(text):
-    """A label map of digits; dots are background."""
-    rows = [[0 if c == "." else int(c) for c in row] for row in text.split()]
-    return torch.tensor(rows, dtype=torch.int16)[None, None]
-
-
-def boxes_in(target, label_format=LABELS):
-    return [tuple(box) for box in objects_in(target, label_format).boxes.tolist()]
-
-
-def as_regions(labels, *regions):
-    """``(B, K, H, W)`` bool: nnU-Net's ConvertSegmentationToRegionsTransform of label maps ``(B, 1, H, W)``."""
-    return torch.cat([torch.isin(labels, torch.tensor(region, dtype=labels.dtype)) for region in regions], 1)
 
 
 def components(mask):
@@ -115,7 +96,6 @@ def test_ignored_pixels_are_no_object_and_not_annotated(labels, seed):
 
 @given(st.integers(0, 2**31), st.floats(0.02, 0.6))
 def test_classes_and_the_same_classes_as_regions_have_the_same_boxes(seed, foreground):
-    """Specks included."""
     rng = np.random.default_rng(seed)
     labels = rng.choice(3, (2, 1, 12, 14), p=[1 - foreground, foreground / 2, foreground / 2])
     labels = torch.from_numpy(labels.astype(np.int16))
@@ -183,76 +163,6 @@ def test_identical_components_of_several_regions_are_one_object():
     assert boxes_in(regions, REGIONS) == expected
 
 
-# ---- small objects ---------------------------------------------------------------------------------------------------
-
-
-def pixels(*positions, shape=(10, 12), value=1):
-    """A label map with these ``(row, column)``."""
-    labels = torch.zeros(1, 1, *shape, dtype=torch.int16)
-    for row, column in positions:
-        labels[0, 0, row, column] = value
-    return labels
-
-
-def test_a_single_pixel_has_a_box_of_3_by_3_round_it():
-    assert boxes_in(pixels((4, 7))) == [(0, 6, 3, 9, 6)]
-
-
-def test_two_pixels_have_a_box_with_a_rim_of_one():
-    assert boxes_in(pixels((4, 7), (4, 8))) == [(0, 6, 3, 10, 6)]
-    assert boxes_in(pixels((4, 7), (5, 8))) == [(0, 6, 3, 10, 7)]
-
-
-def test_specks_whose_neighbourhoods_touch_share_a_box_directly_or_through_others():
-    assert boxes_in(pixels((4, 4), (4, 7))) == [(0, 3, 3, 9, 6)]
-    assert boxes_in(pixels((2, 2), (5, 5), (7, 7))) == [(0, 1, 1, 9, 9)]
-
-
-def test_specks_further_apart_have_boxes_of_their_own():
-    assert boxes_in(pixels((4, 3), (4, 7))) == [(0, 2, 3, 5, 6), (0, 6, 3, 9, 6)]
-
-
-def test_thousands_of_specks_are_no_matter():
-    noise = torch.from_numpy(np.random.default_rng(0).random((1, 1, 512, 512)) < 0.03).short()
-    assert len(objects_in(noise, LabelFormat()).boxes) > 3000  # all pairs of them would take half a minute
-
-
-def test_specks_share_a_box_whatever_their_class():
-    labels = pixels((4, 4)) + pixels((4, 5), value=2)
-    assert boxes_in(labels) == [(0, 3, 3, 7, 6)]
-
-
-def test_specks_of_two_classes_that_cross_are_specks():
-    labels = pixels((4, 4), (5, 5)) + pixels((4, 5), (5, 4), value=2)
-    assert boxes_in(labels) == [(0, 3, 3, 7, 7)]  # of both: identical boxes are one
-
-
-def test_a_speck_beside_an_object_does_not_change_the_objects_box():
-    labels = pixels((2, 2), (2, 3), (3, 2), (3, 3), (4, 4), (4, 6))
-    assert boxes_in(labels) == [(0, 2, 2, 5, 5), (0, 5, 3, 8, 6)]
-
-
-@pytest.mark.parametrize(
-    ("position", "box"),
-    [((0, 0), (0, 0, 2, 2)), ((0, 11), (10, 0, 12, 2)), ((9, 0), (0, 8, 2, 10)), ((9, 11), (10, 8, 12, 10))],
-)
-def test_the_box_of_a_speck_in_a_corner_ends_with_the_image(position, box):
-    assert boxes_in(pixels(position)) == [(0, *box)]
-
-
-def test_thin_lines_get_the_minimal_side_about_their_middle():
-    assert boxes_in(pixels(*((4, column) for column in range(3, 9)))) == [(0, 3, 3, 9, 6)]
-    assert boxes_in(pixels(*((row, 5) for row in range(2, 5)))) == [(0, 4, 2, 7, 5)]
-    two_wide = [(row, column) for row in range(2, 8) for column in (5, 6)]
-    assert boxes_in(pixels(*two_wide)) == [(0, 4.5, 2, 7.5, 8)]
-    assert boxes_in(pixels((2, 2), (2, 3), (3, 2))) == [(0, 1.5, 1.5, 4.5, 4.5)]  # three pixels are no speck
-
-
-def test_the_box_of_a_thin_line_at_the_border_ends_with_the_image():
-    assert boxes_in(pixels(*((row, 11) for row in range(2, 8)))) == [(0, 10, 2, 12, 8)]
-    assert boxes_in(pixels(*((0, column) for column in range(12)))) == [(0, 0, 0, 12, 2)]
-
-
 # ---- targets ---------------------------------------------------------------------------------------------------------
 
 FORMATS = {
@@ -269,7 +179,7 @@ def presented(request):
     return FORMATS[request.param]
 
 
-def test_where_there_is_nothing_there_is_no_box(presented):
+def test_an_empty_image_has_no_box(presented):
     label_format, present = presented
     objects = objects_in(present(torch.zeros(3, 1, 8, 9, dtype=torch.int16)), label_format)
     assert objects.boxes.shape == (0, 5) and objects.boxes.dtype == torch.float32
@@ -279,7 +189,7 @@ def test_where_there_is_nothing_there_is_no_box(presented):
         assert objects.annotated.shape == (3, 1, 8, 9) and objects.annotated.all()
 
 
-def test_what_fills_the_image_has_the_image_for_its_box(presented):
+def test_an_object_that_fills_the_image_has_the_image_as_its_box(presented):
     label_format, present = presented
     full = torch.full((2, 1, 8, 9), 2, dtype=torch.int16)
     assert boxes_in(present(full), label_format) == [(0, 0, 0, 9, 8), (1, 0, 0, 9, 8)]
@@ -326,8 +236,8 @@ def test_an_image_without_any_annotation_has_no_box():
         assert not objects.annotated.any()
 
 
-def test_regions_end_where_the_annotation_does_whatever_they_say_there():
-    """As the losses have it, for which a region is 0 where ignored."""
+def test_ignored_pixels_belong_to_no_region():
+    """The losses too take a region for 0 where it is ignored."""
     labels = drawing("""
         11113333
         11113333
@@ -366,7 +276,7 @@ def test_regions_of_any_type_give_the_same_boxes(dtype, label_format):
         assert objects.annotated.dtype == torch.bool
 
 
-def test_views_of_larger_targets_will_do():
+def test_targets_may_be_views_of_larger_ones():
     torch.manual_seed(0)
     labels = torch.randint(0, 2, (2, 1, 30, 24), dtype=torch.int16)
     view = labels.mT[..., 3:20, ::2]

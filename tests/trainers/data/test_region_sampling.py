@@ -210,7 +210,7 @@ def test_the_regions_that_a_patch_shows_are_known_after_augmentation(tmp_path, p
     assert batch["regions"].min() >= -1
 
 
-def test_padding_is_of_no_region(tmp_path):
+def test_padding_belongs_to_no_region(tmp_path):
     dataset = Cases({"a": np.zeros((1, 16, 16), int)})
     loader = make_loader(
         dataset, (96, 96), tmp_path, final_patch_size=(64, 64), patch_grid=(4, 4), transforms=geometry((64, 64))
@@ -222,7 +222,7 @@ def test_padding_is_of_no_region(tmp_path):
 
 @pytest.mark.parametrize("dummy_2d", [False, True])
 @pytest.mark.parametrize("mirrored", [False, True])
-def test_tracing_gives_what_transformed_coordinates_would(dummy_2d, mirrored):
+def test_traced_origins_equal_transformed_coordinates(dummy_2d, mirrored):
     patch_size, loaded, grid = (16, 32, 32), (16 if dummy_2d else 24, 48, 48), (2, 4, 4)
     plain = geometry(patch_size, dummy_2d)
     if not mirrored:

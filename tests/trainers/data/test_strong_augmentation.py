@@ -33,7 +33,7 @@ def test_brightness_is_torchvisions(photos):
         torch.testing.assert_close(result, tv.adjust_brightness(image, factor))
 
 
-def test_brightness_is_relative_to_what_counts_as_black(photos):
+def test_brightness_is_relative_to_black(photos):
     normalised = (photos - 0.5) / 0.2
     ours = adjust_brightness(normalised, for_each_image(0.6, 1.4), torch.full((2, 3, 1, 1), -0.5 / 0.2))
     expected = adjust_brightness(photos, for_each_image(0.6, 1.4), torch.zeros(2, 3, 1, 1))
@@ -106,7 +106,7 @@ def test_images_stay_in_place_and_range_and_each_is_changed_in_its_own_way(chann
 @pytest.mark.parametrize("jitter", [False, True])
 @pytest.mark.parametrize("grayscale", [False, True])
 @pytest.mark.parametrize("blur", [False, True])
-def test_a_view_is_made_of_all_that_is_chosen(monkeypatch, channels, jitter, grayscale, blur):
+def test_a_view_combines_all_chosen_adjustments(monkeypatch, channels, jitter, grayscale, blur):
     chosen = {
         strong_augmentation.JITTER_PROBABILITY: jitter,
         strong_augmentation.GRAYSCALE_PROBABILITY: grayscale,

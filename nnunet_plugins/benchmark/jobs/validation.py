@@ -1,0 +1,74 @@
+"""The step validate: all metrics of all cases, with a Dice that is nnU-Net's to the last digit."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from nnunet_plugins.benchmark.jobs.locks import lock
+from nnunet_plugins.benchmark.jobs.training import predicted_parts
+from nnunet_plugins.benchmark.readers import label_manager, nnunet_metrics, reader_of
+from nnunet_plugins.benchmark.runs import SUMMARY, VALIDATION, Run, dataset_json, predictions, references
+from nnunet_plugins.benchmark.suite import Suite
+from nnunet_plugins.errors import UserError
+from nnunet_plugins.files import write_json
+
+
+def validate(suite: Suite, run: Run) -> None:
+    """Measure all predictions of a run.
+
+    Raises:
+        UserError: our Dice is not nnU-Net's, because predictions or references have changed since.
+    """
+    with lock(run.lock_file):
+        parts = predicted_parts(run)
+        rows = [row for part in parts for row in case_rows(run, part)]
+        require_dice_of_nnunet(run, rows)
+        write_json(run.validation_receipt, {"tolerance": run.data.tolerance, "parts": parts, "cases": rows})
+
+
+def case_rows(run: Run, part: str) -> Iterator[dict[str, Any]]:
+    """Metrics of each case and label of a part."""
+    from nnunetv2.evaluation.evaluate_predictions import region_or_label_to_mask
+    from tqdm import tqdm
+
+    from nnunet_plugins.benchmark.metrics import score
+
+    manager = label_manager(run)
+    values = manager.foreground_regions if manager.has_regions else manager.foreground_labels
+    names = {as_tuple(value): name for name, value in dataset_json(run)["labels"].items()}
+    files, predicted = references(run, part), predictions(run, part)
+    reader = reader_of(run, next(iter(files.values())))
+    for case, file in tqdm(files.items(), desc=f"Metrics, {part}"):
+        reference, properties = reader.read_seg(str(file))
+        prediction, _ = reader.read_seg(str(predicted[case]))
+        ignored = reference[0] == manager.ignore_label if manager.has_ignore_label else None
+        for value in values:
+            masks = [region_or_label_to_mask(array[0], value) for array in (reference, prediction)]
+            scores = score(masks[0], masks[1], properties["spacing"], run.data.tolerance, ignored)
+            label = names[as_tuple(value)]
+            yield {"part": part, "case": case, "label": label, "key": str(value)} | scores._asdict()
+
+
+def as_tuple(value: Any) -> tuple[int, ...]:
+    """A label, or a region of several, as ``dataset.json`` or nnU-Net writes it."""
+    return tuple(value) if isinstance(value, Sequence) else (value,)
+
+
+def require_dice_of_nnunet(run: Run, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Compare the validation cases' Dice with nnU-Net's.
+
+    Raises:
+        UserError: they differ.
+    """
+    known = nnunet_metrics(run)
+    for row in rows:
+        if row["part"] != VALIDATION:
+            continue
+        theirs = known.get(row["case"], {}).get(row["key"], {}).get("Dice")
+        ours = math.nan if row["Dice"] is None else row["Dice"]
+        if theirs is None or not (theirs == ours or (math.isnan(theirs) and math.isnan(ours))):
+            path = run.folder / SUMMARY
+            raise UserError(
+                f"{path} gives {row['case']} ({row['label']}) a Dice of {theirs}, and its prediction has {ours}: "
+                f"predictions or references have changed; remove {path.parent} and run the benchmark again"
+            )

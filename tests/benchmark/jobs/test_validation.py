@@ -1,0 +1,35 @@
+"""Proves that all metrics are in the receipt of a validation, and that their Dice is nnU-Net's."""
+
+import numpy as np
+import pytest
+from skimage import io
+from support.finished_fold import first_prediction, write_finished_fold
+from support.tiny_suite import ONE_TRAINER
+
+from nnunet_plugins.benchmark.jobs.receipts import read_receipt
+from nnunet_plugins.benchmark.jobs.validation import validate
+from nnunet_plugins.benchmark.runs import read_splits
+from nnunet_plugins.errors import UserError
+
+
+def test_metrics_of_all_cases_and_labels_are_in_the_receipt(run):
+    write_finished_fold(run)
+    validate(ONE_TRAINER, run)
+    receipt = read_receipt(run.validation_receipt)
+    assert receipt["tolerance"] == 1.0
+    validation = read_splits(run)[0]["val"]
+    assert [(row["case"], row["label"]) for row in receipt["cases"]] == [
+        (case, label) for case in validation for label in ("cell", "nucleus")
+    ]
+    assert all(row["Dice"] in (1.0, None) for row in receipt["cases"])
+
+
+def test_predictions_that_are_not_those_of_nnunets_summary_are_refused(run):
+    write_finished_fold(run)
+    prediction = first_prediction(run)
+    io.imsave(prediction, np.zeros_like(io.imread(prediction)), check_contrast=False)
+    with pytest.raises(
+        UserError, match=r"summary.json gives case\d \(cell\) a Dice of 1.0, and its prediction has 0.0"
+    ):
+        validate(ONE_TRAINER, run)
+    assert not run.validation_receipt.exists()

@@ -1,0 +1,86 @@
+"""Proves that a command lists the runs once, and hashes each prediction and each label once."""
+
+from collections import Counter
+
+import pytest
+from support.benchmark_commands import finish
+from support.tiny_suite import write_suite
+
+from nnunet_plugins.benchmark import command
+from nnunet_plugins.benchmark.jobs import engine, receipts
+from nnunet_plugins.benchmark.report.collection import collect
+from nnunet_plugins.benchmark.runs import Run, runs
+from nnunet_plugins.benchmark.suite import read_suite
+from nnunet_plugins.benchmark.survey import Survey, survey
+from nnunet_plugins.cli import main
+from nnunet_plugins.files import digest, write_json
+
+CASE = "validation/case0.png"
+
+
+@pytest.fixture
+def suite_file(root):
+    """A suite of four runs, of which all but the last are done."""
+    path = write_suite(root / "suite.toml", ("nnUNetTrainer", "DLKUNetTrainer"), "{ id = 501 }")
+    label = root / "nnUNet_raw" / "Dataset501_Cells" / "labelsTr" / "case0.png"
+    label.parent.mkdir()
+    label.write_text("a segmentation")
+    dataset = root / "nnUNet_preprocessed" / "Dataset501_Cells"
+    write_json(dataset / "splits_final.json", [{"train": ["case1"], "val": ["case0"]}] * 2)
+    for run in runs(read_suite(path))[:-1]:
+        train_and_validate(run)
+    return path
+
+
+def train_and_validate(run: Run) -> None:
+    """Write a prediction and what a run leaves of its training and validation."""
+    prediction = run.folder / CASE
+    prediction.parent.mkdir(parents=True)
+    prediction.write_text(f"a prediction of {run}")
+    receipt = {"epoch_seconds": [1.0], "curves": {"val_losses": [0.5]}, "measured": {}, "machine": {}}
+    row = {"part": "validation", "case": "case0", "label": "cell", "key": "1", "outcome": "segmented", "Dice": 0.5}
+    finish(run, [row], **receipt, sha256={CASE: digest(prediction)})
+    write_json(run.split_note, receipts.current_split(run))
+
+
+@pytest.fixture
+def counts(suite_file, monkeypatch) -> Counter:
+    """Number of times that each file has been hashed, and that the runs have been listed."""
+    found: Counter = Counter()
+    receipts.folder_digest.cache_clear()
+    monkeypatch.setattr(receipts, "digest", lambda path: found.update([path]) or digest(path))
+    monkeypatch.setattr(command, "survey", lambda suite: found.update(["listed"]) or survey(suite))
+    monkeypatch.setattr(command, "report_to", lambda survey, *_, **__: collect(survey))
+    return found
+
+
+@pytest.mark.parametrize("action", ["run", "status", "report"])
+def test_each_file_is_hashed_once_per_command(action, suite_file, counts, root, monkeypatch):
+    all_runs = runs(read_suite(suite_file))
+    monkeypatch.setattr(engine, "snakemake", lambda *_: train_and_validate(all_runs[-1]) is None)
+    main(["benchmark", action, str(suite_file)])
+    done = all_runs if action == "run" else all_runs[:-1]
+    label = root / "nnUNet_raw" / "Dataset501_Cells" / "labelsTr" / "case0.png"
+    assert counts == Counter([*(run.folder / CASE for run in done), label, "listed"])
+
+
+def test_costs_are_measured_without_hashing_any_file(suite_file, counts, monkeypatch):
+    from nnunet_plugins.benchmark import cost
+
+    monkeypatch.setattr(cost, "suite_costs", lambda *_: [])
+    main(["benchmark", "cost", str(suite_file)])
+    assert counts == Counter(["listed"])
+
+
+def test_a_later_survey_sees_what_has_changed_since(suite_file):
+    before = survey(read_suite(suite_file))
+    first, second, third, last = before.runs
+    assert before.done == {first, second, third}
+    train_and_validate(last)
+    first.validation_receipt.unlink()
+    (second.folder / CASE).write_text("a prediction of another training")
+    write_json(second.training_receipt, receipts.read_receipt(second.training_receipt) | {"sha256": {CASE: "another"}})
+    after = before.again()
+    assert isinstance(after, Survey) and after.runs == before.runs
+    assert after.done == {third, last}
+    assert before.done == {first, second, third}

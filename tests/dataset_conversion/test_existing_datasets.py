@@ -1,0 +1,99 @@
+"""Proves: existing datasets and folds are kept, unless the user gives --overwrite."""
+
+import os
+from pathlib import Path
+
+import pytest
+from support import cell_datasets
+from support.refusals import PNGS, at, contents, convert, mask, picture, refusal, save, says, truncate, written
+
+pytestmark = pytest.mark.usefixtures("nnunet_folders")
+
+
+@pytest.mark.parametrize("variable", cell_datasets.NNUNET_FOLDERS)
+def test_number_that_another_dataset_has_is_refused(download, variable):
+    other = Path(os.environ[variable], "Dataset007_Other")
+    other.mkdir()
+    says(refusal(*at(PNGS, download)), "The number 7 belongs to", other, "another --dataset-id")
+
+
+def test_dataset_that_comes_from_elsewhere_is_kept(download):
+    (written() / "imagesTr").mkdir(parents=True)
+    text = refusal(*at(PNGS, download))
+    says(text, written(), "not from this converter", "another --dataset-id", "--overwrite")
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        ("--threshold", "100"),
+        ("--max-foreground-fraction", "0.9"),
+        ("--trust-image-geometry",),
+        ("--near-duplicates",),
+        ("--groups", "groups.csv"),
+    ],
+)
+def test_dataset_of_other_options_is_kept(download, monkeypatch, option):
+    monkeypatch.chdir(download)
+    Path("groups.csv").write_text("case,group\n0,a\n1,b\n2,b\n")
+    convert(*at(PNGS, download))
+    text = refusal(*at(PNGS, download), *option)
+    says(text, written(), "with other options", '"images": ["images/*.png"]', "another --dataset-id", "--overwrite")
+
+
+@pytest.mark.parametrize("change", ["changed", "added", "removed"])
+def test_dataset_of_other_files_is_kept(download, change):
+    convert(*at(PNGS, download))
+    match change:
+        case "changed":
+            save(download / "masks/1.png", mask() | 255)
+        case "added":
+            save(download / "images/1a.png", picture())
+            save(download / "masks/1a.png", mask())
+        case "removed":
+            (download / "images/1.png").unlink()
+            (download / "masks/1.png").unlink()
+    first = "1a" if change == "added" else "1"
+    text = refusal(*at(PNGS, download))
+    says(text, written(), f"from other files (1 differ, first {first})", "--overwrite")
+
+
+def test_same_conversion_again_writes_nothing_and_is_no_error(download, capsys):
+    convert(*at(PNGS, download))
+    before = contents()
+    convert(*at(PNGS, download))
+    assert contents() == before
+    assert "nothing to do" in capsys.readouterr().out
+
+
+def test_overwrite_replaces_the_dataset_and_its_folds(download):
+    convert(*at(PNGS, download))
+    (written() / "extra").touch()
+    (download / "images/1.png").unlink()
+    (download / "masks/1.png").unlink()
+    convert(*at(PNGS, download), "--overwrite")
+    assert sorted(path.name for path in (written() / "labelsTr").iterdir()) == ["0.png", "2.png"]
+    assert not (written() / "extra").exists()
+    assert [path.name for path in Path(os.environ["nnUNet_raw"]).iterdir()] == ["Dataset007_Cells"]
+    placed = Path(os.environ["nnUNet_preprocessed"], written().name, "splits_final.json")
+    assert placed.read_bytes() == (written() / "splits_final.json").read_bytes()
+
+
+def test_failed_overwrite_keeps_the_dataset(download):
+    convert(*at(PNGS, download))
+    truncate(download / "images/1.png")
+    says(refusal(*at(PNGS, download), "--overwrite"), download / "images/1.png", "cannot be read")
+
+
+def test_other_folds_that_nnunet_has_are_kept(download):
+    path = Path(os.environ["nnUNet_preprocessed"], "Dataset007_Cells/splits_final.json")
+    path.parent.mkdir()
+    path.write_text('[{"train": ["0"], "val": ["1", "2"]}]')
+    says(refusal(*at(PNGS, download)), path, "other folds", "remove it, or give --overwrite")
+
+
+def test_folds_that_cannot_be_read_are_kept(download):
+    path = Path(os.environ["nnUNet_preprocessed"], "Dataset007_Cells/splits_final.json")
+    path.parent.mkdir()
+    path.write_text("[{")
+    says(refusal(*at(PNGS, download)), path, "other folds")

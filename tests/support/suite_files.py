@@ -1,0 +1,21 @@
+"""Suite files, with one value as a test wants it."""
+
+from pathlib import Path
+
+TOP = {"name": "'cells'", "trainers": "['A', 'B']", "reference": "'A'", "epochs": "100"}
+
+
+def lines(table: dict[str, str | None]) -> str:
+    """Lines of TOML, without keys whose value is None."""
+    return "".join(f"{key} = {value}\n" for key, value in table.items() if value is not None)
+
+
+def write_short_suite(folder: Path, section: str = "", key: str = "", value: str | None = None) -> Path:
+    """Write a short valid suite with one value, in TOML, that may not be valid; without the key if it is None."""
+    sections: dict[str, dict[str, str | None]] = {"": dict(TOP), "datasets[0].": {"id": "501"}, "resources.": {}}
+    if key:
+        sections[section][key] = value
+    top, data, resources = map(lines, sections.values())
+    path = folder / "cells.toml"
+    path.write_text(f"{top}\n[[datasets]]\n{data}\n[resources]\n{resources}", encoding="utf-8")
+    return path

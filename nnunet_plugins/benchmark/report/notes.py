@@ -26,7 +26,7 @@ VISIBLE = 5e-5
 
 
 def describe_suite(record: Record) -> str:
-    """What was trained, for how long, and where the report was written."""
+    """Sentence that tells what was trained, for how long, and where the report was written."""
     suite, machine = record.suite, record.machine
     folds = ", ".join(map(str, suite.folds))
     versions = ", ".join(f"{name} {version}" for name, version in record.versions.items() if version)

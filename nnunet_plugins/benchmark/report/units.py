@@ -1,4 +1,4 @@
-"""From cases to the units of the statistics.
+"""Values of the units that the statistics compare, computed from those of cases.
 
 The unit is the case, or the patient where the suite's ``cluster_regex`` finds several cases of one: its value is the
 mean over its cases, labels, folds and repetitions. Trainers with folds still missing are left out of everything.

@@ -58,7 +58,7 @@ def test_long_names_leave_room_for_the_map_of_differences(num_datasets):
 
 
 def test_a_trainer_has_one_colour_in_all_figures(results):
-    """Also where another one is unfinished."""
+    """An unfinished trainer, which is left out, must not move the colours of the others."""
     kept = results.cases[~((results.cases.trainer == REFERENCE) & (results.cases.fold > 2))]
     results = results._replace(cases=kept)
     expected = matplotlib.colors.to_rgba(figures.look(OTHER, results.record).colour)

@@ -69,7 +69,7 @@ def test_comparison_over_more_than_the_means_is_explained(empty):
 
 
 def test_comparison_of_other_cases_than_the_means_is_explained_if_all_units_have_a_mean():
-    """The unit's other label has values."""
+    """All units have a mean, as their other label has values."""
     rows = [
         *rows_of({REFERENCE: [0.5] * 20, OTHER: [0.5] * 20}, label="a"),
         *rows_of({REFERENCE: [None] * 10 + [0.5] * 10, OTHER: [0.0] * 10 + [0.5] * 10}, label="b"),
@@ -118,7 +118,7 @@ def test_notices_name_what_has_not_begun(results):
     assert notes[:2] == [f"Unfinished: {name} 2d {THIRD} has 0/5 folds" for name in CONVERTERS]
 
 
-def test_summary_says_what_was_trained_and_where(texts, results):
+def test_description_says_what_was_trained_and_where(texts, results):
     text = texts["results.md"].splitlines()[2]
     assert text.startswith("100 epochs of 250 steps for every trainer; folds 0, 1, 2, 3, 4, repeated 1 time(s)")
     assert "reference nnUNetTrainer" in text and "a processor (2 cores, Linux)" in text

@@ -50,7 +50,7 @@ def test_equal_trainers_share_a_rank():
 
 
 def test_rightly_empty_is_ranked_above_hallucinated():
-    """By its mean alone, the reference would be second: what it rightly leaves empty has no value."""
+    """The reference would be second by its mean alone, in which rightly empty cases have no value."""
     dice = {REFERENCE: [0.5, 0.5, None, None], OTHER: [0.625, 0.625, 0.5, None], THIRD: [0.0, 0.0, 0.0, None]}
     cases = case_table(rows_of(dice))
     result = rank_trainers(cases, list(dice))
@@ -81,7 +81,7 @@ def test_rankings_are_kept_apart_by_dataset_configuration_and_part():
 
 
 def three_datasets(trainers_of=None):
-    """The third dataset turns the first one's order round."""
+    """Cases of three trainers on three datasets, and their record; the third dataset reverses the first one's order."""
     names = ("Dataset001_A", "Dataset002_B", "Dataset003_C")
     gains = ((0.25, 0.125, 0), (0.25, 0, 0.125), (0, 0.125, 0.25))
     rows = [
@@ -115,19 +115,19 @@ def test_ranks_are_averaged_over_datasets_best_first():
 
 
 def test_no_dataset_counts_more_for_its_configurations_and_parts():
-    """The second trainer wins the first dataset twice or six times, and the first one the other dataset."""
+    """The second trainer wins four evaluations of the first dataset, and the reference wins on the second dataset."""
     first, second = "Dataset001_A", "Dataset002_B"
-    cells = [(configuration, part) for configuration in ("2d", "3d_fullres") for part in ("validation", "test")]
+    parts = [(configuration, part) for configuration in ("2d", "3d_fullres") for part in ("validation", "test")]
     won = rows_of({REFERENCE: GRID, OTHER: GRID / 2}, dataset=second)
     lost = [
         row
-        for configuration, part in cells
+        for configuration, part in parts
         for row in rows_of({REFERENCE: GRID / 2, OTHER: GRID}, dataset=first, configuration=configuration, part=part)
     ]
     table = ranks_of([*won, *lost], plain_record(datasets=(first, second)))
     assert table.shape == (2, 5)
     assert average_ranks(table).tolist() == [1.5, 1.5]
-    assert agreement(table) == -1  # not raised by the cells of one dataset, which agree
+    assert agreement(table) == -1  # not raised by the evaluations of one dataset, which agree
     assert agreement(table[[column for column in table.columns if column[0] == first]]) is None
 
 

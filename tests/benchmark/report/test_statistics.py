@@ -45,7 +45,7 @@ def test_ties_of_few_units_are_tested_exactly_in_no_time():
 
 
 def test_two_units_have_an_interval_between_them():
-    """A resample is one of them twice, or both, with chances 1/4, 1/4 and 1/2."""
+    """A resample is one unit twice, the other twice, or both, with chances 1/4, 1/4 and 1/2."""
     assert bootstrap(np.array([0.25, 0.75])) == (0.5, 0.25, 0.75)
 
 

@@ -49,7 +49,7 @@ def test_repetitions_are_averaged_and_their_spread_is_shown():
 
 
 def test_label_that_one_repetition_alone_has_values_for_is_no_obstacle():
-    """In the other one, both masks are empty in all cases."""
+    """In the other repetition, both masks are empty in all cases."""
     rows = [
         *rows_of({REFERENCE: [0.5, 0.5], OTHER: [0.5, 0.5]}, repeat=1, label="common"),
         *rows_of({REFERENCE: [0.5, 0.5], OTHER: [0.5, 0.5]}, repeat=2, label="common"),
@@ -124,7 +124,7 @@ def test_only_label_has_no_mean_beside_it():
 
 
 def test_label_that_one_trainer_alone_hallucinates_is_compared():
-    """As it is where the other one has a value in a single case."""
+    """Otherwise, whether it is compared would depend on the other trainer having a value in some case."""
     rows = [
         *rows_of({REFERENCE: [0.5, 0.5], OTHER: [0.5, 0.5]}, label="common"),
         *rows_of({REFERENCE: [None, None], OTHER: [0.0, None]}, label="rare"),

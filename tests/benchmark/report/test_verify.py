@@ -50,7 +50,7 @@ def test_untouched_report_is_verified(report):
 
 
 def change_digit(path, position):
-    """Another first digit after the last decimal point before ``position``."""
+    """Change the first decimal of the number at this position in the file."""
     text = path.read_text(encoding="utf-8")
     index = [match.start() + 1 for match in re.finditer(r"\.\d", text)][position]
     changed = str((int(text[index]) + 5) % 10)
@@ -104,8 +104,8 @@ def test_changed_figure_on_the_page_is_found(other, report):
     assert page.verify(report) == ["report.html"]
 
 
-def test_figure_that_the_record_does_not_have_is_found_in_both_places(report):
-    """Files alone may be left out; one figure in the place of another, in all files alike, needs another record."""
+def test_figure_that_was_exchanged_everywhere_is_found(report):
+    """A figure that was exchanged on the page and in the folder alike does not have the hash of the record."""
     path = report / "report.html"
     path.write_text(path.read_text().replace(FIGURE_ON_PAGE, BETTER))
     (report / "figures" / "a.svg").write_text("<svg>better</svg>")

@@ -43,10 +43,10 @@ def markdown(analysis: Analysis, tables: Iterable[Table]) -> str:
 
 
 def markdown_table(table: Table) -> str:
-    rows, columns = ([[markdown_cell(text) for text in row] for row in part] for part in (table.texts, [table.columns]))
-    lines = [f"## {markdown_text(table.title)}", ""]
-    lines += [tabulate.tabulate(rows, columns[0], "github", disable_numparse=True)]
-    return "\n".join([*lines, "", markdown_text(table.note)] if table.note else lines)
+    header, *rows = ([markdown_cell(text) for text in row] for row in (table.columns, *table.texts))
+    body = tabulate.tabulate(rows, header, "github", disable_numparse=True)
+    texts = [f"## {markdown_text(table.title)}", body, markdown_text(table.note)]
+    return "\n\n".join(filter(None, texts))
 
 
 def markdown_cell(text: str) -> str:
@@ -54,7 +54,7 @@ def markdown_cell(text: str) -> str:
 
 
 def markdown_text(text: str) -> str:
-    """Text in which nothing looks like an HTML tag."""
+    """Text in which nothing is taken for an HTML tag."""
     return re.sub(r"<(?=[A-Za-z/!?])", r"\\<", text)
 
 

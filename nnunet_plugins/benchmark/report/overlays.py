@@ -36,7 +36,7 @@ def draw_overlays(survey: Survey, results: Results, folder: Path) -> list[Captio
         shown = cases[cases.trainer.isin(trainers) & (cases.repeat == 1)]
         chosen = best_median_worst(shown)
         runs = [run for run in survey.runs if (run.dataset, run.configuration) == evaluation[:2]]
-        if chosen and images_folder(runs[0], evaluation.part).is_dir():  # a dataset may be there preprocessed alone
+        if chosen and images_folder(runs[0], evaluation.part).is_dir():  # the raw images may be on another machine
             runs = [run for run in runs if run.trainer in trainers and run.repeat == 1]
             figure = overlay_figure(chosen, shown, runs, evaluation.part)
             name = f"overlays_{'_'.join(evaluation)}"

@@ -15,7 +15,7 @@ from nnunet_plugins.benchmark.survey import Survey, survey
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.files import write_json
 
-NEEDED = ("snakemake", "psutil", "pandas", "jinja2")
+NEEDED = ("snakemake", "psutil", "pandas", "jinja2", "tabulate")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -81,15 +81,17 @@ def verify(options: argparse.Namespace) -> None:
 
 def cost(options: argparse.Namespace) -> None:
     from nnunet_plugins.benchmark.cost import suite_costs
-    from nnunet_plugins.benchmark.report import results, tables
+    from nnunet_plugins.benchmark.report.collection import cost_file, read_costs
+    from nnunet_plugins.benchmark.report.markup import markdown_table
+    from nnunet_plugins.benchmark.report.tables import measured_cost
 
     found = survey(read_suite(options.suite))
     check_suite(found, options.suite)
     if options.steps < 1:
         raise UserError(f"--steps {options.steps} must be at least 1")
-    target = results.cost_file(found.suite)
+    target = cost_file(found.suite)
     write_json(target, suite_costs(found, options.steps))
-    print(tables.as_markdown(tables.cost(results.read_costs(found))))
+    print(markdown_table(measured_cost(read_costs(found))))
     print(f"\nAlso in {target}, and in the next report.")
 
 

@@ -1,4 +1,4 @@
-"""How good a segmentation is: overlap as nnU-Net counts it, distances as MONAI defines them.
+r"""Metrics of a segmentation: overlap as nnU-Net counts it, distances as MONAI defines them.
 
 A surface is the voxels of a mask that have a neighbour (sharing a face) outside it, or lie on the image's border;
 distances are Euclidean, in the spacing's unit, from each surface voxel of one mask to the nearest one of the other.
@@ -8,8 +8,8 @@ Dice, IoU              2TP / (2TP + FP + FN), TP / (TP + FP + FN)
 precision, recall      TP / (TP + FP), TP / (TP + FN)
 HD95                   the larger of the two directions' 95th percentiles (linear interpolation)
 ASSD                   mean over all distances of both directions
-NSD                    part of all distances of both directions that is at most the tolerance
-volume error           \\|P - R\\| / R
+NSD                    share of the distances of both directions that are at most the tolerance
+volume error           \|P - R\| / R
 =====================  ================================================================================================
 
 Empty masks: if both are empty, the case says nothing about the label and has no values. If one is, overlap and NSD are
@@ -54,12 +54,14 @@ class Scores(NamedTuple):
 def score(
     reference: Mask, prediction: Mask, spacing: Sequence[float], tolerance: float, ignored: Mask | None = None
 ) -> Scores:
-    """
+    """All metrics of a predicted mask.
+
     Args:
-        reference, prediction: masks ``(*S)`` in any number of dimensions; axes of length 1 are dropped.
-        spacing: of a voxel along each axis.
-        tolerance: of NSD, in the spacing's unit.
-        ignored: ``(*S)``, voxels that count for nothing.
+        reference: true mask ``(*S)`` in any number of dimensions; axes of length 1 are dropped.
+        prediction: predicted mask ``(*S)``.
+        spacing: length of a voxel along each axis.
+        tolerance: distance up to which NSD takes surfaces for equal, in the spacing's unit.
+        ignored: voxels that belong to neither mask, ``(*S)``.
 
     Raises:
         ValueError: the shapes or the number of spacings differ, or a spacing is no length.
@@ -103,7 +105,7 @@ def surface_distances(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Distances of the prediction's surface to the reference's, and of the reference's to the prediction's.
 
-    Neither mask may be empty. All that matters lies in their common box: outside, there is no surface.
+    Neither mask may be empty. Only their common box is looked at: outside of it there is no surface.
     """
     box = ndimage.find_objects((reference | prediction).astype(np.uint8))[0]
     axes = [axis for axis, length in enumerate(reference.shape) if length > 1] or [0]
@@ -115,4 +117,5 @@ def surface_distances(
 
 
 def surface(mask: Mask) -> Mask:
+    """Voxels of a mask with a face towards the outside of it or of the image."""
     return mask & ~ndimage.binary_erosion(mask)

@@ -192,7 +192,7 @@ def test_gpu_that_is_not_there_is_refused(results, monkeypatch):
 def test_rows_become_a_table(measured):
     import pandas as pd
 
-    shown = tables.cost(pd.DataFrame(measured))
+    shown = tables.measured_cost(pd.DataFrame(measured))
     assert len(shown.rows) == 3 and {len(row) for row in shown.rows} == {len(shown.columns)}
     assert shown.rows[0][5] == f"{measured[0]['parameters'] / 1e6:.2f}"
     assert shown.rows[0][6] == f"{measured[0]['flops'] / 1e9:.2f}"

@@ -1,16 +1,15 @@
 """Proves that the suites we ship are valid and name what exists, and that published results are well-formed."""
 
-import json
 import re
 import tomllib
-from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
 
 import pytest
 
 from nnunet_plugins.benchmark.metrics import HIGHER_IS_BETTER
-from nnunet_plugins.benchmark.report.page import verify
+from nnunet_plugins.benchmark.report.page import FIGURES, OWN_FILES, verify
+from nnunet_plugins.benchmark.report.record import read_record
 from nnunet_plugins.benchmark.suite import Suite, read_suite
 from nnunet_plugins.dataset_conversion.dataset import PNG
 from nnunet_plugins.dataset_conversion.datasets import CONVERTERS
@@ -178,6 +177,6 @@ def test_published_trainers_are_in_a_suite_with_that_dataset():
 
 def test_suite_of_the_committed_results_is_theirs():
     results = Path(__file__).parents[2] / "docs" / "results" / EVIDENCE.stem
-    suite = json.loads(json.dumps(asdict(read_suite(EVIDENCE))))
-    assert json.loads((results / "record.json").read_text())["suite"] == suite
+    assert read_record(results).suite == read_suite(EVIDENCE)
     assert verify(results) == []
+    assert {path.name for path in results.iterdir()} == OWN_FILES - {FIGURES}

@@ -8,7 +8,7 @@ from support.tiny_suite import write_suite
 
 from nnunet_plugins.benchmark import command
 from nnunet_plugins.benchmark.jobs import engine, receipts
-from nnunet_plugins.benchmark.report.results import collect
+from nnunet_plugins.benchmark.report.collection import collect
 from nnunet_plugins.benchmark.runs import Run, runs
 from nnunet_plugins.benchmark.suite import read_suite
 from nnunet_plugins.benchmark.survey import Survey, survey

@@ -1,21 +1,29 @@
-"""Results of a benchmark that nobody ran, for tests of its statistics, its report and its page."""
+"""Made-up results of a benchmark, for tests of its statistics, its report and its page."""
 
+import itertools
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from nnunet_plugins.benchmark.metrics import HIGHER_IS_BETTER
-from nnunet_plugins.benchmark.report.results import CASE_COLUMNS, COST_COLUMNS, Results
+from nnunet_plugins.benchmark.report.analysis import result_table
+from nnunet_plugins.benchmark.report.record import DatasetRecord, Machine, Record
+from nnunet_plugins.benchmark.report.results import CASE_COLUMNS, TRAINING_COLUMNS, Results, write_data
 from nnunet_plugins.benchmark.suite import Data, Suite
+from nnunet_plugins.benchmark.survey import Survey
 
-CELLS = "Dataset001_Cells"
-REFERENCE, OTHER, THIRD = "nnUNetTrainer", "DCFFSNetTrainer", "DLKUNetSTrainer_C64"
+CELLS, SKIN = "Dataset001_Cells", "Dataset550_Skin"
+REFERENCE, OTHER, THIRD = TRAINERS = ("nnUNetTrainer", "DCFFSNetTrainer", "DLKUNetSTrainer_C64")
+GRID = np.arange(16) / 32
+"""Exact in binary, and so are its differences and means."""
 
 
 def case_row(trainer: str, case: str, dice: float | None, **about: Any) -> dict[str, Any]:
-    """A row of ``cases.csv``; all metrics follow from the Dice, None where both masks are empty."""
+    """A row of ``cases.csv`` whose metrics all follow from the Dice, which is None where both masks are empty."""
     row: dict[str, Any] = {"dataset": CELLS, "configuration": "2d", "part": "validation", "trainer": trainer}
     row |= {"repeat": 1, "fold": 0, "case": case, "cluster": case, "label": "cell"}
     row |= {"outcome": "both empty" if dice is None else "segmented"}
@@ -25,7 +33,7 @@ def case_row(trainer: str, case: str, dice: float | None, **about: Any) -> dict[
 
 
 def rows_of(dice: Mapping[str, Sequence[float | None]], **about: Any) -> list[dict[str, Any]]:
-    """Rows of the trainers' cases, which are numbered."""
+    """Rows of numbered cases, for each trainer its Dice."""
     return [
         case_row(trainer, f"case{number:02}", value, **about)
         for trainer, values in dice.items()
@@ -38,30 +46,29 @@ def case_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def suite_of(
-    trainers: Sequence[str], datasets: Sequence[str] = (CELLS,), folds: Sequence[int] = (0,), repeats: int = 1, **data
+    trainers: Sequence[str],
+    datasets: Sequence[str] = (CELLS,),
+    folds: Sequence[int] = (0,),
+    repeats: int = 1,
+    trainers_of: Mapping[str, Sequence[str]] | None = None,
+    **data: Any,
 ) -> Suite:
-    """The first trainer is the reference."""
-    described = tuple(Data(int(name[7:10]), **data) for name in datasets)
+    """A suite whose reference is the first trainer; ``trainers_of`` limits the trainers of datasets."""
+    limited = trainers_of or {}
+    described = tuple(Data(int(name[7:10]), trainers=tuple(limited.get(name, ())), **data) for name in datasets)
     return Suite("synthetic", tuple(trainers), trainers[0], 100, described, folds=tuple(folds), repeats=repeats)
 
 
-def record_of(suite: Suite, datasets: Mapping[str, str | None]) -> dict[str, Any]:
-    """``datasets``: their converters."""
-    described = {
-        name: {
-            "converter": converter,
-            "tolerance": data.tolerance,
-            "trainers": list(suite.trainers_of(data)),
-        }
-        for (name, converter), data in zip(datasets.items(), suite.datasets, strict=True)
-    }
-    return {
-        "suite": asdict(suite),
-        "datasets": described,
-        "written": "2026-01-01T00:00:00+00:00",
-        "machine": {"platform": "Linux", "processor": "a processor", "usable_cores": 2},
-        "versions": {"nnunetv2": "2.8.1", "torch": "2.9.0", "python": "3.11.7", "scipy": None},
-    }
+def record_of(suite: Suite, datasets: Mapping[str, str | None]) -> Record:
+    """Record of a suite; ``datasets`` maps names to converters."""
+    described = zip(datasets.items(), suite.datasets, strict=True)
+    return Record(
+        suite=suite,
+        datasets={name: DatasetRecord(data.id, converter) for (name, converter), data in described},
+        written="2026-01-01T00:00:00+00:00",
+        machine=Machine("Linux", "a processor", 2),
+        versions={"nnunet-plugins": "0.1.0", "nnunetv2": "2.8.1", "torch": "2.9.0", "python": "3.11.7", "scipy": None},
+    )
 
 
 def training_row(dataset: str, trainer: str, fold: int, **about: Any) -> dict[str, Any]:
@@ -87,7 +94,7 @@ def cost_row(dataset: str, trainer: str, **about: Any) -> dict[str, Any]:
 
 
 def results_of(rows: Iterable[Mapping[str, Any]], suite: Suite, datasets: Mapping[str, str | None]) -> Results:
-    """Everything that belongs to the cases."""
+    """Results with these cases, and trainings, curves and costs that go with them."""
     cases = case_table(rows)
     folds = cases[["dataset", "trainer", "fold", "repeat"]].drop_duplicates().to_dict("records")
     trainings = [training_row(**fold) for fold in folds]
@@ -101,8 +108,82 @@ def results_of(rows: Iterable[Mapping[str, Any]], suite: Suite, datasets: Mappin
     costs = [cost_row(dataset, trainer) for dataset in datasets for trainer in suite.trainers]
     return Results(
         cases,
-        pd.DataFrame(trainings, columns=COST_COLUMNS),
+        pd.DataFrame(trainings, columns=TRAINING_COLUMNS),
         pd.DataFrame(curves),
         pd.DataFrame(costs),
         record_of(suite, datasets),
     )
+
+
+# ---- numbers of a table ----------------------------------------------------------------------------------------------
+
+
+def plain_record(
+    trainers: Sequence[str] = (REFERENCE, OTHER), datasets: Sequence[str] = (CELLS,), **suite: Any
+) -> Record:
+    """Record of a suite whose datasets were not converted by us."""
+    return record_of(suite_of(trainers, datasets, **suite), dict.fromkeys(datasets))
+
+
+def table_of(
+    rows: Iterable[Mapping[str, Any]],
+    trainers: Sequence[str] = (REFERENCE, OTHER),
+    metrics: Sequence[str] = ("Dice", "HD95"),
+    **suite: Any,
+) -> pd.DataFrame:
+    """Result table of rows of cases; two metrics stand for all, which take their time and are treated alike."""
+    return result_table(case_table(rows), plain_record(trainers, **suite), metrics)
+
+
+def row_of(
+    table: pd.DataFrame, trainer: str = OTHER, metric: str = "Dice", label: str = "cell", dataset: str = CELLS
+) -> dict[str, Any]:
+    """The one row of a result table for a trainer, metric, label and dataset."""
+    chosen = (table.trainer == trainer) & (table.metric == metric) & (table.label == label) & (table.dataset == dataset)
+    (row,) = table[chosen].to_dict("records")
+    return row
+
+
+# ---- a benchmark of two datasets -------------------------------------------------------------------------------------
+
+CONVERTERS = {CELLS: None, SKIN: "isic2018"}
+LABELS = {CELLS: ("a_b & <c>", "100 % | #1"), SKIN: ("lesion",)}
+UNFINISHED = 0.777777
+"""Dice of all cases of the unfinished trainer: any mean of it has these digits."""
+SUITE = suite_of(TRAINERS, tuple(CONVERTERS), range(5), cluster_regex="x")
+SURVEY = Survey(SUITE, runs=())
+
+
+def two_datasets() -> Results:
+    """Results of three trainers on two datasets; on the skin, one trainer has 3 of 5 folds."""
+    rows = []
+    rng = np.random.default_rng(0)
+    for dataset, labels in LABELS.items():
+        for label, fold, number in itertools.product(labels, SUITE.folds, range(3)):
+            common = rng.uniform(0.4, 0.6)
+            about = {"dataset": dataset, "fold": fold, "label": label}
+            about["cluster"] = f"patient{number}" if fold else f"patient{number + 3}"
+            case = f"{fold}{number}"
+            rows.append(case_row(REFERENCE, case, common, **about))
+            rows.append(case_row(OTHER, case, common + rng.uniform(-0.1, 0.3), **about))
+            if dataset == CELLS:
+                dice = None if number == 2 and label == labels[1] else common - 0.2
+                rows.append(case_row(THIRD, case, dice, **about))
+            elif fold < 3:
+                rows.append(case_row(THIRD, case, UNFINISHED, **about))
+    return results_of(rows, SUITE, CONVERTERS)
+
+
+def written_data(results: Results, folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    write_data(results, folder)
+    return folder
+
+
+def markdown_rows(text: str, title: str) -> list[list[str]]:
+    """The cells of a table in Markdown: header, rule, rows."""
+    section = text.split(f"## {title}\n")[1].split("\n## ")[0]
+    lines = [line for line in section.splitlines() if line.startswith("|")]
+    rows = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
+    assert len({len(row) for row in rows}) == 1
+    return rows

@@ -1,7 +1,7 @@
 """The figures of a report, each as SVG and PNG."""
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,19 +11,25 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from nnunet_plugins.benchmark.report.results import Results
-from nnunet_plugins.benchmark.report.statistics import (
-    Ranking,
-    case_values,
-    cells,
-    finished_trainers,
-    of_main_label,
-    unit_values,
-)
-from nnunet_plugins.benchmark.report.tables import Analysis
+from nnunet_plugins.benchmark.report.analysis import Analysis, main_label_rows
+from nnunet_plugins.benchmark.report.ranking import Ranking
+from nnunet_plugins.benchmark.report.record import Record
+from nnunet_plugins.benchmark.report.results import EVALUATION, Results, by_evaluation
+from nnunet_plugins.benchmark.report.units import case_values, finished_trainers, unit_values
 
-COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8c6bb1", "#7f7f7f")  # for all eyes
-INCHES_PER_LETTER = 0.08  # of the font below
+Caption = tuple[str, str]
+"""File name without ending, and caption."""
+COLOURS = (
+    "#0072b2",
+    "#e69f00",
+    "#009e73",
+    "#cc79a7",
+    "#56b4e9",
+    "#d55e00",
+    "#8c6bb1",
+    "#7f7f7f",
+)  # distinguishable by the colour-blind
+INCHES_PER_LETTER = 0.08  # in the font size below
 MARKERS, LINES = "osD^v", ("-", "--", ":", "-.")
 STYLE: dict[Any, Any] = {
     "svg.hashsalt": "nnunet-plugins",
@@ -35,66 +41,61 @@ STYLE: dict[Any, Any] = {
 
 
 class Look(NamedTuple):
-    """How all figures show a trainer."""
+    """Colour, marker and line of a trainer in all figures."""
 
     colour: str
     marker: str
     line: str
 
 
-def look(trainer: str, record: Mapping[str, Any]) -> Look:
-    turn, index = divmod(record["suite"]["trainers"].index(trainer), len(COLOURS))
+def look(trainer: str, record: Record) -> Look:
+    """Look of a trainer, which depends on its place in the suite alone."""
+    turn, index = divmod(record.suite.trainers.index(trainer), len(COLOURS))
     return Look(COLOURS[index], MARKERS[turn % len(MARKERS)], LINES[turn % len(LINES)])
 
 
-def draw_all(analysis: Analysis, folder: Path) -> list[tuple[str, str]]:
-    """Write all figures that the results allow; file names without ending, and captions."""
-    results, table, rankings = analysis
-    drawn: list[tuple[str, str]] = []
+def draw_all(analysis: Analysis, folder: Path) -> list[Caption]:
+    """Write every figure that the results allow, as SVG and PNG.
 
-    def save(figure: Figure, name: str, caption: str) -> None:
-        figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
-        figure.savefig(folder / f"{name}.png", dpi=150)
-        drawn.append((name, caption))
-
+    Returns:
+        File name without ending, and caption, of each.
+    """
+    drawn: list[Caption] = []
     with matplotlib.rc_context(STYLE):
-        for (dataset, configuration, part), cell in cells(results.cases):
-            trainers = finished_trainers(cell, results.record, dataset)
-            if trainers:
-                name = f"units_{dataset}_{configuration}_{part}"
-                where = f"{dataset} {configuration} {part}"
-                save(
-                    units_figure(cell, trainers, results.record),
-                    name,
-                    f"{where}: Dice of every unit; boxes are quartiles, diamonds means",
-                )
-        for key, ranking in rankings.items():
-            caption = (
-                f"{' '.join(key)}: how often each trainer has each rank when the units are drawn again (10,000 times);"
-            )
-            save(ranks_figure(ranking), f"ranks_{'_'.join(key)}", f"{caption} equal trainers share their ranks")
-        chosen = of_main_label(table[(table.metric == "Dice") & table["mean"].notna()])
-        if chosen.p_holm.notna().any():
-            caption = "Dice minus the reference's; * p < 0.05, ** p < 0.01, *** p < 0.001 after Holm's correction"
-            save(significance_figure(chosen, results.record), "significance", caption)
-        accuracy = accuracy_against_cost(chosen, results)
-        if len(accuracy):
-            save(
-                cost_figure(accuracy, results.record),
-                "accuracy_and_cost",
-                "Dice against the time of a training epoch, medians over folds",
-            )
-        if len(results.curves):
-            caption = (
-                "Training: nnU-Net's moving average of the Dice on patches of the validation cases, each line a fold"
-            )
-            save(curves_figure(results.curves, results.record), "training_curves", caption)
+        for name, caption, figure in figures(analysis):
+            figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
+            figure.savefig(folder / f"{name}.png", dpi=150)
+            drawn.append((name, caption))
     return drawn
 
 
-def units_figure(cell: pd.DataFrame, trainers: Sequence[str], record: Mapping[str, Any]) -> Figure:
-    """Box and strip of every trainer, one unit a dot."""
-    values = unit_values(case_values(cell[cell.trainer.isin(trainers)], "Dice"))
+def figures(analysis: Analysis) -> Iterator[tuple[str, str, Figure]]:
+    """Name, caption and figure of everything that the results allow to draw."""
+    results, table, rankings = analysis
+    record = results.record
+    for evaluation, cases in by_evaluation(results.cases):
+        if trainers := finished_trainers(cases, record, evaluation.dataset):
+            caption = f"{evaluation}: Dice of every unit; boxes are quartiles, diamonds means"
+            yield f"units_{'_'.join(evaluation)}", caption, units_figure(cases, trainers, record)
+    for evaluation, ranking in rankings.items():
+        caption = f"{evaluation}: how often each trainer has each rank when the units are drawn again (10,000 times)"
+        yield f"ranks_{'_'.join(evaluation)}", f"{caption}; equal trainers share their ranks", ranks_figure(ranking)
+    dice = main_label_rows(table[(table.metric == "Dice") & table["mean"].notna()])
+    if dice.p_holm.notna().any():
+        caption = "Dice minus the reference's; * p < 0.05, ** p < 0.01, *** p < 0.001 after Holm's correction"
+        yield "significance", caption, significance_figure(dice, record)
+    accuracy = accuracy_against_cost(dice, results)
+    if len(accuracy):
+        caption = "Dice against the time of a training epoch, medians over folds"
+        yield "accuracy_and_cost", caption, cost_figure(accuracy, record)
+    if len(results.curves):
+        caption = "Training: nnU-Net's moving average of the Dice on patches of the validation cases, each line a fold"
+        yield "training_curves", caption, curves_figure(results.curves, record)
+
+
+def units_figure(cases: pd.DataFrame, trainers: Sequence[str], record: Record) -> Figure:
+    """A box and a strip of dots for each trainer, one dot a unit."""
+    values = unit_values(case_values(cases[cases.trainer.isin(trainers)], "Dice"))
     present = [trainer for trainer in trainers if trainer in values.columns]
     figure = Figure(figsize=(7, 0.9 + 0.45 * len(present)), layout="constrained")
     axis = figure.subplots()
@@ -115,7 +116,7 @@ def units_figure(cell: pd.DataFrame, trainers: Sequence[str], record: Mapping[st
 
 
 def ranks_figure(ranking: Ranking) -> Figure:
-    """Bubbles: trainer by rank."""
+    """Bubbles by trainer and rank, whose area is the share of the resamples."""
     order = np.argsort(ranking.ranks, kind="stable")
     figure = Figure(figsize=(1.8 + 0.7 * len(order) + 1.6, 0.9 + 0.45 * len(order)), layout="constrained")
     axis = figure.subplots()
@@ -141,14 +142,14 @@ def ranks_figure(ranking: Ranking) -> Figure:
     return figure
 
 
-def significance_figure(chosen: pd.DataFrame, record: Mapping[str, Any]) -> Figure:
-    """Map of differences to the reference, with stars."""
-    where = chosen.dataset.map(wrapped) + "\n" + chosen.configuration + " " + chosen.part
-    differences = chosen.assign(where=where).pivot(index="trainer", columns="where", values="difference")
-    p_values = chosen.assign(where=where).pivot(index="trainer", columns="where", values="p_holm")
-    names = [t for t in record["suite"]["trainers"] if t in differences.index and t != record["suite"]["reference"]]
+def significance_figure(dice: pd.DataFrame, record: Record) -> Figure:
+    """Map of the differences to the reference, with stars for significant ones."""
+    where = dice.dataset.map(wrapped) + "\n" + dice.configuration + " " + dice.part
+    differences = dice.assign(where=where).pivot(index="trainer", columns="where", values="difference")
+    p_values = dice.assign(where=where).pivot(index="trainer", columns="where", values="p_holm")
+    names = [t for t in record.suite.trainers if t in differences.index and t != record.suite.reference]
     differences, p_values = differences.loc[names], p_values.loc[names]
-    scale = f"Dice − {record['suite']['reference']}"
+    scale = f"Dice − {record.suite.reference}"
     width = 1.3 + 1.5 * differences.shape[1] + INCHES_PER_LETTER * max(map(len, names))
     lines = 1 + max(column.count("\n") for column in differences.columns)
     height = 0.4 + 0.15 * lines + max(0.45 * len(names), INCHES_PER_LETTER * len(scale))
@@ -177,19 +178,20 @@ def significance_figure(chosen: pd.DataFrame, record: Mapping[str, Any]) -> Figu
 
 
 def wrapped(dataset: str) -> str:
-    """The name in lines of up to 20 letters, broken after underscores."""
+    """Name in lines of up to 20 letters, broken after underscores."""
     return "\n".join(textwrap.wrap(dataset.replace("_", "_ "), 20)).replace("_ ", "_")
 
 
-def accuracy_against_cost(chosen: pd.DataFrame, results: Results) -> pd.DataFrame:
+def accuracy_against_cost(dice: pd.DataFrame, results: Results) -> pd.DataFrame:
+    """Dice of each trainer, and the seconds that an epoch of its training took."""
     keys = ["dataset", "configuration", "trainer"]
     times = results.trainings.groupby(keys).seconds_per_epoch.median().rename("seconds").reset_index()
-    return chosen.merge(times, on=keys)[[*keys, "part", "mean", "ci_low", "ci_high", "seconds"]]
+    return dice.merge(times, on=keys)[[*keys, "part", "mean", "ci_low", "ci_high", "seconds"]]
 
 
-def cost_figure(accuracy: pd.DataFrame, record: Mapping[str, Any]) -> Figure:
-    """A panel for each dataset: Dice with its interval over seconds per epoch."""
-    groups = list(accuracy.groupby(["dataset", "configuration", "part"]))
+def cost_figure(accuracy: pd.DataFrame, record: Record) -> Figure:
+    """A panel for each evaluation: Dice with its interval over seconds per epoch."""
+    groups = list(accuracy.groupby(EVALUATION))
     figure, axes = panels(len(groups), 3.4)
     for axis, (key, group) in zip(axes, groups, strict=True):
         for index, row in enumerate(group.itertuples()):
@@ -202,8 +204,8 @@ def cost_figure(accuracy: pd.DataFrame, record: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def curves_figure(curves: pd.DataFrame, record: Mapping[str, Any]) -> Figure:
-    """A panel for each dataset and configuration."""
+def curves_figure(curves: pd.DataFrame, record: Record) -> Figure:
+    """A panel for each dataset and configuration: Dice over epochs, one line a training."""
     groups = list(curves.groupby(["dataset", "configuration"]))
     figure, axes = panels(len(groups), 3.2)
     for axis, (key, group) in zip(axes, groups, strict=True):
@@ -217,7 +219,7 @@ def curves_figure(curves: pd.DataFrame, record: Mapping[str, Any]) -> Figure:
 
 
 def panels(count: int, height: float) -> tuple[Figure, list[Axes]]:
-    """Two in a row, each of that height in inches."""
+    """Figure with so many panels, two in a row, each of the height in inches."""
     rows, columns = -(-count // 2), min(2, count)
     figure = Figure(figsize=(4.6 * columns, height * rows), layout="constrained")
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
@@ -227,7 +229,7 @@ def panels(count: int, height: float) -> tuple[Figure, list[Axes]]:
 
 
 def add_legend(figure: Figure) -> None:
-    """One for all panels, below them."""
+    """Add one legend for all panels, below them."""
     shown: dict[str, Any] = {}
     for axis in figure.axes:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):

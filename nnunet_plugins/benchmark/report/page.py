@@ -1,45 +1,83 @@
-"""The report: data, tables, figures, and one page with all of it."""
+"""Writes a report, one page with all of its tables and figures included, and verifies one."""
 
 import base64
-import json
+import hashlib
+import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 from jinja2 import Environment
 
-from nnunet_plugins.benchmark.report import figures, overlays, tables
-from nnunet_plugins.benchmark.report.results import collect
+from nnunet_plugins.benchmark.report import figures, overlays
+from nnunet_plugins.benchmark.report.analysis import Analysis, analyse
+from nnunet_plugins.benchmark.report.collection import collect
+from nnunet_plugins.benchmark.report.markup import result_files
+from nnunet_plugins.benchmark.report.notes import DEFINITIONS, describe_suite, notices
+from nnunet_plugins.benchmark.report.record import RECORD, Picture, Record
+from nnunet_plugins.benchmark.report.results import DATA_FILES, read_data, write_data
+from nnunet_plugins.benchmark.report.tables import all_tables
 from nnunet_plugins.benchmark.survey import Survey
 from nnunet_plugins.errors import UserError
-from nnunet_plugins.files import write_json
+from nnunet_plugins.files import digest
 
 TEMPLATE = Path(__file__).with_name("page.html")
 PAGE = "report.html"
-CAPTIONS = "figures/captions.json"
-MIME = {"svg": "image/svg+xml", "png": "image/png"}  # of diagrams, and of pictures of cases
-OWN_FILES = {*tables.DATA, *tables.TABLES, tables.RECORD, PAGE, "figures"}
-
-
-class Picture(NamedTuple):
-    source: str
-    """A data URI: the page needs no other file."""
-    caption: str
+FIGURES = "figures"
+TABLE_FILES = ("results.csv", "results.md", "results.tex")
+OWN_FILES = {*DATA_FILES, *TABLE_FILES, RECORD, PAGE, FIGURES}
+MIME = {".svg": "image/svg+xml", ".png": "image/png"}
+EMBEDDED = re.compile(r'<img src="data:image/[a-z+]+;base64,([A-Za-z0-9+/=]+)"')
 
 
 def write_report(survey: Survey, folder: Path, with_cases: bool = True) -> Path:
-    """Write the report whole, or leave what is there.
+    """Write the report of all finished runs whole, or leave what is there.
 
     Args:
-        folder: is replaced if an earlier report is in it.
-        with_cases: show pictures of cases, which may not be yours to publish.
+        survey: the suite and its runs.
+        folder: where to write; a report that is there already is replaced.
+        with_cases: whether to show pictures of cases, which may not be yours to publish.
 
     Returns:
         The page.
 
     Raises:
-        UserError: nothing is done yet, or the folder holds something else.
+        UserError: no run is finished yet, or the folder holds something else.
+    """
+    check_folder(folder)
+    results = collect(survey)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(temporary, ignore_errors=True)
+    drawings = temporary / FIGURES
+    drawings.mkdir(parents=True)
+    try:
+        write_data(results, temporary)
+        analysis = analyse(read_data(temporary))  # from the files, like verify
+        drawn = figures.draw_all(analysis, drawings)
+        overlaid = overlays.draw_overlays(survey, analysis.results, drawings) if with_cases else []
+        record = replace(
+            analysis.results.record,
+            figures=tuple(pictures(drawn, drawings, ".svg")),
+            case_pictures=tuple(pictures(overlaid, drawings, ".png")),
+        )
+        analysis = analysis._replace(results=analysis.results._replace(record=record))
+        (temporary / RECORD).write_text(record.to_json(), encoding="utf-8")
+        images = [(drawings / picture.file).read_bytes() for picture in all_pictures(record)]
+        for name, content in (result_files(analysis) | {PAGE: render(analysis, images)}).items():
+            (temporary / name).write_bytes(content)
+        replace_folder(folder, temporary)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder / PAGE
+
+
+def check_folder(folder: Path) -> None:
+    """Check that a report may be written to the folder.
+
+    Raises:
+        UserError: it is a file, or holds something that is no part of a report.
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file: choose another place for the report")
@@ -47,71 +85,10 @@ def write_report(survey: Survey, folder: Path, with_cases: bool = True) -> Path:
         raise UserError(
             f"{folder} holds {foreign[0]!r}, which is no part of a report: choose another folder, or move that"
         )
-    results = collect(survey)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(temporary, ignore_errors=True)
-    (temporary / "figures").mkdir(parents=True)
-    try:
-        tables.write_data(results, temporary)
-        analysis = tables.analyse(tables.read_data(temporary))  # of the files, as verify makes it
-        captions = {"svg": figures.draw_all(analysis, temporary / "figures"), "png": []}
-        if with_cases:
-            captions["png"] = overlays.draw_overlays(survey, analysis.results, temporary / "figures")
-        write_json(temporary / CAPTIONS, captions)
-        for name, content in made_files(analysis, temporary).items():
-            (temporary / name).write_bytes(content)
-        replace(folder, temporary)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return folder / PAGE
 
 
-def verify(folder: Path) -> list[str]:
-    """The names of the tables and pages that are not those that the report's data and figures give.
-
-    Raises:
-        UserError: the folder holds no report.
-    """
-    made = made_files(tables.analyse(tables.read_data(folder)), folder)
-    return [
-        name
-        for name, content in made.items()
-        if not (folder / name).is_file() or (folder / name).read_bytes() != content
-    ]
-
-
-def made_files(analysis: tables.Analysis, folder: Path) -> dict[str, bytes]:
-    """Tables and page, by name.
-
-    Args:
-        folder: where the figures are.
-
-    Raises:
-        UserError: a figure is missing.
-    """
-    try:
-        captions = json.loads((folder / CAPTIONS).read_text(encoding="utf-8"))
-        drawn = {kind: list(pictures(folder / "figures", captions[kind], kind)) for kind in MIME}
-    except (OSError, ValueError, LookupError) as error:
-        raise UserError(f"{folder} holds no whole report ({error}): write it again with 'benchmark report'") from error
-    record = analysis.results.record
-    template = Environment(autoescape=True, trim_blocks=True).from_string(TEMPLATE.read_text(encoding="utf-8"))
-    page = template.render(
-        name=record["suite"]["name"],
-        summary=tables.summary(record),
-        definitions=tables.DEFINITIONS,
-        notices=tables.notices(analysis),
-        tables=tables.all_tables(analysis),
-        figures=drawn["svg"],
-        overlays=drawn["png"],
-        record=json.dumps(record, indent=1),
-    )
-    return tables.result_files(analysis) | {PAGE: page.encode()}
-
-
-def replace(folder: Path, new: Path) -> None:
-    """Rename ``new`` to ``folder``; what was there stays if that fails."""
+def replace_folder(folder: Path, new: Path) -> None:
+    """Rename ``new`` to ``folder``; if that fails, what was there stays."""
     before = folder.with_name(f".{folder.name}.before")
     shutil.rmtree(before, ignore_errors=True)
     if folder.exists():
@@ -125,7 +102,82 @@ def replace(folder: Path, new: Path) -> None:
     shutil.rmtree(before, ignore_errors=True)
 
 
-def pictures(folder: Path, captions: Iterable[tuple[str, str]], kind: str) -> Iterator[Picture]:
+def verify(folder: Path) -> list[str]:
+    """Names of the files that are not those that the report's data give.
+
+    The pictures are not drawn again: those on the page, and in the folder of figures unless that was left out, must
+    have the hashes of the record.
+
+    Raises:
+        UserError: the folder holds no report, or one that another version of this package wrote.
+    """
+    analysis = analyse(read_data(folder))
+    recorded = all_pictures(analysis.results.record)
+    images = embedded_images(folder / PAGE)
+    differing = [name for name, content in result_files(analysis).items() if content_of(folder / name) != content]
+    are_recorded = [hashlib.sha256(image).hexdigest() for image in images] == [picture.sha256 for picture in recorded]
+    if not (are_recorded and content_of(folder / PAGE) == render(analysis, images)):
+        differing.append(PAGE)
+    if (folder / FIGURES).is_dir():
+        files = [folder / FIGURES / picture.file for picture in recorded]
+        differing += [
+            f"{FIGURES}/{path.name}"
+            for path, picture in zip(files, recorded, strict=True)
+            if not path.is_file() or digest(path) != picture.sha256
+        ]
+    return differing
+
+
+def content_of(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None
+
+
+# ---- the page --------------------------------------------------------------------------------------------------------
+
+
+def render(analysis: Analysis, images: Sequence[bytes]) -> bytes:
+    """The page.
+
+    Args:
+        analysis: what the tables and sentences show.
+        images: content of all pictures of the record, in its order.
+    """
+    record = analysis.results.record
+    sources = {
+        picture.file: data_uri(picture, image) for picture, image in zip(all_pictures(record), images, strict=True)
+    }
+    template = Environment(autoescape=True, trim_blocks=True).from_string(TEMPLATE.read_text(encoding="utf-8"))
+    page = template.render(
+        name=record.suite.name,
+        description=describe_suite(record),
+        definitions=DEFINITIONS,
+        notices=notices(analysis),
+        tables=all_tables(analysis),
+        figures=record.figures,
+        case_pictures=record.case_pictures,
+        sources=sources,
+        record=record.to_json(),
+    )
+    return page.encode()
+
+
+def all_pictures(record: Record) -> tuple[Picture, ...]:
+    """All pictures of the page, in its order."""
+    return record.figures + record.case_pictures
+
+
+def pictures(captions: Sequence[figures.Caption], folder: Path, ending: str) -> Iterator[Picture]:
+    """Records of the pictures in a folder."""
     for name, caption in captions:
-        encoded = base64.b64encode((folder / f"{name}.{kind}").read_bytes()).decode()
-        yield Picture(f"data:{MIME[kind]};base64,{encoded}", caption)
+        yield Picture(f"{name}{ending}", caption, digest(folder / f"{name}{ending}"))
+
+
+def data_uri(picture: Picture, image: bytes) -> str:
+    """Address that holds the whole picture, so that the page needs no other file."""
+    return f"data:{MIME[Path(picture.file).suffix]};base64,{base64.b64encode(image).decode()}"
+
+
+def embedded_images(page: Path) -> list[bytes]:
+    """Content of all pictures of a page, in its order."""
+    text = page.read_text(encoding="utf-8", errors="replace") if page.is_file() else ""
+    return [base64.b64decode(code) for code in EMBEDDED.findall(text)]

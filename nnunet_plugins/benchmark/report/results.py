@@ -1,139 +1,96 @@
-"""What the trainings of a suite have left, as tables: one row a case and label, one a training, one an epoch."""
+"""The data files of a report: one row a case and label, one a training, one an epoch, one a measured cost."""
 
-import datetime
-import os
-import platform
-from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
+import io
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pandas as pd
 
-from nnunet_plugins.benchmark.jobs.receipts import read_receipt
 from nnunet_plugins.benchmark.metrics import HIGHER_IS_BETTER
-from nnunet_plugins.benchmark.runs import VALIDATION, Run, dataset_json, work_folder
-from nnunet_plugins.benchmark.suite import Suite
-from nnunet_plugins.benchmark.survey import Survey
+from nnunet_plugins.benchmark.report.record import RECORD, Record, read_record
 from nnunet_plugins.errors import UserError
-from nnunet_plugins.files import read_json, usable_cores
 
+DATA_FILES = ("cases.csv", "trainings.csv", "curves.csv", "costs.csv")
 METRICS = tuple(HIGHER_IS_BETTER)
-CELL = ["dataset", "configuration", "part", "trainer"]
-"""What a row of the result tables is about."""
-CASE_COLUMNS = [*CELL, "repeat", "fold", "case", "cluster", "label", "outcome", *METRICS]
-COST_COLUMNS = [
+
+
+class Evaluation(NamedTuple):
+    """Dataset, configuration and part (validation or test) on which trainers are compared."""
+
+    dataset: str
+    configuration: str
+    part: str
+
+    def __str__(self) -> str:
+        return " ".join(self)
+
+
+EVALUATION = list(Evaluation._fields)
+CASE_COLUMNS = [*EVALUATION, "trainer", "repeat", "fold", "case", "cluster", "label", "outcome", *METRICS]
+TRAINING_COLUMNS = [
     "dataset", "configuration", "trainer", "repeat", "fold", "epochs", "seconds_per_epoch", "training_hours",
     "seconds_per_case", "peak_gb_allocated", "peak_gb_reserved", "compiled", "device", "gpu_name", "hostname",
     "torch_version", "cudnn_version",
 ]  # fmt: skip
+TEXTS = (
+    *EVALUATION, "trainer", "case", "cluster", "label", "outcome", "device", "gpu_name", "hostname", "torch_version",
+    "cudnn_version", "plans",
+)  # fmt: skip
+WHOLE_NUMBERS = ("repeat", "fold", "epochs", "batch", "parameters", "flops")
+REAL_NUMBERS = (
+    *METRICS, "seconds_per_epoch", "training_hours", "seconds_per_case", "peak_gb_allocated", "peak_gb_reserved",
+    "memory_mb", "step_ms", "step_ms_low", "step_ms_high", "latency_ms", "latency_ms_low", "latency_ms_high",
+)  # fmt: skip
 
 
 class Results(NamedTuple):
-    """All that a report is made of."""
+    """All data of a report, from which its tables and figures are made."""
 
     cases: pd.DataFrame
+    """Metrics of each case and label, with :data:`CASE_COLUMNS`."""
     trainings: pd.DataFrame
+    """Times, memory and machine of each training, with :data:`TRAINING_COLUMNS`."""
     curves: pd.DataFrame
+    """Losses and Dice of each epoch."""
     costs: pd.DataFrame
-    """Of ``benchmark cost``; empty if it was not run."""
-    record: dict[str, Any]
-    """The suite, the datasets, the machine and the software."""
+    """Measurements of ``benchmark cost``; empty if it was not run."""
+    record: Record
 
 
-def collect(survey: Survey) -> Results:
-    """
+def by_evaluation(rows: pd.DataFrame) -> Iterator[tuple[Evaluation, pd.DataFrame]]:
+    """Rows of each evaluation, in alphabetical order."""
+    for key, group in rows.groupby(EVALUATION, sort=True):
+        yield Evaluation(*map(str, key)), group
+
+
+def write_data(results: Results, folder: Path) -> None:
+    for name, frame in zip(DATA_FILES, results[:4], strict=True):
+        (folder / name).write_text(frame.to_csv(index=False, lineterminator="\n"), encoding="utf-8")
+    (folder / RECORD).write_text(results.record.to_json(), encoding="utf-8")
+
+
+def read_data(folder: Path) -> Results:
+    """Results that :func:`write_data` wrote, to the last digit.
+
     Raises:
-        UserError: nothing is done yet.
+        UserError: the folder holds no report, or one that another version of this package wrote.
     """
-    cases: list[dict[str, Any]] = []
-    trainings: list[dict[str, Any]] = []
-    curves: list[pd.DataFrame] = []
-    for run in survey.runs:
-        if run not in survey.done:
-            continue
-        about: dict[str, Any] = {"dataset": run.dataset, "configuration": run.configuration, "trainer": run.trainer}
-        about |= {"repeat": run.repeat, "fold": run.fold}
-        receipt = read_receipt(run.training_receipt)
-        rows = [row for row in read_receipt(run.validation_receipt)["cases"] if row["part"] in run.parts]
-        cases += [about | row | {"cluster": run.data.cluster(row["case"])} for row in rows]
-        trainings.append(about | training_row(run, receipt, rows))
-        curve = pd.DataFrame(receipt["curves"]).assign(**about)
-        curves.append(curve.assign(epoch=range(1, len(curve) + 1)))
-    if not cases:
-        raise UserError(f"No training of {survey.suite.name} is done yet: see 'nnunet-plugins benchmark status'")
-    order = [*CELL, "repeat", "fold", "case", "label"]
-    return Results(
-        cases=pd.DataFrame(cases).reindex(columns=CASE_COLUMNS).sort_values(order, ignore_index=True),
-        trainings=pd.DataFrame(trainings).reindex(columns=COST_COLUMNS),
-        curves=pd.concat(curves, ignore_index=True),
-        costs=read_costs(survey),
-        record=record(survey),
+    try:
+        record = read_record(folder)
+        cases, trainings, curves, costs = (read_csv(folder / name) for name in DATA_FILES)
+        if not (set(CASE_COLUMNS) <= set(cases) and set(TRAINING_COLUMNS) <= set(trainings)):
+            raise ValueError("columns are missing")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder} holds no report ({error}): give a folder that 'benchmark report' wrote") from error
+    return Results(cases, trainings, curves, costs, record)
+
+
+def read_csv(path: Path) -> pd.DataFrame:
+    text = path.read_text(encoding="utf-8")
+    if not text.strip():
+        return pd.DataFrame()
+    types = dict.fromkeys(TEXTS, str) | dict.fromkeys(WHOLE_NUMBERS, int) | dict.fromkeys(REAL_NUMBERS, float)
+    return pd.read_csv(
+        io.StringIO(text), float_precision="round_trip", keep_default_na=False, na_values=[""], dtype=types
     )
-
-
-def training_row(run: Run, receipt: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any]:
-    seconds, measured = pd.Series(receipt["epoch_seconds"], dtype=float), receipt["measured"]
-    num_cases = len({row["case"] for row in rows if row["part"] == VALIDATION})
-    validation = measured.get("validation_seconds")
-    machine = {name: None if value in (None, "None") else str(value) for name, value in receipt["machine"].items()}
-    return machine | {
-        "epochs": len(seconds),
-        "seconds_per_epoch": seconds.median(),
-        "training_hours": seconds.sum() / 3600,
-        "seconds_per_case": None if validation is None else validation / num_cases,
-        "peak_gb_allocated": gigabytes(measured.get("peak_bytes_allocated")),
-        "peak_gb_reserved": gigabytes(measured.get("peak_bytes_reserved")),
-        "compiled": measured.get("compiled"),
-    }
-
-
-def gigabytes(size: float | None) -> float | None:
-    return None if size is None else size / 2**30
-
-
-def cost_file(suite: Suite) -> Path:
-    return work_folder(suite) / "cost.json"
-
-
-def read_costs(survey: Survey) -> pd.DataFrame:
-    """What ``benchmark cost`` has measured of the suite as it is now."""
-    path = cost_file(survey.suite)
-    rows = read_json(path, remedy="remove it, and run 'benchmark cost' again") if path.exists() else []
-    wanted = {(run.dataset, run.configuration, run.trainer, run.data.plans) for run in survey.runs}
-    about = ("dataset", "configuration", "trainer", "plans")
-    return pd.DataFrame(row for row in rows if tuple(row[name] for name in about) in wanted)
-
-
-def record(survey: Survey) -> dict[str, Any]:
-    """What a reader must know to judge the numbers, and ``verify`` to make the tables again."""
-    suite, datasets = survey.suite, {}
-    for run in survey.runs:
-        datasets[run.dataset] = {
-            "converter": (dataset_json(run).get("conversion") or {}).get("name"),
-            "tolerance": run.data.tolerance,
-            "trainers": list(suite.trainers_of(run.data)),
-        }
-    return {
-        "suite": asdict(suite),
-        "datasets": datasets,
-        "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "machine": {"platform": platform.platform(), "processor": processor(), "usable_cores": usable_cores()},
-        "versions": {name: installed(name) for name in ("nnunet-plugins", "nnunetv2", "torch", "numpy", "scipy")}
-        | {"python": platform.python_version()},
-    }
-
-
-def processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), os.uname().machine)
-
-
-def installed(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

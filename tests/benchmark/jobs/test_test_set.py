@@ -16,7 +16,7 @@ from nnunet_plugins.benchmark.jobs import training
 from nnunet_plugins.benchmark.jobs.receipts import discard_stale_receipts, state_of
 from nnunet_plugins.benchmark.jobs.training import train
 from nnunet_plugins.benchmark.jobs.validation import validate
-from nnunet_plugins.benchmark.report.results import collect
+from nnunet_plugins.benchmark.report.collection import collect
 from nnunet_plugins.benchmark.runs import predictions, read_splits, runs
 from nnunet_plugins.benchmark.suite import Data
 from nnunet_plugins.benchmark.survey import survey

@@ -12,9 +12,15 @@ import pytest
 from support.benchmark_results import OTHER, REFERENCE, THIRD, results_of, rows_of, suite_of
 
 from nnunet_plugins.benchmark.report import page, tables
+from nnunet_plugins.benchmark.survey import Survey
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chrome")
-needs_browser = pytest.mark.skipif(BROWSER is None, reason="there is no chromium or google-chrome here")
+
+
+def in_browser(test):
+    """Mark a test that starts a browser, which takes long and is not everywhere."""
+    return pytest.mark.slow(pytest.mark.skipif(BROWSER is None, reason="there is no chromium or google-chrome")(test))
+
 
 LONG_NAME = "Dataset001_Intracranial_Haemorrhage_of_the_Challenge_2022"
 COLUMNS = {
@@ -32,7 +38,25 @@ ASCENDING = {
     "p": ["< 0.001", "0.002", "0.010", "0.500", "1.000", ""],
     "folds": ["0/5 folds", "3/5 folds", "4/5 folds", "5/5", "10/10", ""],
 }
-SORTING = tables.Table("Sorting", list(COLUMNS), [list(row) for row in zip(*COLUMNS.values(), strict=True)])
+NUMBERS = {
+    "Dice ↑": [9.5, 10.2, None, 100, 0.5, -3.25],
+    "Dice − x": [0.25, -0.1, -0.2, None, 0.05, -0.3],
+    "p": [0.5, 0.0002, None, 0.01, 1, 0.002],
+    "folds": [5, 3, 0, 10, 4, None],
+    "p near": [0.00104, 0.0009, 0.01, 0.00102, 0.0008, None],
+}
+"""Numbers behind the texts, by which the page sorts."""
+SORTING = tables.Table(
+    "Sorting",
+    list(COLUMNS),
+    [
+        [
+            tables.Cell(text, NUMBERS[name][row] if name in NUMBERS else None)
+            for name, text in zip(COLUMNS, texts, strict=True)
+        ]
+        for row, texts in enumerate(zip(*COLUMNS.values(), strict=True))
+    ],
+)
 
 EARLY = """<script>
 window.found = {errors: []};
@@ -68,7 +92,7 @@ addEventListener("message", event => {
   document.body.append(pre);
 });
 </script><iframe src="moved.html" style="width: WIDTHpx; height: 900px; border: 0"></iframe></body>"""
-"""A window of any width: Chromium's own have at least 500 pixels."""
+"""Page with a frame of any width, as Chromium's own windows have at least 500 pixels."""
 
 
 @pytest.fixture(scope="module")
@@ -82,12 +106,12 @@ def written(tmp_path_factory) -> Path:
     all_tables = tables.all_tables
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(page, "collect", lambda _: results)
-        monkeypatch.setattr(tables, "all_tables", lambda analysis: [*all_tables(analysis), SORTING])
-        return page.write_report(suite, tmp_path_factory.mktemp("page") / "report", with_cases=False)
+        monkeypatch.setattr(page, "all_tables", lambda analysis: [*all_tables(analysis), SORTING])
+        return page.write_report(Survey(suite, ()), tmp_path_factory.mktemp("page") / "report", with_cases=False)
 
 
 def opened(written: Path, folder: Path, width: int) -> tuple[dict, str]:
-    """What scripts find in a copy of the page that lies alone in a folder; what the browser says."""
+    """Findings of scripts in a copy of the page that lies alone in a folder, and messages of the browser."""
     folder.mkdir(parents=True)
     text = written.read_text(encoding="utf-8")
     copy = folder / "moved.html"
@@ -117,7 +141,7 @@ def phone(written, tmp_path_factory):
 
 
 class References(HTMLParser):
-    """Whatever the page would load or lead to."""
+    """Collects the addresses that the page would load or lead to, and its tags."""
 
     def __init__(self):
         super().__init__()
@@ -140,7 +164,7 @@ def test_page_needs_nothing_but_itself(written):
     assert "url(" not in readable
 
 
-@needs_browser
+@in_browser
 def test_browser_has_nothing_to_complain_about(desktop, phone):
     for found, said in (desktop, phone):
         assert found["errors"] == []
@@ -148,20 +172,20 @@ def test_browser_has_nothing_to_complain_about(desktop, phone):
         assert found["title"] == "synthetic: benchmark"
 
 
-@needs_browser
+@in_browser
 def test_pictures_are_shown_wherever_the_page_lies(desktop, phone):
     for found, _ in (desktop, phone):
         assert len(found["images"]) >= 5
         assert all(width > 0 and right <= found["inner"] for width, right in found["images"])
 
 
-@needs_browser
+@in_browser
 def test_every_link_leads_somewhere(desktop):
     links = desktop[0]["links"]
     assert len(links) >= 6 and all(exists for _, exists in links) and len({target for target, _ in links}) == len(links)
 
 
-@needs_browser
+@in_browser
 @pytest.mark.parametrize("column", ASCENDING)
 def test_first_click_sorts_upwards_and_the_second_downwards(desktop, column):
     index = list(COLUMNS).index(column)
@@ -171,7 +195,7 @@ def test_first_click_sorts_upwards_and_the_second_downwards(desktop, column):
     assert second == [*ASCENDING[column][-2::-1], ""]  # empty ones last either way
 
 
-@needs_browser
+@in_browser
 def test_less_than_the_smallest_p_is_smaller_than_it(desktop):
     index = list(COLUMNS).index("p near")
     upwards, downwards, _ = (click["values"] for click in desktop[0]["clicks"][index])
@@ -179,7 +203,7 @@ def test_less_than_the_smallest_p_is_smaller_than_it(desktop):
     assert (upwards, downwards) == ([*expected, ""], [*expected[::-1], ""])
 
 
-@needs_browser
+@in_browser
 def test_sorted_column_is_marked_and_rows_stay_whole(desktop):
     found, rows = desktop[0], set(zip(*COLUMNS.values(), strict=True))
     for index, clicks in enumerate(found["clicks"]):
@@ -189,7 +213,7 @@ def test_sorted_column_is_marked_and_rows_stay_whole(desktop):
     assert found["other"]  # tables are sorted one by one
 
 
-@needs_browser
+@in_browser
 @pytest.mark.parametrize("width", [400, 1280])
 def test_page_is_never_wider_than_its_window(desktop, phone, width):
     found = (phone if width == 400 else desktop)[0]
@@ -198,7 +222,6 @@ def test_page_is_never_wider_than_its_window(desktop, phone, width):
     assert found["wide"] > 0  # what is wider scrolls by itself
 
 
-@needs_browser
 def test_names_are_shown_as_they_are(written):
     text = written.read_text(encoding="utf-8")
     assert "a_b &amp; &lt;c&gt;" in text and "<c>" not in text and "<script>x" not in text

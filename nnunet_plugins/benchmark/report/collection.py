@@ -1,0 +1,121 @@
+"""Collects what the finished runs of a suite have left into the results of a report."""
+
+import datetime
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from nnunet_plugins.benchmark.jobs.receipts import read_receipt
+from nnunet_plugins.benchmark.report.record import DatasetRecord, Machine, Record
+from nnunet_plugins.benchmark.report.results import CASE_COLUMNS, EVALUATION, TRAINING_COLUMNS, Results
+from nnunet_plugins.benchmark.runs import VALIDATION, Run, dataset_json, work_folder
+from nnunet_plugins.benchmark.suite import Suite
+from nnunet_plugins.benchmark.survey import Survey
+from nnunet_plugins.errors import UserError
+from nnunet_plugins.files import read_json, usable_cores
+
+PACKAGES = ("nnunet-plugins", "nnunetv2", "torch", "numpy", "scipy", "pandas", "tabulate", "matplotlib")
+"""Packages whose versions are recorded: the numbers and the tables depend on them."""
+
+
+def collect(survey: Survey) -> Results:
+    """Results of all finished runs.
+
+    Raises:
+        UserError: none is finished yet.
+    """
+    cases: list[dict[str, Any]] = []
+    trainings: list[dict[str, Any]] = []
+    curves: list[pd.DataFrame] = []
+    for run in survey.runs:
+        if run not in survey.done:
+            continue
+        about: dict[str, Any] = {"dataset": run.dataset, "configuration": run.configuration, "trainer": run.trainer}
+        about |= {"repeat": run.repeat, "fold": run.fold}
+        receipt = read_receipt(run.training_receipt)
+        rows = [row for row in read_receipt(run.validation_receipt)["cases"] if row["part"] in run.parts]
+        cases += [about | row | {"cluster": run.data.cluster(row["case"])} for row in rows]
+        trainings.append(about | training_row(run, receipt, rows))
+        curve = pd.DataFrame(receipt["curves"]).assign(**about)
+        curves.append(curve.assign(epoch=range(1, len(curve) + 1)))
+    if not cases:
+        raise UserError(f"No training of {survey.suite.name} is done yet: see 'nnunet-plugins benchmark status'")
+    order = [*EVALUATION, "trainer", "repeat", "fold", "case", "label"]
+    return Results(
+        cases=pd.DataFrame(cases).reindex(columns=CASE_COLUMNS).sort_values(order, ignore_index=True),
+        trainings=pd.DataFrame(trainings).reindex(columns=TRAINING_COLUMNS),
+        curves=pd.concat(curves, ignore_index=True),
+        costs=read_costs(survey),
+        record=make_record(survey),
+    )
+
+
+def training_row(run: Run, receipt: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Times, memory and machine of a training, from its receipt and the rows of its cases."""
+    seconds, measured = pd.Series(receipt["epoch_seconds"], dtype=float), receipt["measured"]
+    num_cases = len({row["case"] for row in rows if row["part"] == VALIDATION})
+    validation = measured.get("validation_seconds")
+    machine = {name: None if value in (None, "None") else str(value) for name, value in receipt["machine"].items()}
+    return machine | {
+        "epochs": len(seconds),
+        "seconds_per_epoch": seconds.median(),
+        "training_hours": seconds.sum() / 3600,
+        "seconds_per_case": None if validation is None else validation / num_cases,
+        "peak_gb_allocated": gigabytes(measured.get("peak_bytes_allocated")),
+        "peak_gb_reserved": gigabytes(measured.get("peak_bytes_reserved")),
+        "compiled": measured.get("compiled"),
+    }
+
+
+def gigabytes(size: float | None) -> float | None:
+    return None if size is None else size / 2**30
+
+
+def cost_file(suite: Suite) -> Path:
+    return work_folder(suite) / "cost.json"
+
+
+def read_costs(survey: Survey) -> pd.DataFrame:
+    """Measurements of ``benchmark cost`` for the runs that the suite has now."""
+    path = cost_file(survey.suite)
+    rows = read_json(path, remedy="remove it, and run 'benchmark cost' again") if path.exists() else []
+    wanted = {(run.dataset, run.configuration, run.trainer, run.data.plans) for run in survey.runs}
+    about = ("dataset", "configuration", "trainer", "plans")
+    return pd.DataFrame(row for row in rows if tuple(row[name] for name in about) in wanted)
+
+
+def make_record(survey: Survey) -> Record:
+    """Record of a report that is written now, on this machine, still without pictures."""
+    datasets = {run.dataset: run for run in survey.runs}
+    return Record(
+        suite=survey.suite,
+        datasets={name: DatasetRecord(run.data.id, converter(run)) for name, run in datasets.items()},
+        written=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        machine=Machine(platform.platform(), processor(), usable_cores()),
+        versions={name: installed(name) for name in PACKAGES} | {"python": platform.python_version()},
+    )
+
+
+def converter(run: Run) -> str | None:
+    """Name of the conversion that made the run's dataset, as its ``dataset.json`` says."""
+    return (dataset_json(run).get("conversion") or {}).get("name")
+
+
+def processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), os.uname().machine)
+
+
+def installed(package: str) -> str | None:
+    """Version of a package; None if it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

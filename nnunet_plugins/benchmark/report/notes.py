@@ -1,0 +1,89 @@
+"""The sentences of a report: what was run, how its numbers are defined, and what to bear in mind when reading them."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+
+from nnunet_plugins.benchmark.report.analysis import Analysis, main_label_rows
+from nnunet_plugins.benchmark.report.record import Record
+from nnunet_plugins.benchmark.report.results import by_evaluation
+from nnunet_plugins.benchmark.runs import TEST
+
+DEFINITIONS = (
+    "Dice as nnU-Net counts it. HD95 (the larger of both directions' 95th percentiles), ASSD and NSD between surfaces "
+    "as MONAI defines them, in mm (in pixels where images have no spacing). Where one of both masks is empty, Dice and "
+    "NSD are 0 and distances the image's diagonal. Where both are empty, means leave the case out, while comparisons "
+    "and ranks count it as right (Dice 1, distances 0) against a trainer that finds something there. Intervals: 95 %, "
+    "percentile bootstrap over units (10,000 resamples). p: Wilcoxon's signed-rank test on paired units, Holm's "
+    "correction over trainers."
+)
+NNUNET_STEPS = 250
+"""Steps of an epoch where the suite does not set them."""
+FEW_UNITS = 10
+VISIBLE = 5e-5
+"""Smallest difference that four decimals show."""
+
+
+def describe_suite(record: Record) -> str:
+    """Sentence that tells what was trained, for how long, and where the report was written."""
+    suite, machine = record.suite, record.machine
+    folds = ", ".join(map(str, suite.folds))
+    versions = ", ".join(f"{name} {version}" for name, version in record.versions.items() if version)
+    return (
+        f"{suite.epochs} epochs of {suite.iterations or NNUNET_STEPS} steps for every trainer; folds {folds}, repeated "
+        f"{suite.repeats} time(s); reference {suite.reference}. Report written on {machine.processor} "
+        f"({machine.usable_cores} cores, {machine.platform}) with {versions}."
+    )
+
+
+def notices(analysis: Analysis) -> list[str]:
+    """Sentences that a reader must not miss: what is unfinished, unequal or doubtful."""
+    results = analysis.results
+    found = [*unfinished(analysis), *unequal(analysis)]
+    found += warnings(analysis.table, results.record.suite.reference)
+    if TEST in results.cases.part.unique():
+        found.append("A test case's value is the mean over the folds' models, not that of their ensemble")
+    return found
+
+
+def unfinished(analysis: Analysis) -> Iterator[str]:
+    trainings, record = analysis.results.trainings, analysis.results.record
+    for dataset in record.datasets:
+        for configuration in record.data(dataset).configurations:
+            for trainer in record.trainers_of(dataset):
+                own = trainings[(trainings.dataset == dataset) & (trainings.trainer == trainer)]
+                done = len(own[own.configuration == configuration])
+                if done < record.num_trainings:
+                    where = f"{dataset} {configuration} {trainer}"
+                    yield f"Unfinished: {where} has {done}/{record.num_trainings} folds"
+
+
+def unequal(analysis: Analysis) -> Iterator[str]:
+    trainings, suite = analysis.results.trainings, analysis.results.record.suite
+    for trainer, epochs in trainings[trainings.epochs != suite.epochs].groupby("trainer").epochs:
+        yield f"Unequal: {trainer} trained {epochs.min():.0f} to {epochs.max():.0f} epochs"
+
+
+def warnings(table: pd.DataFrame, reference: str, metric: str = "Dice") -> list[str]:
+    """Sentences about differences that the data do not support, or that need an explanation."""
+    notes = []
+    for _, group in by_evaluation(main_label_rows(table[table.metric == metric])):
+        reference_row = group[group.trainer == reference]
+        for row in group[group.difference.notna()].itertuples():
+            where = f"{row.dataset} {row.configuration} {row.part}: {row.trainer} differs by {row.difference:+.4f}"
+            spread = np.nanmax([0.0, row.run_sd, *reference_row.run_sd])
+            if row.difference_low <= 0 <= row.difference_high:
+                notes.append(f"{where}, and the confidence interval contains 0")
+            elif abs(row.difference) <= spread:
+                notes.append(f"{where}, no more than the spread from run to run ({spread:.4f})")
+            if row.pairs < FEW_UNITS:
+                notes.append(f"{where}, over {row.pairs:.0f} units only")
+            gap = row.mean - reference_row["mean"].max()
+            if not abs(gap - row.difference) < VISIBLE:
+                means = f"its mean by {gap:+.4f}" if np.isfinite(gap) else "one of both has no mean"
+                notes.append(
+                    f"{where}, {means}: where only one of both is rightly empty, that counts as Dice 1 against 0 in "
+                    "comparisons, and is left out of its mean"
+                )
+    return notes

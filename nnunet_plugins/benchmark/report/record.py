@@ -1,0 +1,110 @@
+"""The record of a report: suite, datasets, pictures, machine and software, in a JSON file with a schema version."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from nnunet_plugins.benchmark.suite import Data, Suite, parse
+from nnunet_plugins.errors import UserError
+
+RECORD = "record.json"
+SCHEMA = 2
+"""Version of the record's fields; it grows when a report of an earlier version can no longer be verified."""
+
+
+@dataclass(frozen=True)
+class DatasetRecord:
+    """A dataset of the suite, by its number and by the conversion that made it."""
+
+    id: int
+    converter: str | None
+    """Name of our conversion; None if the dataset was made otherwise."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The machine that wrote the report."""
+
+    platform: str
+    processor: str
+    usable_cores: int
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture on the page."""
+
+    file: str
+    """Name in the folder of figures."""
+    caption: str
+    sha256: str
+    """Hash of its bytes, on the page as in the file."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """All that a reader must know to judge the numbers, and ``verify`` to make tables and page again."""
+
+    suite: Suite
+    datasets: Mapping[str, DatasetRecord]
+    """By folder name, ``DatasetNNN_Name``."""
+    written: str
+    """Time in UTC, ISO 8601."""
+    machine: Machine
+    versions: Mapping[str, str | None]
+    """Versions of the installed packages and of Python, by name."""
+    figures: tuple[Picture, ...] = ()
+    case_pictures: tuple[Picture, ...] = ()
+
+    def data(self, dataset: str) -> Data:
+        """The suite's entry of a dataset."""
+        return self.suite.data(self.datasets[dataset].id)
+
+    def trainers_of(self, dataset: str) -> tuple[str, ...]:
+        """The trainers that the suite trains on a dataset, in its order."""
+        return self.suite.trainers_of(self.data(dataset))
+
+    @property
+    def num_trainings(self) -> int:
+        """Number of trainings of a finished trainer on a dataset: folds times repetitions."""
+        return len(self.suite.folds) * self.suite.repeats
+
+    def to_json(self) -> str:
+        return json.dumps({"schema": SCHEMA} | asdict(self), indent=1)
+
+
+def read_record(folder: Path) -> Record:
+    """Record of the report in a folder.
+
+    Raises:
+        OSError, ValueError: the folder holds none.
+        UserError: another version of this package wrote it.
+    """
+    content = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    if not (isinstance(content, dict) and isinstance(content.get("versions"), dict)):
+        raise ValueError(f"{RECORD} is cut off")
+    schema, version = content.get("schema", 1), content["versions"].get("nnunet-plugins")
+    if schema != SCHEMA:
+        raise UserError(
+            f"{folder} was written by nnunet-plugins {version}, with schema {schema} of {RECORD}, which is not this "
+            f"version's {SCHEMA}: verify it with nnunet-plugins {version}"
+        )
+    try:
+        return from_json(content)
+    except (LookupError, TypeError, AttributeError, UserError) as error:
+        raise ValueError(f"{RECORD} is cut off: {error}") from error
+
+
+def from_json(content: Mapping[str, Any]) -> Record:
+    suite = {key: value for key, value in content["suite"].items() if value is not None}
+    return Record(
+        suite=parse(suite),
+        datasets={name: DatasetRecord(**dataset) for name, dataset in content["datasets"].items()},
+        written=content["written"],
+        machine=Machine(**content["machine"]),
+        versions=content["versions"],
+        figures=tuple(Picture(**picture) for picture in content["figures"]),
+        case_pictures=tuple(Picture(**picture) for picture in content["case_pictures"]),
+    )

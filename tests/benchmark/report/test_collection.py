@@ -1,0 +1,163 @@
+"""Proves that a report's results are those of the finished runs, and its record that of the suite and machine."""
+
+import json
+import re
+from dataclasses import replace
+
+import pytest
+from support.benchmark_results import CELLS, OTHER, REFERENCE, SKIN, THIRD, cost_row
+
+from nnunet_plugins.benchmark.report import page
+from nnunet_plugins.benchmark.report.collection import collect, cost_file, installed, make_record
+from nnunet_plugins.benchmark.report.record import DatasetRecord
+from nnunet_plugins.benchmark.report.results import CASE_COLUMNS, EVALUATION, TRAINING_COLUMNS
+from nnunet_plugins.benchmark.runs import runs
+from nnunet_plugins.benchmark.suite import Data, Suite
+from nnunet_plugins.benchmark.survey import survey
+from nnunet_plugins.errors import UserError
+from nnunet_plugins.files import write_json
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        monkeypatch.setenv(variable, str(tmp_path / variable))
+        (tmp_path / variable).mkdir()
+    dataset = {"channel_names": {"0": "R", "1": "G"}, "file_ending": ".png", "conversion": {"name": "isic2018"}}
+    write_json(tmp_path / "nnUNet_raw" / CELLS / "dataset.json", dataset)
+    return tmp_path
+
+
+COLLECTED = Suite(
+    "collected",
+    (REFERENCE, OTHER),
+    REFERENCE,
+    3,
+    (Data(1, tolerance=2.0, cluster_regex=r"(p\d)_", test=True),),
+    folds=(0, 1),
+    repeats=2,
+)
+
+
+METRICS = {"Dice": 0.5, "IoU": 1 / 3, "precision": 0.25, "recall": 1.0, "HD95": 5.0, "ASSD": 2.0, "NSD": 0.75}
+
+
+def finish(run, seconds=(10.0, 30.0, 20.0), cases=("p1_a", "p2_a"), **measured):
+    machine = {
+        "hostname": "node",
+        "device": "cuda:0",
+        "gpu_name": "a GPU",
+        "torch_version": "2.9",
+        "cudnn_version": "9",
+    }
+    curves = {name: [0.1, 0.2, None] for name in ("train_losses", "ema_fg_dice")}
+    receipt = {"epoch_seconds": list(seconds), "curves": curves, "measured": measured, "machine": machine}
+    write_json(run.training_receipt, receipt | {"sha256": {}, "parts": ["validation", "test"]})
+    rows = [
+        {"part": part, "case": case, "label": "cell", "key": "1", "outcome": "segmented", "volume_error": 1.0} | METRICS
+        for part, names in (("validation", cases), ("test", ["p9_t"]))
+        for case in names
+    ]
+    write_json(run.validation_receipt, {"tolerance": 2.0, "parts": ["validation", "test"], "cases": rows})
+
+
+def test_collected_cases_name_their_training_and_their_patient(folders):
+    for run in reversed(runs(COLLECTED)):
+        finish(run, cases=(f"p2_{run.fold}", f"p1_{run.fold}"))
+    collected = collect(survey(COLLECTED))
+    assert list(collected.cases.columns) == CASE_COLUMNS
+    rows = collected.cases.to_dict("records")
+    order = [tuple(row[name] for name in (*EVALUATION, "trainer", "repeat", "fold", "case", "label")) for row in rows]
+    assert order == sorted(order) and len(rows) == 2 * 2 * 2 * 3
+    assert {(row["case"], row["cluster"]) for row in rows} == {
+        ("p1_0", "p1"), ("p2_0", "p2"), ("p1_1", "p1"), ("p2_1", "p2"), ("p9_t", "p9"),
+    }  # fmt: skip
+    assert all(row["Dice"] == 0.5 and row["volume_error"] == 1.0 and row["dataset"] == CELLS for row in rows)
+    assert [row["part"] for row in rows] == ["test"] * 8 + ["validation"] * 16
+
+
+def test_a_test_set_that_another_suite_wanted_is_not_collected(folders):
+    finish(runs(COLLECTED)[0])
+    suite = replace(COLLECTED, datasets=(replace(COLLECTED.datasets[0], test=False),))
+    assert set(collect(survey(suite)).cases.part) == {"validation"}
+
+
+def test_collected_trainings_have_medians_hours_and_gigabytes(folders):
+    first, second, *_ = runs(COLLECTED)
+    finish(first, validation_seconds=3.0, peak_bytes_allocated=2**30, peak_bytes_reserved=3 * 2**29, compiled=False)
+    finish(second)
+    collected = collect(survey(COLLECTED))
+    assert list(collected.trainings.columns) == TRAINING_COLUMNS
+    measured, unmeasured = (
+        collected.trainings.astype(object).where(collected.trainings.notna(), None).to_dict("records")
+    )
+    expected = {"dataset": CELLS, "configuration": "2d", "trainer": REFERENCE, "repeat": 1, "fold": 0, "epochs": 3}
+    expected |= {"seconds_per_epoch": 20.0, "training_hours": 60 / 3600, "seconds_per_case": 1.5}
+    expected |= {"peak_gb_allocated": 1.0, "peak_gb_reserved": 1.5, "compiled": False, "device": "cuda:0"}
+    expected |= {"gpu_name": "a GPU", "hostname": "node", "torch_version": "2.9", "cudnn_version": "9"}
+    assert measured == expected
+    nothing = ("seconds_per_case", "peak_gb_allocated", "peak_gb_reserved", "compiled")
+    assert unmeasured == expected | {"trainer": OTHER} | dict.fromkeys(nothing)
+    assert collected.curves.epoch.tolist() == [1, 2, 3] * 2
+    assert collected.curves.ema_fg_dice.fillna(-1).tolist() == [0.1, 0.2, -1] * 2
+    assert collected.curves.trainer.tolist() == [REFERENCE] * 3 + [OTHER] * 3
+    assert collected.costs.empty
+
+
+def test_nothing_is_said_of_a_device_that_is_none(folders):
+    """nnU-Net's debug.json has 'None' where there is no cuDNN."""
+    run = runs(COLLECTED)[0]
+    finish(run)
+    receipt = json.loads(run.training_receipt.read_text())
+    write_json(run.training_receipt, receipt | {"machine": receipt["machine"] | {"cudnn_version": "None"}})
+    assert collect(survey(COLLECTED)).trainings.cudnn_version.isna().all()
+
+
+def test_only_trainings_with_both_receipts_are_collected(folders):
+    first, second, third, *_ = runs(COLLECTED)
+    for run in (first, second, third):
+        finish(run)
+    second.training_receipt.unlink()
+    third.validation_receipt.unlink()
+    collected = collect(survey(COLLECTED))
+    assert len(collected.trainings) == 1 and set(collected.cases.trainer) == {REFERENCE}
+    first.validation_receipt.unlink()
+    with pytest.raises(UserError, match="No training of collected is done yet"):
+        collect(survey(COLLECTED))
+
+
+def test_measured_costs_are_collected_but_not_of_what_the_suite_no_longer_has(folders):
+    finish(runs(COLLECTED)[0])
+    others = [cost_row(CELLS, THIRD), cost_row(SKIN, OTHER), cost_row(CELLS, OTHER, configuration="3d_fullres")]
+    others.append(cost_row(CELLS, OTHER, plans="nnUNetResEncUNetMPlans"))
+    write_json(cost_file(COLLECTED), [cost_row(CELLS, OTHER), *others])
+    assert collect(survey(COLLECTED)).costs.to_dict("records") == [cost_row(CELLS, OTHER)]
+
+
+def test_record_describes_suite_datasets_machine_and_versions(folders):
+    record = make_record(survey(COLLECTED))
+    assert record.suite == COLLECTED and record.data(CELLS).cluster_regex == r"(p\d)_"
+    assert record.datasets == {CELLS: DatasetRecord(1, "isic2018")}
+    assert record.data(CELLS).tolerance == 2 and record.trainers_of(CELLS) == (REFERENCE, OTHER)
+    assert record.versions["torch"] and record.versions["nnunetv2"] and record.versions["python"]
+    assert record.machine.processor and record.machine.usable_cores >= 1
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", record.written)
+    assert installed("no-such-package") is None
+
+
+def test_record_of_a_dataset_without_raw_files_comes_from_the_preprocessed_one(folders):
+    (folders / "nnUNet_preprocessed" / CELLS).mkdir()
+    description = folders / "nnUNet_raw" / CELLS / "dataset.json"
+    content = json.loads(description.read_text())
+    description.unlink()
+    write_json(folders / "nnUNet_preprocessed" / CELLS / "dataset.json", content | {"conversion": None})
+    assert make_record(survey(COLLECTED)).datasets[CELLS].converter is None
+
+
+def test_collected_results_become_a_report_that_is_verified(folders, quick, monkeypatch):
+    for run in runs(COLLECTED)[:-1]:
+        finish(run)
+    monkeypatch.setattr(page, "collect", collect)
+    written = page.write_report(survey(COLLECTED), folders / "report")
+    assert page.verify(written.parent) == []
+    assert f"Unfinished: {CELLS} 2d {OTHER} has 3/4 folds" in (written.parent / "results.md").read_text()

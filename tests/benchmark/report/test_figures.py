@@ -1,0 +1,96 @@
+"""Proves that figures are drawn reproducibly, of finished trainers alone, with one look each and room for names."""
+
+import itertools
+
+import matplotlib
+import matplotlib.colors
+import pandas as pd
+import pytest
+from support.benchmark_results import CELLS, OTHER, REFERENCE, SKIN, THIRD, plain_record, results_of, rows_of, suite_of
+
+from nnunet_plugins.benchmark.report import figures, overlays
+from nnunet_plugins.benchmark.report.analysis import Analysis, analyse, result_table
+from nnunet_plugins.benchmark.report.units import finished_trainers
+
+
+def test_figures_are_drawn_twice_the_same_as_svg_and_png(results, analysis, tmp_path):
+    frames = {name: frame[frame.dataset == SKIN] for name in ("cases", "curves") for frame in [getattr(results, name)]}
+    rankings = {evaluation: ranking for evaluation, ranking in analysis.rankings.items() if evaluation.dataset == SKIN}
+    table = analysis.table[analysis.table.dataset == SKIN]
+    analysis = Analysis(results._replace(**frames), table, rankings)
+    contents = []
+    for name in ("first", "second"):
+        folder = tmp_path / name
+        folder.mkdir()
+        drawn = figures.draw_all(analysis, folder)
+        contents.append({path.name: path.read_bytes() for path in folder.iterdir()})
+    names = [name for name, _ in drawn]
+    where = f"{SKIN}_2d_validation"
+    assert names == [f"units_{where}", f"ranks_{where}", "significance", "accuracy_and_cost", "training_curves"]
+    assert set(contents[0]) == {f"{name}.{ending}" for name in names for ending in ("svg", "png")}
+    assert contents[0] == contents[1]
+    assert all(content.startswith(b"\x89PNG") for name, content in contents[0].items() if name.endswith("png"))
+    assert all(caption for _, caption in drawn)
+
+
+@pytest.mark.parametrize("num_datasets", [1, 2])
+def test_long_names_leave_room_for_the_map_of_differences(num_datasets):
+    datasets = [f"Dataset00{number}_Intracranial_Haemorrhage_of_the_Challenge_2022" for number in range(num_datasets)]
+    trainers = ["ConDSegTrainer_withoutSADecoder", "DCFFSNetTrainer_pretrained", "DLKUNetSTrainer_C64"]
+    dice = pd.DataFrame(
+        {"dataset": name, "configuration": "3d_fullres", "part": "validation", "trainer": trainer}
+        | {"difference": 0.1, "p_holm": 0.0001}
+        for name in datasets
+        for trainer in trainers[1:]
+    )
+    with matplotlib.rc_context({**figures.STYLE, "figure.dpi": 100}):
+        figure = figures.significance_figure(dice, plain_record(trainers))
+        figure.draw_without_rendering()
+    axis, colours = figure.axes
+    inches = axis.get_window_extent().width / figure.dpi, axis.get_window_extent().height / figure.dpi
+    assert inches[0] / num_datasets > 1
+    assert inches[1] / 2 > 0.35
+    columns = [label.get_window_extent() for label in axis.get_xticklabels()]
+    assert all(left.x1 <= right.x0 for left, right in itertools.pairwise(columns))
+    for box in (*columns, *(label.get_window_extent() for label in (*axis.get_yticklabels(), colours.yaxis.label))):
+        assert box.x0 >= 0 and box.x1 <= figure.bbox.width
+        assert box.y0 >= 0 and box.y1 <= figure.bbox.height
+
+
+def test_a_trainer_has_one_colour_in_all_figures(results):
+    """An unfinished trainer, which is left out, must not move the colours of the others."""
+    kept = results.cases[~((results.cases.trainer == REFERENCE) & (results.cases.fold > 2))]
+    results = results._replace(cases=kept)
+    expected = matplotlib.colors.to_rgba(figures.look(OTHER, results.record).colour)
+    cases = kept[kept.dataset == CELLS]
+    (axis,) = figures.units_figure(cases, finished_trainers(cases, results.record, CELLS), results.record).axes
+    assert [label.get_text() for label in axis.get_yticklabels()] == [OTHER, THIRD]
+    assert tuple(axis.collections[0].get_facecolor()[0][:3]) == expected[:3]
+    table = result_table(kept, results.record, ["Dice"])
+    dice = table[table["mean"].notna() & (table.dataset == CELLS) & (table.label == "mean")]
+    accuracy = figures.accuracy_against_cost(dice, results)
+    (axis,) = figures.cost_figure(accuracy, results.record).axes
+    assert axis.get_legend_handles_labels()[1] == [OTHER, THIRD]
+    assert matplotlib.colors.to_rgba(axis.containers[0][0].get_color()) == expected
+
+
+def test_without_a_comparison_there_is_no_map_of_differences(tmp_path):
+    results = results_of(rows_of({REFERENCE: [0.5, 0.25]}), suite_of([REFERENCE]), {CELLS: None})
+    results = results._replace(curves=pd.DataFrame())
+    drawn = figures.draw_all(analyse(results), tmp_path)
+    assert [name for name, _ in drawn] == [f"units_{CELLS}_2d_validation", "accuracy_and_cost"]
+
+
+def test_unfinished_trainer_is_in_no_figure_of_results(results, table):
+    cases = results.cases[results.cases.dataset == SKIN]
+    assert finished_trainers(cases, results.record, SKIN) == [REFERENCE, OTHER]
+    dice = table[(table.metric == "Dice") & table["mean"].notna()]
+    shown = figures.accuracy_against_cost(dice, results)
+    assert (SKIN, THIRD) not in set(zip(shown.dataset, shown.trainer, strict=True)) and len(shown)
+
+
+def test_best_median_and_worst_case_are_those_of_the_mean_over_trainers_and_labels():
+    dice = {REFERENCE: [0.2, 0.5, 0.1, 0.9], OTHER: [0.2, 0.6, 0.0, 0.1]}
+    cases = results_of(rows_of(dice), suite_of((REFERENCE, OTHER)), {CELLS: None}).cases
+    assert overlays.best_median_worst(cases) == {"best": "case01", "median": "case03", "worst": "case02"}
+    assert overlays.best_median_worst(cases.iloc[:0]) == {}

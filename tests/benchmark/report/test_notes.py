@@ -1,0 +1,127 @@
+"""Proves that a report says what is unfinished, unequal or doubtful, and what was run."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from support.benchmark_results import (
+    CELLS,
+    CONVERTERS,
+    GRID,
+    OTHER,
+    REFERENCE,
+    THIRD,
+    results_of,
+    row_of,
+    rows_of,
+    suite_of,
+    table_of,
+)
+
+from nnunet_plugins.benchmark.report.analysis import analyse
+from nnunet_plugins.benchmark.report.notes import describe_suite, notices, warnings
+from nnunet_plugins.benchmark.report.tables import per_label
+
+
+@pytest.mark.parametrize(("num_units", "few"), [(9, True), (10, False)])
+def test_few_units_are_pointed_out(num_units, few):
+    gap = 0.125 + np.arange(num_units) / 64
+    table = table_of(rows_of({REFERENCE: GRID[:num_units], OTHER: GRID[:num_units] + gap}))
+    notes = [f"{CELLS} 2d validation: {OTHER} differs by {gap.mean():+.4f}, over {num_units} units only"]
+    assert warnings(table, REFERENCE) == (notes if few else [])
+
+
+@pytest.mark.parametrize("unsteady", [REFERENCE, OTHER])
+@pytest.mark.parametrize(("shift", "doubted"), [(0.25, True), (0.125, False)])
+def test_spread_counts_whosever_it_is(unsteady, shift, doubted):
+    """Means move by -shift, 0 and shift: a standard deviation of ``shift``, beside a gap of 0.1875."""
+    rows = []
+    for repeat, by in enumerate((-shift, 0, shift), start=1):
+        dice = {REFERENCE: GRID, OTHER: GRID + 0.1875}
+        rows += rows_of(dice | {unsteady: dice[unsteady] + by}, repeat=repeat)
+    notes = warnings(table_of(rows, repeats=3), REFERENCE)
+    text = f"{CELLS} 2d validation: {OTHER} differs by +0.1875, no more than the spread from run to run (0.2500)"
+    assert notes == ([text] if doubted else [])
+
+
+HALLUCINATED = (
+    "where only one of both is rightly empty, that counts as Dice 1 against 0 in comparisons, and is left out of its "
+    "mean"
+)
+
+
+def gap(table, label="cell"):
+    return row_of(table, label=label)["mean"] - row_of(table, REFERENCE, label=label)["mean"]
+
+
+@pytest.mark.parametrize("empty", [REFERENCE, OTHER])
+def test_comparison_over_more_than_the_means_is_explained(empty):
+    dice = {REFERENCE: [*GRID + 0.5, 0.0], OTHER: [*GRID + 0.25, 0.0]}
+    dice[empty][-1] = None
+    table = table_of(rows_of(dice))
+    units = {trainer: row_of(table, trainer)["units"] for trainer in dice}
+    assert units == {REFERENCE: 17, OTHER: 17} | {empty: 16} and row_of(table)["pairs"] == 17
+    difference = (16 * -0.25 + (1 if empty == OTHER else -1)) / 17
+    assert row_of(table)["difference"] == pytest.approx(difference)
+    assert warnings(table, REFERENCE) == [
+        f"{CELLS} 2d validation: {OTHER} differs by {difference:+.4f}, its mean by {gap(table):+.4f}: {HALLUCINATED}"
+    ]
+
+
+def test_comparison_of_other_cases_than_the_means_is_explained_if_all_units_have_a_mean():
+    """All units have a mean, as their other label has values."""
+    rows = [
+        *rows_of({REFERENCE: [0.5] * 20, OTHER: [0.5] * 20}, label="a"),
+        *rows_of({REFERENCE: [None] * 10 + [0.5] * 10, OTHER: [0.0] * 10 + [0.5] * 10}, label="b"),
+    ]
+    table = table_of(rows)
+    both = row_of(table, label="mean")
+    assert both["units"] == both["pairs"] == 20
+    assert (both["difference"], gap(table, "mean")) == (-0.25, -0.125)
+    assert warnings(table, REFERENCE) == [
+        f"{CELLS} 2d validation: {OTHER} differs by -0.2500, its mean by -0.1250: {HALLUCINATED}"
+    ]
+
+
+# ---- notices and description -----------------------------------------------------------------------------------------
+
+
+def test_notices_warn_of_noise_and_of_test_cases():
+    rows = [
+        *rows_of({REFERENCE: GRID, OTHER: GRID + 0.25}),
+        *rows_of({REFERENCE: GRID, OTHER: GRID}, part="test"),
+    ]
+    results = results_of(rows, suite_of((REFERENCE, OTHER)), {CELLS: None})
+    assert notices(analyse(results)) == [
+        f"{CELLS} 2d test: {OTHER} differs by +0.0000, and the confidence interval contains 0",
+        "A test case's value is the mean over the folds' models, not that of their ensemble",
+    ]
+
+
+def test_notices_name_trainers_of_another_length(results, analysis):
+    trainings = results.trainings.assign(epochs=100)
+    trainings.loc[trainings.trainer == OTHER, "epochs"] = [7, *[100] * 8, 9]
+    notes = notices(analysis._replace(results=results._replace(trainings=trainings)))
+    assert f"Unequal: {OTHER} trained 7 to 9 epochs" in notes
+    assert len([note for note in notes if note.startswith("Unequal")]) == 1
+
+
+def test_notices_name_what_has_not_begun(results):
+    none_of_third = results._replace(
+        cases=results.cases[results.cases.trainer != THIRD],
+        trainings=results.trainings[results.trainings.trainer != THIRD],
+    )
+    analysis = analyse(none_of_third)
+    assert THIRD in set(analysis.table.trainer)
+    assert THIRD not in {row[0] for row in per_label(analysis.table).texts}
+    notes = notices(analysis)
+    assert notes[:2] == [f"Unfinished: {name} 2d {THIRD} has 0/5 folds" for name in CONVERTERS]
+
+
+def test_description_says_what_was_trained_and_where(texts, results):
+    text = texts["results.md"].splitlines()[2]
+    assert text.startswith("100 epochs of 250 steps for every trainer; folds 0, 1, 2, 3, 4, repeated 1 time(s)")
+    assert "reference nnUNetTrainer" in text and "a processor (2 cores, Linux)" in text
+    assert text.endswith("with nnunet-plugins 0.1.0, nnunetv2 2.8.1, torch 2.9.0, python 3.11.7.")
+    shorter = replace(results.record, suite=replace(results.record.suite, iterations=7))
+    assert "100 epochs of 7 steps" in describe_suite(shorter)

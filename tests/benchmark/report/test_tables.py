@@ -1,0 +1,186 @@
+"""Proves that the printed tables hold what the numbers give, and nothing about unfinished trainers."""
+
+import csv
+import io
+import re
+
+import pandas as pd
+import pytest
+from support.benchmark_results import (
+    CELLS,
+    OTHER,
+    REFERENCE,
+    SKIN,
+    SURVEY,
+    THIRD,
+    TRAINERS,
+    UNFINISHED,
+    cost_row,
+    markdown_rows,
+    results_of,
+    rows_of,
+    suite_of,
+    training_row,
+    written_data,
+)
+
+from nnunet_plugins.benchmark.report import page
+from nnunet_plugins.benchmark.report.analysis import NUMBERS, analyse
+from nnunet_plugins.benchmark.report.markup import markdown_table, result_files
+from nnunet_plugins.benchmark.report.results import METRICS, read_data
+from nnunet_plugins.benchmark.report.tables import measured_cost, p_value, ranks, training_cost
+
+
+def test_short_table_shows_what_the_long_one_has(texts, table):
+    header, _, *rows = markdown_rows(texts["results.md"], f"{SKIN}, 2d, validation")
+    assert header == [
+        "trainer", "folds", "Dice ↑", "HD95 ↓", "NSD ↑", f"Dice − {REFERENCE}", "p", "wins / ties / losses",
+        "missed / hallucinated",
+    ]  # fmt: skip
+    own = table[(table.dataset == SKIN) & (table.trainer == OTHER)].set_index("metric")
+    dice = own.loc["Dice"]
+    shown = dict(zip(header, rows[0], strict=True))
+    assert shown["Dice ↑"] == f"{dice['mean']:.4f} [{dice.ci_low:.4f}, {dice.ci_high:.4f}]"
+    assert shown["HD95 ↓"] == "{mean:.2f} [{ci_low:.2f}, {ci_high:.2f}]".format(**own.loc["HD95"])
+    assert shown["NSD ↑"] == "{mean:.4f} [{ci_low:.4f}, {ci_high:.4f}]".format(**own.loc["NSD"])
+    difference = "{difference:+.4f} [{difference_low:+.4f}, {difference_high:+.4f}]".format(**dice)
+    assert shown[f"Dice − {REFERENCE}"] == difference and difference.startswith("+")
+    assert shown["p"] == f"{dice.p_holm:.3f}"
+    assert shown["wins / ties / losses"] == f"{dice.wins:.0f} / {dice.ties:.0f} / {dice.losses:.0f}"
+    assert rows[1][5:8] == ["", "", ""]
+    assert "\n6 patients, label lesion; NSD at 1. Mean [95 % interval].\n" in texts["results.md"]
+    assert "\n6 patients, mean over the labels; NSD at 1. Mean [95 % interval].\n" in texts["results.md"]
+
+
+def test_short_table_shows_corrected_p_values(texts, table):
+    _, _, *rows = markdown_rows(texts["results.md"], f"{CELLS}, 2d, validation")
+    own = table[(table.dataset == CELLS) & (table.label == "mean") & (table.metric == "Dice")].set_index("trainer")
+    shown = {row[0]: row[6] for row in rows if row[6]}
+    assert shown == {trainer: p_value(own.p_holm[trainer]).text for trainer in (OTHER, THIRD)}
+    assert all(p_value(own.p[trainer]).text != p for trainer, p in shown.items() if own.p[trainer] == own.p.min())
+
+
+def test_without_clusters_units_are_called_cases():
+    suite = suite_of([REFERENCE], tolerance=2.5)
+    rows = rows_of({REFERENCE: [0.5, 0.75]})
+    rows[0] |= {"outcome": "missed"}
+    results = results_of(rows, suite, {CELLS: None})
+    text = result_files(analyse(results))["results.md"].decode()
+    assert "\n2 cases, label cell; NSD at 2.5. Mean [95 % interval].\n" in text
+    assert markdown_rows(text, f"{CELLS}, 2d, validation")[2][-1] == "1 / 0"
+
+
+@pytest.mark.parametrize(
+    ("p", "text"),
+    [(0.0, "< 0.001"), (0.00099, "< 0.001"), (0.001, "0.001"), (0.04999, "0.050"), (0.5, "0.500"), (1.0, "1.000")],
+)
+def test_p_values_are_rounded_and_never_zero(p, text):
+    assert p_value(p) == (text, p)
+
+
+def test_long_table_has_all_metrics_of_all_trainers_and_labels(texts, table):
+    rows = list(csv.DictReader(io.StringIO(texts["results.csv"])))
+    assert len(rows) == len(table) == (3 + 1) * 3 * len(METRICS)
+    for row, expected in zip(rows, table.to_dict("records"), strict=True):
+        assert row["label"] == expected["label"] and row["metric"] == expected["metric"]
+        for name in NUMBERS:
+            number = float(row[name] or "nan")
+            assert number == pytest.approx(expected[name], rel=1e-5, nan_ok=True), name
+
+
+def test_ranks_are_of_datasets_that_all_trainers_have_finished_and_say_so(texts):
+    header, _, *rows = markdown_rows(texts["results.md"], "Ranks")
+    assert header == ["trainer", f"{CELLS} 2d validation", "average"]
+    assert rows == [[OTHER, "1", "1.00"], [REFERENCE, "2", "2.00"], [THIRD, "3", "3.00"]]
+    assert f"Left out, as trainers are not finished: {SKIN} 2d validation." in texts["results.md"]
+    assert "Agreement" not in texts["results.md"] and "not in every column" not in texts["results.md"]
+
+
+def test_ranks_say_which_trainers_are_not_on_every_dataset():
+    rows = [
+        *rows_of({REFERENCE: [0.5, 0.4], OTHER: [0.3, 0.2], THIRD: [0.9, 0.8]}, dataset=CELLS),
+        *rows_of({REFERENCE: [0.5, 0.4], OTHER: [0.3, 0.2]}, dataset=SKIN),
+    ]
+    suite = suite_of(TRAINERS, (CELLS, SKIN), trainers_of={SKIN: (REFERENCE, OTHER)})
+    results = results_of(rows, suite, {CELLS: None, SKIN: None})
+    shown = ranks(analyse(results))
+    assert shown.texts == [[REFERENCE, "1", "1", "1.00"], [OTHER, "2", "2", "2.00"]]
+    assert "Agreement of the datasets (mean Kendall tau of their pairs): 1.00." in shown.note
+    assert f"Left out, as they are not in every column: {THIRD}." in shown.note and "not finished" not in shown.note
+
+
+def test_labels_have_a_table_where_there_are_several(texts, table):
+    _, _, *rows = markdown_rows(texts["results.md"], "Dice of each label")
+    assert len(rows) == 6 and {row[1] for row in rows} == {CELLS}
+    own = table[(table.metric == "Dice") & (table.dataset == CELLS) & (table.label != "mean")]
+    assert [row[5] for row in rows] == [f"{value:.4f}" for value in own["mean"]]
+    assert [row[6:] for row in rows] == [
+        ["0", "0", "5" if row[0] == THIRD and "100" in row[4] else "0"] for row in rows
+    ]
+
+
+# ---- unfinished trainers ---------------------------------------------------------------------------------------------
+
+
+def test_unfinished_trainer_says_how_many_folds_it_has_and_nothing_else(texts):
+    header, _, *rows = markdown_rows(texts["results.md"], f"{SKIN}, 2d, validation")
+    assert [row[0] for row in rows] == [OTHER, REFERENCE, THIRD] and rows[-1][1] == "3/5 folds"
+    assert rows[-1][2:] == [""] * (len(header) - 2)
+    assert [row[1] for row in rows[:2]] == ["5/5", "5/5"] and all(all(row[2:5]) for row in rows[:2])
+    assert f"- Unfinished: {SKIN} 2d {THIRD} has 3/5 folds\n" in texts["results.md"]
+    assert texts["results.md"].count("Unfinished") == 1
+    assert "3/5 folds" in texts["results.tex"]
+
+
+def test_unfinished_trainer_has_no_mean_anywhere(texts, results, quick, tmp_path):
+    digits = f"{UNFINISHED:.4f}"[:5]
+    written = page.write_report(SURVEY, tmp_path / "report")
+    for text in (*texts.values(), written.read_text(encoding="utf-8")):
+        assert digits not in text
+    assert digits in (tmp_path / "report" / "cases.csv").read_text()
+    rows = [row for row in csv.DictReader(io.StringIO(texts["results.csv"])) if row["trainer"] == THIRD]
+    for row in rows:
+        assert row["folds"] == ("3/5" if row["dataset"] == SKIN else "5/5")
+        assert any(row[name] for name in NUMBERS) == (row["dataset"] == CELLS)
+
+
+def test_unfinished_training_times_are_not_those_of_all_folds(texts):
+    """Hours of three folds beside hours of five would make it look fast."""
+    header, _, *rows = markdown_rows(texts["results.md"], "Cost of the trainings")
+    (unfinished,) = [row for row in rows if row[:2] == [THIRD, SKIN]]
+    hours = unfinished[header.index("hours, finished folds")]
+    assert hours == "0.75" and unfinished[header.index("folds")] == "3/5"
+
+
+# ---- costs -----------------------------------------------------------------------------------------------------------
+
+
+def test_trainings_are_summed_up_by_medians_sums_and_peaks(texts):
+    header, _, *rows = markdown_rows(texts["results.md"], "Cost of the trainings")
+    row = dict(zip(header, next(r for r in rows if r[:2] == [OTHER, CELLS]), strict=True))
+    assert (row["s / epoch"], row["hours, finished folds"], row["s / case"]) == ("3.5", "1.25", "0.50")
+    assert (row["peak GB allocated"], row["peak GB reserved"], row["compiled"]) == ("5.25", "2.50", "yes")
+    assert (row["device"], row["torch"], row["cuDNN"]) == ("a GPU", "2.9.0+cu128", "91002")
+
+
+@pytest.mark.parametrize("forgotten", [{}, {"cudnn_version": None, "gpu_name": None}])
+def test_versions_are_shown_as_recorded_even_if_a_fold_has_none(forgotten, results, tmp_path):
+    trainings = pd.DataFrame([training_row(CELLS, OTHER, 0), training_row(CELLS, OTHER, 1, **forgotten)])
+    read = read_data(written_data(results._replace(trainings=trainings), tmp_path))
+    text = markdown_table(training_cost(read))
+    assert len(re.findall(r"91002 +\|", text)) == 1 and "91002.0" not in text and "a GPU" in text
+
+
+def test_trainings_on_the_cpu_show_no_words_for_nothing(results, tmp_path):
+    training = training_row(CELLS, OTHER, 0, device="cpu", gpu_name=None, cudnn_version=None, compiled=False)
+    read = read_data(written_data(results._replace(trainings=pd.DataFrame([training])), tmp_path))
+    text = markdown_table(training_cost(read))
+    assert re.search(r"\| no +\| cpu +\|", text) and "None" not in text and "nan" not in text
+
+
+def test_costs_are_shown_in_millions_and_billions():
+    shown = measured_cost(pd.DataFrame([cost_row(CELLS, OTHER)]))
+    assert shown.texts == [
+        [OTHER, CELLS, "2d", "48 x 64", "2", "1.93", "0.86", "163.3 [162.3, 164.3]", "28.1 [27.1, 29.1]", "36", "cpu"]
+    ]
+    assert len(shown.columns) == 11

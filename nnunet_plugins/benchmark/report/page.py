@@ -178,6 +178,9 @@ def data_uri(picture: Picture, image: bytes) -> str:
 
 
 def embedded_images(page: Path) -> list[bytes]:
-    """Content of all pictures of a page, in its order."""
+    """Content of all pictures of a page, in its order; none if one cannot be decoded."""
     text = page.read_text(encoding="utf-8", errors="replace") if page.is_file() else ""
-    return [base64.b64decode(code) for code in EMBEDDED.findall(text)]
+    try:
+        return [base64.b64decode(code) for code in EMBEDDED.findall(text)]
+    except ValueError:
+        return []

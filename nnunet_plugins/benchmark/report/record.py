@@ -84,7 +84,7 @@ def read_record(folder: Path) -> Record:
     """
     content = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     if not (isinstance(content, dict) and isinstance(content.get("versions"), dict)):
-        raise ValueError(f"{RECORD} is cut off")
+        raise ValueError(f"{RECORD} is incomplete")
     schema, version = content.get("schema", 1), content["versions"].get("nnunet-plugins")
     if schema != SCHEMA:
         raise UserError(
@@ -94,7 +94,7 @@ def read_record(folder: Path) -> Record:
     try:
         return from_json(content)
     except (LookupError, TypeError, AttributeError, UserError) as error:
-        raise ValueError(f"{RECORD} is cut off: {error}") from error
+        raise ValueError(f"{RECORD} is incomplete: {error}") from error
 
 
 def from_json(content: Mapping[str, Any]) -> Record:

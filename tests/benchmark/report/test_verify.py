@@ -95,7 +95,7 @@ def test_changed_figure_is_found(harm, report):
     assert page.verify(report) == ["figures/a.svg"]
 
 
-@pytest.mark.parametrize("other", ["", BETTER])
+@pytest.mark.parametrize("other", ["", BETTER, FIGURE_ON_PAGE[:-2] + '"'], ids=["missing", "changed", "cut off"])
 def test_changed_figure_on_the_page_is_found(other, report):
     path = report / "report.html"
     text = path.read_text()

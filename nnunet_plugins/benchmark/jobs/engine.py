@@ -25,7 +25,7 @@ from nnunet_plugins.benchmark.runs import stop_file, work_folder
 from nnunet_plugins.benchmark.suite import Suite
 from nnunet_plugins.benchmark.survey import Survey
 from nnunet_plugins.errors import UserError
-from nnunet_plugins.files import usable_cores
+from nnunet_plugins.files import atomic_write, usable_cores
 
 Executor = Literal["local", "slurm"]
 SNAKEFILE = Path(__file__).with_name("Snakefile")
@@ -59,8 +59,8 @@ def run_suite(survey: Survey, suite_file: Path, executor: Executor, gpus: Sequen
         stop_file(suite).unlink(missing_ok=True)
         copy = folder / SUITE  # what the jobs read: editing the file must not change a suite that runs
         if copy.resolve() != suite_file.resolve():
-            shutil.copyfile(suite_file, copy.with_suffix(".partial"))
-            copy.with_suffix(".partial").replace(copy)
+            with atomic_write(copy) as temporary:
+                shutil.copyfile(suite_file, temporary)
         return supervise(survey, copy, executor, gpus)
 
 

@@ -20,7 +20,7 @@ from nnunet_plugins.benchmark.report.results import DATA_FILES, read_data, write
 from nnunet_plugins.benchmark.report.tables import all_tables
 from nnunet_plugins.benchmark.survey import Survey
 from nnunet_plugins.errors import UserError
-from nnunet_plugins.files import digest
+from nnunet_plugins.files import digest, replace_folder
 
 TEMPLATE = Path(__file__).with_name("page.html")
 PAGE = "report.html"
@@ -67,7 +67,7 @@ def write_report(survey: Survey, folder: Path, with_cases: bool = True) -> Path:
         images = [(drawings / picture.file).read_bytes() for picture in all_pictures(record)]
         for name, content in (result_files(analysis) | {PAGE: render(analysis, images)}).items():
             (temporary / name).write_bytes(content)
-        replace_folder(folder, temporary)
+        replace_folder(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder / PAGE
@@ -85,21 +85,6 @@ def check_folder(folder: Path) -> None:
         raise UserError(
             f"{folder} holds {foreign[0]!r}, which is no part of a report: choose another folder, or move that"
         )
-
-
-def replace_folder(folder: Path, new: Path) -> None:
-    """Rename ``new`` to ``folder``; if that fails, what was there stays."""
-    before = folder.with_name(f".{folder.name}.before")
-    shutil.rmtree(before, ignore_errors=True)
-    if folder.exists():
-        folder.rename(before)
-    try:
-        new.rename(folder)
-    except OSError:
-        if before.exists():
-            before.rename(folder)
-        raise
-    shutil.rmtree(before, ignore_errors=True)
 
 
 def verify(folder: Path) -> list[str]:

@@ -3,7 +3,6 @@
 Every training case is divided into regions, the cells of a grid. Their importance says how likely each is to be drawn.
 """
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +12,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 from tqdm import tqdm
 
 from nnunet_plugins.errors import UserError
+from nnunet_plugins.files import atomic_write
 from nnunet_plugins.losses.drgo_regions import CELLS_PER_AXIS, MIN_CELL
 
 Size = tuple[int, ...]
@@ -172,8 +172,7 @@ class RegionImportance:
 
     def save(self, path: Path, epoch: int) -> None:
         """Write everything on which the probabilities depend, and the number of epochs so far."""
-        temporary = path.with_name(f"{path.name}.tmp")
-        with temporary.open("wb") as file:
+        with atomic_write(path) as temporary, temporary.open("wb") as file:
             np.savez_compressed(
                 file,
                 epoch=epoch,
@@ -183,7 +182,6 @@ class RegionImportance:
                 boundary=self.boundary,
                 entropy=self.entropy,
             )
-        os.replace(temporary, path)
 
     @classmethod
     def load(cls, path: Path, cases: dict[str, Case]) -> tuple["RegionImportance", int]:

@@ -1,12 +1,12 @@
 """Picture of a training case with the importance of its regions."""
 
-import os
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 
+from nnunet_plugins.files import atomic_write
 from nnunet_plugins.trainers.data.region_importance import RegionImportance
 from nnunet_plugins.trainers.data.region_sampling import cell_centers
 
@@ -32,6 +32,5 @@ def draw_importance(dataset: nnUNetBaseDataset, importance: RegionImportance, pa
     figure.colorbar(heat).ax.tick_params(labelsize=10)  # nnU-Net's logger makes all letters large
     right.set_title("importance of the regions", fontsize=12)
     left.set_title(identifier if case.shape[0] == 1 else f"{identifier}, slice {z}", fontsize=12)
-    temporary = path.with_suffix(".tmp")
-    figure.savefig(temporary, format="png", dpi=100)
-    os.replace(temporary, path)
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=100)

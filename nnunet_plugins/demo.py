@@ -43,7 +43,15 @@ ENTRIES = ("raw", "preprocessed", "results", "predictions", "demo.log", "demo.pn
 """Everything that the demo writes into its folder; nothing else is ever removed there."""
 
 
-def run_demo(keep: Path | None, trainer: str, epochs: int, *, iterations: int = ITERATIONS) -> None:
+def run_demo(
+    keep: Path | None,
+    trainer: str,
+    epochs: int,
+    *,
+    iterations: int = ITERATIONS,
+    num_train: int = NUM_TRAIN,
+    num_test: int = NUM_TEST,
+) -> None:
     """Train, predict and evaluate on synthetic data with nnU-Net's own commands, and report.
 
     Args:
@@ -52,6 +60,8 @@ def run_demo(keep: Path | None, trainer: str, epochs: int, *, iterations: int = 
         trainer: name from the table of trainers, without a length.
         epochs: number of epochs.
         iterations: number of training steps in each epoch.
+        num_train: number of images to train on.
+        num_test: number of held-out images.
 
     Raises:
         UserError: an argument, the folder or the installed nnU-Net will not do, or one of nnU-Net's commands failed.
@@ -72,10 +82,10 @@ def run_demo(keep: Path | None, trainer: str, epochs: int, *, iterations: int = 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     print(
         f"{trainer} in nnU-Net's pipeline, on the {'GPU' if device == 'cuda' else 'CPU'}.\n"
-        f"The images are SYNTHETIC: touching, noisy nuclei, drawn now; {NUM_TRAIN} to train, {NUM_TEST} held out.\n"
+        f"The images are SYNTHETIC: touching, noisy nuclei, drawn now; {num_train} to train, {num_test} held out.\n"
         "Lines with a dollar sign are what you would type.\n"
     )
-    write_dataset(folder / "raw" / DATASET, num_train=NUM_TRAIN, num_test=NUM_TEST)
+    write_dataset(folder / "raw" / DATASET, num_train=num_train, num_test=num_test)
     run_pipeline(Shell(folder), trainer, epochs, iterations, device)
     print_table(folder)
     draw_figure(folder)
@@ -131,12 +141,9 @@ class Shell:
         self.environment |= {key: value.replace("$PWD", str(folder)) for key, value in settings.items()}
         self.environment[_startup.VARIABLE] = _startup.search_path(os.environ.get(_startup.VARIABLE))
         self.environment["PYTHONUNBUFFERED"] = "1"
-        echo(f"cd {shlex.quote(str(folder))}")
         exports = [f'{key}="{value}"' if "$" in value else f"{key}={value}" for key, value in settings.items()]
-        echo("export " + " ".join(exports[:3]))
-        echo("export " + " ".join(exports[3:]))
-        for line in activation():
-            echo(line)
+        print(f"$ cd {shlex.quote(str(folder))}\n$ export {' '.join(exports[:3])}\n$ export {' '.join(exports[3:])}")
+        print(*(f"$ {line}\n" for line in activation()), sep="", end="", flush=True)
 
     def run(self, command: str, on_line: Callable[[str], None] = lambda line: None) -> None:
         """Run a command as the user would, and call ``on_line`` with each line of its output.
@@ -144,7 +151,7 @@ class Shell:
         Raises:
             UserError: the command failed.
         """
-        echo(command)
+        print(f"$ {command}", flush=True)
         start = time.monotonic()
         tail: deque[str] = deque(maxlen=15)
         with (
@@ -191,10 +198,6 @@ def run_pipeline(shell: Shell, trainer: str, epochs: int, iterations: int, devic
         f"nnUNetv2_evaluate_folder raw/{DATASET}/labelsTs predictions "
         "-djfile predictions/dataset.json -pfile predictions/plans.json"
     )
-
-
-def echo(command: str) -> None:
-    print(f"$ {command}", flush=True)
 
 
 def activation() -> list[str]:
@@ -280,7 +283,7 @@ def draw_figure(folder: Path, number: int = 4) -> None:
     raw = folder / "raw" / DATASET
     cases = list(held_out_metrics(folder).items())[:number]
     figure = Figure(figsize=(2.6 * len(cases), 8.2), layout="constrained")
-    axes = figure.subplots(3, len(cases), squeeze=False)
+    axes = figure.subplots(3, len(cases), squeeze=False, subplot_kw={"xticks": [], "yticks": []})
     for column, (case, metrics) in zip(axes.T, cases, strict=True):
         image = imread(raw / "imagesTs" / f"{case}_0000.png")
         truth, prediction = imread(raw / "labelsTs" / f"{case}.png"), imread(folder / "predictions" / f"{case}.png")
@@ -291,8 +294,6 @@ def draw_figure(folder: Path, number: int = 4) -> None:
         column[2].set_xlabel(f"Dice {metrics['Dice']:.3f}, IoU {metrics['IoU']:.3f}")
     for row, title in zip(axes, ("image (synthetic)", "truth", "prediction"), strict=True):
         row[0].set_ylabel(title, fontsize=12)
-    for axis in axes.flat:
-        axis.set(xticks=[], yticks=[])
     figure.supxlabel("Prediction: white right, red missed, blue too much", fontsize=10)
     figure.savefig(folder / "demo.png", dpi=120)
 
@@ -307,14 +308,12 @@ def print_next_steps(trainer: str, device: str) -> None:
     option = "" if device == "cuda" else " -device cpu"
     lines = [
         "\nYour own data: put imagesTr, labelsTr and dataset.json into raw/Dataset123_Mine, as nnU-Net documents it",
-        "(https://github.com/MIC-DKFZ/nnUNet/tree/master/documentation), and type",
-        "",
+        "(https://github.com/MIC-DKFZ/nnUNet/tree/master/documentation), and type\n",
         *(f"  {line}" for line in activation()),
         '  export nnUNet_raw="$PWD/raw" nnUNet_preprocessed="$PWD/preprocessed" nnUNet_results="$PWD/results"',
         "  nnUNetv2_plan_and_preprocess -d 123 -c 2d --verify_dataset_integrity",
         f"  nnUNetv2_train 123 2d 0 -tr {trainer}{option}",
         f"  nnUNetv2_predict -i NEW_IMAGES -o PREDICTIONS -d 123 -c 2d -f 0 -tr {trainer}{option}",
-        "",
-        f"A training is 1000 epochs of 250 steps; {trainer}_100epochs, or any other number, makes it shorter.",
+        f"\nA training is 1000 epochs of 250 steps; {trainer}_100epochs, or any other number, makes it shorter.",
     ]
     print("\n".join(lines))

@@ -11,6 +11,8 @@ from skimage.io import imread
 from nnunet_plugins import demo
 from nnunet_plugins.errors import UserError
 
+NUM_TEST = 2
+
 
 def test_foreign_folder_is_refused_and_left_alone(tmp_path):
     (tmp_path / "raw").mkdir()
@@ -61,7 +63,7 @@ def finished_demo(tmp_path_factory):
     """A whole demo, far too short to learn anything, and its output."""
     folder = tmp_path_factory.mktemp("demo")
     with chdir(folder), redirect_stdout(StringIO()) as output:
-        demo.run_demo(None, "DCFFSNetTrainer", 1, iterations=2)
+        demo.run_demo(None, "DCFFSNetTrainer", 1, iterations=2, num_train=5, num_test=NUM_TEST)
     return folder / demo.DEFAULT_FOLDER, output.getvalue()
 
 
@@ -76,11 +78,11 @@ def test_demo_shows_the_commands_that_it_runs(finished_demo):
 
 def test_demo_ends_with_table_picture_and_the_commands_for_own_data(finished_demo):
     folder, output = finished_demo
-    report = output[output.index(f"{demo.NUM_TEST} held-out") :]
+    report = output[output.index(f"{NUM_TEST} held-out") :]
     for expected in ("Dice", "IoU", "±", str(folder / "demo.png"), "nnUNetv2_train 123 2d 0 -tr DCFFSNetTrainer"):
         assert expected in report
     assert imread(folder / "demo.png").std() > 20
-    assert len(list((folder / "predictions").glob("*.png"))) == demo.NUM_TEST
+    assert len(list((folder / "predictions").glob("*.png"))) == NUM_TEST
     assert not (folder / "results").exists()
 
 

@@ -101,8 +101,8 @@ def train_short_fold(trainer, raw: Path, root: Path) -> float:
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        ("dsb2018", ()),
-        ("kvasir_seg", ()),
+        pytest.param("dsb2018", (), marks=pytest.mark.slow),
+        pytest.param("kvasir_seg", (), marks=pytest.mark.slow),
         ("kidney_stone_ct", ("--near-duplicates",)),
         ("msd_hippocampus", HIPPOCAMPUS_OPTIONS),
     ],

@@ -8,7 +8,7 @@ import timm
 import torch
 from support import cell_datasets
 from support.cell_datasets import LABELS, NAMES
-from support.narrow import BACKBONES, narrow_networks
+from support.narrow import BACKBONES, NETWORK_KWARGS, narrow_networks
 from support.table import (
     DIFFERENT_LOSSES,
     DIFFERENT_NETWORKS,
@@ -22,7 +22,8 @@ from support.table import (
     richest_dataset,
 )
 
-from nnunet_plugins.trainers import TRAINERS, find_trainer
+from nnunet_plugins.architectures import Net0
+from nnunet_plugins.trainers import TRAINERS
 
 FAST_TRAINER = "DLKUNetSTrainer"
 """The main trainer that stands for all in the first tier where a test takes long."""
@@ -121,7 +122,7 @@ def weights_folder(tmp_path_factory) -> Path:
     torch.manual_seed(7)
     for name in BACKBONES:
         torch.save(timm.create_model(name, pretrained=False).state_dict(), folder / f"{name}.pth")
-    stage_1 = find_trainer("ConDSegNet0Trainer").reference_network()
+    stage_1 = Net0(3, 1, **NETWORK_KWARGS["ConDSegNet0Trainer"])
     torch.save({"network_weights": stage_1.state_dict()}, folder / "stage1.pth")
     return folder
 
@@ -134,12 +135,17 @@ def narrow() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def initial_weights(narrow, request) -> Iterator[None]:
-    folder = request.getfixturevalue("weights_folder")  # when networks are narrow
+def initial_weights(weights_folder) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setenv("NNUNET_PLUGINS_WEIGHTS", str(folder))
-        monkeypatch.setenv("NNUNET_PLUGINS_STAGE1", str(folder / "stage1.pth"))
+        monkeypatch.setenv("NNUNET_PLUGINS_WEIGHTS", str(weights_folder))
+        monkeypatch.setenv("NNUNET_PLUGINS_STAGE1", str(weights_folder / "stage1.pth"))
         yield
+
+
+@pytest.fixture
+def no_progress_pictures(monkeypatch) -> None:
+    """Leave out nnU-Net's picture of the training's progress, half a second after every epoch."""
+    monkeypatch.setattr("nnunetv2.training.logging.nnunet_logger.MetaLogger.plot_progress_png", lambda *args: None)
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,11 @@ TRAINER = "DLKUNetSTrainer_C64_1epoch_2iterations"
 MODEL = f"{TRAINER}__nnUNetPlans__2d"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def narrow():
+    """Build the published networks, as the commands do in their own processes."""
+
+
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     folder = tmp_path_factory.mktemp("commands")

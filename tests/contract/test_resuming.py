@@ -4,7 +4,7 @@ import pytest
 import torch
 from support.cell_datasets import LABELS, make_trainer
 
-pytestmark = pytest.mark.usefixtures("results")
+pytestmark = pytest.mark.usefixtures("results", "no_progress_pictures")
 
 
 class Killed(Exception):

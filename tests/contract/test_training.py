@@ -13,7 +13,7 @@ from support.table import VARIANTS_IN_CODE, VARIANTS_IN_NUMBERS, richest_dataset
 
 from nnunet_plugins.losses.common import PluginLoss
 
-pytestmark = pytest.mark.usefixtures("results")
+pytestmark = pytest.mark.usefixtures("results", "no_progress_pictures")
 
 
 def trained_for_a_step(name: str, dataset_id: int, *, checkpoint: bool = True):

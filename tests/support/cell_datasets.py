@@ -5,6 +5,8 @@ thick slices.
 """
 
 import json
+import multiprocessing
+import multiprocessing.dummy
 import os
 from copy import deepcopy
 from pathlib import Path
@@ -119,16 +121,18 @@ def extract_fingerprint(dataset_id: int) -> None:
 def plan_and_preprocess(dataset_ids: list[int]) -> None:
     from nnunetv2.experiment_planning.plan_and_preprocess_api import plan_experiments, preprocess
 
-    for dataset_id in dataset_ids:
-        extract_fingerprint(dataset_id)
-    plan_experiments(dataset_ids)
-    for dataset_id in dataset_ids:
-        narrow_plans(dataset_id)
-        configurations = ["3d_fullres"] if dataset_id in VOLUME_FORMATS else ["2d"]
-        if dataset_id == VOLUMES:
-            add_cascade(dataset_id)
-            configurations.append("3d_lowres")
-        preprocess([dataset_id], configurations=configurations, num_processes=(1,) * len(configurations))
+    with pytest.MonkeyPatch.context() as monkeypatch:  # threads: a dozen processes take seconds to start
+        monkeypatch.setattr(multiprocessing, "get_context", lambda method=None: multiprocessing.dummy)
+        for dataset_id in dataset_ids:
+            extract_fingerprint(dataset_id)
+        plan_experiments(dataset_ids)
+        for dataset_id in dataset_ids:
+            narrow_plans(dataset_id)
+            configurations = ["3d_fullres"] if dataset_id in VOLUME_FORMATS else ["2d"]
+            if dataset_id == VOLUMES:
+                add_cascade(dataset_id)
+                configurations.append("3d_lowres")
+            preprocess([dataset_id], configurations=configurations, num_processes=(1,) * len(configurations))
 
 
 def plans_file(dataset_id: int) -> Path:

@@ -81,6 +81,8 @@ def read_data(folder: Path) -> Results:
         cases, trainings, curves, costs = (read_csv(folder / name) for name in DATA_FILES)
         if not (set(CASE_COLUMNS) <= set(cases) and set(TRAINING_COLUMNS) <= set(trainings)):
             raise ValueError("columns are missing")
+    except UserError:  # another version's
+        raise
     except (OSError, ValueError) as error:
         raise UserError(f"{folder} holds no report ({error}): give a folder that 'benchmark report' wrote") from error
     return Results(cases, trainings, curves, costs, record)

@@ -18,7 +18,7 @@ from support.benchmark_results import (
     table_of,
 )
 
-from nnunet_plugins.benchmark.report.analysis import analyse
+from nnunet_plugins.benchmark.report.analysis import Analysis, result_table
 from nnunet_plugins.benchmark.report.notes import describe_suite, notices, warnings
 from nnunet_plugins.benchmark.report.tables import per_label
 
@@ -83,6 +83,11 @@ def test_comparison_of_other_cases_than_the_means_is_explained_if_all_units_have
     ]
 
 
+def analysis_of_dice(results):
+    """Analysis with the metric that notices are about, without ranks."""
+    return Analysis(results, result_table(results.cases, results.record, ["Dice"]), rankings={})
+
+
 # ---- notices and description -----------------------------------------------------------------------------------------
 
 
@@ -92,7 +97,7 @@ def test_notices_warn_of_noise_and_of_test_cases():
         *rows_of({REFERENCE: GRID, OTHER: GRID}, part="test"),
     ]
     results = results_of(rows, suite_of((REFERENCE, OTHER)), {CELLS: None})
-    assert notices(analyse(results)) == [
+    assert notices(analysis_of_dice(results)) == [
         f"{CELLS} 2d test: {OTHER} differs by +0.0000, and the confidence interval contains 0",
         "A test case's value is the mean over the folds' models, not that of their ensemble",
     ]
@@ -111,7 +116,7 @@ def test_notices_name_what_has_not_begun(results):
         cases=results.cases[results.cases.trainer != THIRD],
         trainings=results.trainings[results.trainings.trainer != THIRD],
     )
-    analysis = analyse(none_of_third)
+    analysis = analysis_of_dice(none_of_third)
     assert THIRD in set(analysis.table.trainer)
     assert THIRD not in {row[0] for row in per_label(analysis.table).texts}
     notes = notices(analysis)

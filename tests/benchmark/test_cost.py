@@ -194,11 +194,11 @@ def test_rows_become_a_table(measured):
 
     shown = tables.measured_cost(pd.DataFrame(measured))
     assert len(shown.rows) == 3 and {len(row) for row in shown.rows} == {len(shown.columns)}
-    assert shown.rows[0][5] == f"{measured[0]['parameters'] / 1e6:.2f}"
-    assert shown.rows[0][6] == f"{measured[0]['flops'] / 1e9:.2f}"
+    assert shown.rows[0][5].text == f"{measured[0]['parameters'] / 1e6:.2f}"
+    assert shown.rows[0][6].text == f"{measured[0]['flops'] / 1e9:.2f}"
 
 
-# ---- parts -----------------------------------------------------------------------------------------------------------
+# ---- pieces ----------------------------------------------------------------------------------------------------------
 
 
 def test_targets_are_regions_and_the_ignored_voxels_at_every_scale(results):

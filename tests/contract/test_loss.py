@@ -71,7 +71,8 @@ def outputs_for(trainer, images: Tensor, target: Tensor | list[Tensor]) -> Any:
 def outputs_for_given_boxes(network: DCSNet, images: Tensor) -> DCSNetOutput:
     boxes = torch.zeros(3, 5)
     segments = network.segment(network.pyramid(images), boxes)
-    return DCSNetOutput(images, segments, boxes, boxes[:, 0], {"of the detector": boxes.sum()})
+    logits = images[:, : network.num_classes]
+    return DCSNetOutput(logits, segments, boxes, boxes[:, 0], {"of the detector": boxes.sum()})
 
 
 def gradients(trainer) -> list[torch.Tensor]:

@@ -8,8 +8,8 @@ PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 install: .venv/.installed
 
-# The .pth and .start files are copied on installation; all other code is used in place.
-.venv/.installed: pyproject.toml nnunet_plugins_autoload.pth nnunet_plugins_autoload.start
+# The version and the .pth and .start files are copied on installation; all other code is used in place.
+.venv/.installed: pyproject.toml nnunet_plugins/__init__.py nnunet_plugins_autoload.pth nnunet_plugins_autoload.start
 	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
 	$(BIN)/pip install -e '.[dev]'
 	touch $@

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from nnunet_plugins import __version__, _startup
+from nnunet_plugins.compatibility import require_nnunet
 from nnunet_plugins.errors import UserError
 
 PREFIX = "nnUNetv2_"
@@ -229,10 +230,3 @@ def run_nnunet_command(command: str, *arguments: str) -> None:
     _startup.extend()
     sys.argv = [f"nnunet-plugins {command}", *arguments]
     entry_points[command].load()()
-
-
-def require_nnunet() -> None:
-    from nnunet_plugins.compatibility import nnunet_problem
-
-    if problem := nnunet_problem():
-        raise UserError(f"nnunet-plugins cannot use this nnU-Net: {problem}")

@@ -9,12 +9,37 @@ import inspect
 from itertools import takewhile
 from pathlib import Path
 
+from nnunet_plugins.errors import UserError
+
 MINIMUM = (2, 8)
 BELOW = (3,)
 REQUIREMENT = "'nnunetv2>=2.8,<3'"
 INSTALL = f"pip install --upgrade {REQUIREMENT}"
 REPAIR = f"pip install --force-reinstall --no-deps {REQUIREMENT}"
 TRAINER_PARAMETERS = ["self", "plans", "configuration", "fold", "dataset_json", "device"]
+
+
+def require_nnunet() -> None:
+    """Raise if our trainers cannot run in the ``nnunetv2`` that gets imported.
+
+    Raises:
+        UserError: with the problem and its remedy.
+    """
+    refuse(nnunet_problem())
+
+
+def require_trainer(trainer: type) -> None:
+    """Raise if nnU-Net's trainer class is not the one that ours expects.
+
+    Raises:
+        UserError: with the problem and its remedy.
+    """
+    refuse(trainer_problem(trainer))
+
+
+def refuse(problem: str | None) -> None:
+    if problem:
+        raise UserError(f"nnunet-plugins cannot use this nnU-Net: {problem}")
 
 
 def nnunet_problem() -> str | None:

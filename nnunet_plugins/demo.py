@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from skimage.io import imread
 
 from nnunet_plugins import _startup
-from nnunet_plugins.compatibility import nnunet_problem
+from nnunet_plugins.compatibility import require_nnunet
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.files import read_json, usable_cores
 from nnunet_plugins.synthetic import write_dataset
@@ -73,8 +73,7 @@ def run_demo(
         )
     if epochs < 1:
         raise UserError(f"--epochs {epochs}: expected at least 1.")
-    if problem := nnunet_problem():
-        raise UserError(f"nnunet-plugins cannot use this nnU-Net: {problem}")
+    require_nnunet()
     import torch
 
     start = time.monotonic()

@@ -48,33 +48,13 @@ def make_nnunet_folder(variable: str) -> Path:
     return folder
 
 
-def dataset_name(dataset_id: int) -> str:
-    """Name of the folder ``DatasetNNN_Name`` in which nnU-Net finds the dataset of this number.
-
-    Raises:
-        UserError: there is no such dataset, or several share the number.
-    """
-    folders = [nnunet_folder(variable) for variable in (RAW, PREPROCESSED)]
-    names = {path.name for folder in folders for path in folder.glob(f"Dataset{dataset_id:03}_*") if path.is_dir()}
-    if not names:
-        raise UserError(
-            f"There is no dataset {dataset_id} in {' or '.join(map(str, folders))}: convert it first, with "
-            "'nnunet-plugins convert', or correct the suite's id"
-        )
-    if len(names) > 1:
-        raise UserError(
-            f"The number {dataset_id} belongs to several datasets ({', '.join(sorted(names))}): rename all but one"
-        )
-    return names.pop()
-
-
 def splits_path(name: str) -> Path | None:
     """File in which nnU-Net looks for a dataset's folds; None if ``nnUNet_preprocessed`` is not set."""
     folder = find_nnunet_folder(PREPROCESSED)
     return folder / name / SPLITS if folder else None
 
 
-def read_splits(path: Path) -> list[Split] | None:
+def read_splits_or_none(path: Path) -> list[Split] | None:
     """Folds from a splits file; None if the file is missing or damaged."""
     try:
         return read_json(path)

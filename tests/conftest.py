@@ -22,8 +22,8 @@ os.environ["nnUNet_def_n_proc"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MPLBACKEND"] = "agg"
 os.environ["MATPLOTLIBRC"] = str(Path(__file__).with_name("matplotlibrc"))
-for variable in ("NNUNET_PLUGINS_SEED", "NNUNET_PLUGINS_WEIGHTS", "NNUNET_PLUGINS_STAGE1", *NNUNET_FOLDERS):
-    os.environ.pop(variable, None)
+for variable in [name for name in os.environ if name.startswith("NNUNET_PLUGINS_") or name in NNUNET_FOLDERS]:
+    del os.environ[variable]
 
 torch.serialization.set_crc32_options(False)  # a third of the time that large checkpoints take
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from nnunet_plugins.benchmark.runs import TEST, Run, dataset_json, images_folder, read_splits, references
 from nnunet_plugins.benchmark.suite import BadSuite
 from nnunet_plugins.benchmark.survey import Survey
+from nnunet_plugins.compatibility import require_nnunet
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.nnunet_folders import RAW, nnunet_folder
 
@@ -23,7 +24,7 @@ def check_suite(survey: Survey, path: Path) -> None:
     """
     for run in {(run.dataset, run.configuration): run for run in survey.runs}.values():
         check_dataset(survey, run)
-    check_nnunet()
+    require_nnunet()
     for trainer in survey.suite.trainers:
         check_trainer(survey, trainer, path)
 
@@ -69,13 +70,6 @@ def check_test_set(run: Run) -> None:
         image = images_folder(run, TEST) / f"{case}_0000{ending}"
         if not image.exists():
             raise UserError(f"{path} has no image {image}: add it, {remedy}")
-
-
-def check_nnunet() -> None:
-    from nnunet_plugins.compatibility import nnunet_problem
-
-    if problem := nnunet_problem():
-        raise UserError(f"nnunet-plugins cannot use this nnU-Net: {problem}")
 
 
 def check_trainer(survey: Survey, trainer: str, path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from nnunet_plugins.benchmark.suite import Data, Suite
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.files import read_json
-from nnunet_plugins.nnunet_folders import PREPROCESSED, RAW, RESULTS, SPLITS, Split, dataset_name, nnunet_folder
+from nnunet_plugins.nnunet_folders import PREPROCESSED, RAW, RESULTS, SPLITS, Split, nnunet_folder
 
 VALIDATION, TEST = "validation", "test"
 SUMMARY = f"{VALIDATION}/summary.json"
@@ -121,6 +121,26 @@ def runs(suite: Suite) -> list[Run]:
     ]
 
 
+def dataset_name(dataset_id: int) -> str:
+    """Name of the folder ``DatasetNNN_Name`` in which nnU-Net finds the dataset of this number.
+
+    Raises:
+        UserError: there is no such dataset, or several share the number.
+    """
+    folders = [nnunet_folder(variable) for variable in (RAW, PREPROCESSED)]
+    names = {path.name for folder in folders for path in folder.glob(f"Dataset{dataset_id:03}_*") if path.is_dir()}
+    if not names:
+        raise UserError(
+            f"There is no dataset {dataset_id} in {' or '.join(map(str, folders))}: convert it first, with "
+            "'nnunet-plugins convert', or correct the suite's id"
+        )
+    if len(names) > 1:
+        raise UserError(
+            f"The number {dataset_id} belongs to several datasets ({', '.join(sorted(names))}): rename all but one"
+        )
+    return names.pop()
+
+
 # ---- files of a suite ------------------------------------------------------------------------------------------------
 
 
@@ -147,7 +167,9 @@ def log_file(suite: Suite, step: str, receipt: Path) -> Path:
 def dataset_json(run: Run) -> dict[str, Any]:
     """``dataset.json`` of the preprocessed dataset, or of the raw one before there is one."""
     preprocessed = run.preprocessed / "dataset.json"
-    path = preprocessed if preprocessed.exists() else nnunet_folder(RAW) / run.dataset / "dataset.json"
+    if preprocessed.exists():
+        return read_json(preprocessed, remedy="remove it and run the benchmark again")
+    path = nnunet_folder(RAW) / run.dataset / "dataset.json"
     return read_json(path, remedy="convert the dataset again, or correct that file")
 
 
@@ -166,7 +188,9 @@ def read_plans(run: Run) -> dict[str, Any]:
     Raises:
         UserError: the file cannot be read.
     """
-    return read_json(run.plans_file, remedy=f"plan the dataset again, with nnUNetv2_plan_experiment -d {run.data.id}")
+    planner = "" if run.data.plans == "nnUNetPlans" else " -pl PLANNER"
+    command = f"nnUNetv2_plan_experiment -d {run.data.id}{planner}"
+    return read_json(run.plans_file, remedy=f"plan the dataset again, with {command}")
 
 
 def planned_configuration(run: Run) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from nnunet_plugins.nnunet_folders import (
     SPLITS,
     Split,
     find_nnunet_folder,
-    read_splits,
+    read_splits_or_none,
     splits_path,
 )
 
@@ -152,7 +152,7 @@ def refuse_other_splits(name: str, folds: Sequence[Split], overwrite: bool) -> N
         UserError: nnU-Net has other folds, which trained models may rest on.
     """
     path = splits_path(name)
-    if path and path.exists() and not overwrite and read_splits(path) != list(folds):
+    if path and path.exists() and not overwrite and read_splits_or_none(path) != list(folds):
         raise UserError(f"{path} holds other folds, on which trained models may rest: remove it, or give --overwrite")
 
 
@@ -174,7 +174,7 @@ def place_splits(dataset: Path, overwrite: bool) -> None:
             f"${PREPROCESSED}/{dataset.name}. Otherwise nnU-Net draws folds of its own."
         )
         return
-    refuse_other_splits(dataset.name, read_splits(folds) or [], overwrite)
+    refuse_other_splits(dataset.name, read_splits_or_none(folds) or [], overwrite)
     try:
         with atomic_write(path) as temporary:
             shutil.copyfile(folds, temporary)

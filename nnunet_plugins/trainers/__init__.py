@@ -12,8 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from nnunet_plugins.compatibility import nnunet_problem
-from nnunet_plugins.errors import UserError
+from nnunet_plugins.compatibility import require_nnunet
 
 
 class Variant(NamedTuple):
@@ -135,8 +134,7 @@ def find_trainer(name: str) -> type[Any]:
         raise AttributeError(f"module {__name__!r} has no trainer {name!r}")
     if name in globals():
         return globals()[name]
-    if problem := nnunet_problem():
-        raise UserError(f"nnunet-plugins cannot use this nnU-Net: {problem}")
+    require_nnunet()
     if name in TRAINERS:
         trainer = class_of(TRAINERS[name])
     else:

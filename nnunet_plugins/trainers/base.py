@@ -23,15 +23,14 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from nnunet_plugins.architectures.layers.encoders import load_imagenet_weights
-from nnunet_plugins.compatibility import trainer_problem
+from nnunet_plugins.compatibility import require_trainer
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.losses import DiceCrossEntropyLoss
 from nnunet_plugins.losses.common import LabelFormat, PluginLoss
 from nnunet_plugins.trainers.plan import REFERENCE_PLANS, NetworkPlan
 from nnunet_plugins.trainers.schedules import EpochSchedule, Schedule
 
-if problem := trainer_problem(nnUNetTrainer):
-    raise UserError(f"nnunet-plugins cannot use this nnU-Net: {problem}")
+require_trainer(nnUNetTrainer)
 
 SEED_VARIABLE = "NNUNET_PLUGINS_SEED"
 

@@ -84,3 +84,13 @@ def test_a_later_survey_sees_what_has_changed_since(suite_file):
     assert isinstance(after, Survey) and after.runs == before.runs
     assert after.done == {third, last}
     assert before.done == {first, second, third}
+
+
+def test_a_later_survey_misses_a_file_that_is_gone(suite_file):
+    before = survey(read_suite(suite_file))
+    first, second, third, _ = before.runs
+    assert before.done == {first, second, third}
+    (second.folder / CASE).unlink()
+    after = before.again()
+    assert after.done == {first, third}
+    assert after.states[second].changed == [second.folder / CASE]

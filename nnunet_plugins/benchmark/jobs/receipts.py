@@ -5,7 +5,7 @@ would do the same again.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -63,14 +63,15 @@ def state_of(run: Run, earlier: State | None = None) -> State:
 
     Args:
         run: the run.
-        earlier: a state of the run, whose unchanged files are not hashed again if their receipt is the same.
+        earlier: a state of the run; if the receipt is the same, files that had not changed are not hashed again, but
+            must still be there.
     """
     if not run.training_receipt.exists():
         return State(trained=False, done=False, hashes={}, changed=[])
     receipt = read_receipt(run.training_receipt)
     hashes = receipt["sha256"]
     known = earlier is not None and earlier.hashes == hashes and not earlier.changed
-    changed = [] if known else changed_files(run.folder, hashes)
+    changed = missing_files(run.folder, hashes) if known else changed_files(run.folder, hashes)
     complete = set(run.parts) <= set(receipt["parts"])
     trained = complete and not (changed or plans_have_changed(run) or split_has_changed(run))
     return State(trained, trained and has_wanted_metrics(run), hashes, changed)
@@ -84,10 +85,15 @@ def has_wanted_metrics(run: Run) -> bool:
     return receipt["tolerance"] == run.data.tolerance and set(run.parts) <= set(receipt["parts"])
 
 
+def missing_files(folder: Path, names: Iterable[str]) -> list[Path]:
+    return [folder / name for name in names if not (folder / name).exists()]
+
+
 def changed_files(folder: Path, hashes: Mapping[str, str]) -> list[Path]:
     """Files that are gone or whose hash differs; of checkpoints, too large to read each time, only those gone."""
-    files = {folder / name: sha for name, sha in hashes.items()}
-    return [path for path, sha in files.items() if not path.exists() or (path.suffix != ".pth" and digest(path) != sha)]
+    missing = missing_files(folder, hashes)
+    there = {folder / name: sha for name, sha in hashes.items() if folder / name not in missing}
+    return missing + [path for path, sha in there.items() if path.suffix != ".pth" and digest(path) != sha]
 
 
 def discard_stale_receipts(states: Mapping[Run, State]) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib
+import matplotlib.style
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -61,7 +62,7 @@ def draw_all(analysis: Analysis, folder: Path) -> list[Caption]:
         File name without ending, and caption, of each.
     """
     drawn: list[Caption] = []
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.style.context(STYLE, after_reset=True):  # whatever has been set in this process or by the user
         for name, caption, figure in figures(analysis):
             figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
             figure.savefig(folder / f"{name}.png", dpi=150)

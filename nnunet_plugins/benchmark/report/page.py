@@ -101,6 +101,8 @@ def verify(folder: Path) -> list[str]:
     images = embedded_images(folder / PAGE)
     differing = [name for name, content in result_files(analysis).items() if content_of(folder / name) != content]
     are_recorded = [hashlib.sha256(image).hexdigest() for image in images] == [picture.sha256 for picture in recorded]
+    if content_of(folder / RECORD) != analysis.results.record.to_json().encode():
+        differing.append(RECORD)
     if not (are_recorded and content_of(folder / PAGE) == render(analysis, images)):
         differing.append(PAGE)
     if (folder / FIGURES).is_dir():

@@ -11,12 +11,10 @@ import numpy as np
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 from tqdm import tqdm
 
+from nnunet_plugins.architectures.layers.convolutions import Size
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.files import atomic_write
 from nnunet_plugins.losses.drgo_regions import CELLS_PER_AXIS, MIN_CELL
-
-Size = tuple[int, ...]
-
 
 # ---- regions ---------------------------------------------------------------------------------------------------------
 

@@ -147,3 +147,11 @@ def test_results_are_those_of_nnunet_and_the_report_is_verified(story, capsys):
         assert tiny_suite.our_dice(run) == tiny_suite.nnunet_dice(run), run
     main(["benchmark", "verify", str(work_folder(story.suite) / "report")])
     assert "to the byte" in capsys.readouterr().out
+
+
+def test_running_it_again_changes_nothing(story, root):
+    models = [root / "nnUNet_raw", root / "nnUNet_preprocessed", *{run.model for run in story.runs}]
+    contents, times = tiny_suite.contents(root / "nnUNet_results"), [tiny_suite.times(folder) for folder in models]
+    main(["benchmark", "run", str(story.suite_file)])
+    assert [tiny_suite.times(folder) for folder in models] == times
+    assert tiny_suite.contents(root / "nnUNet_results") == contents

@@ -3,6 +3,7 @@
 import itertools
 
 import matplotlib
+import matplotlib.style
 import matplotlib.colors
 import pandas as pd
 import pytest
@@ -33,6 +34,17 @@ def test_figures_are_drawn_twice_the_same_as_svg_and_png(results, analysis, tmp_
     assert all(caption for _, caption in drawn)
 
 
+def test_figures_do_not_depend_on_settings_of_matplotlib(analysis, tmp_path):
+    contents = []
+    for size in (6, 30):  # nnU-Net enlarges all letters when it draws its progress
+        folder = tmp_path / str(size)
+        folder.mkdir()
+        with matplotlib.rc_context({"xtick.labelsize": size, "axes.labelsize": size, "axes.grid": size > 6}):
+            figures.draw_all(analysis, folder)
+        contents.append({path.name: path.read_bytes() for path in folder.iterdir()})
+    assert contents[0] == contents[1]
+
+
 @pytest.mark.parametrize("num_datasets", [1, 2])
 def test_long_names_leave_room_for_the_map_of_differences(num_datasets):
     datasets = [f"Dataset00{number}_Intracranial_Haemorrhage_of_the_Challenge_2022" for number in range(num_datasets)]
@@ -43,7 +55,7 @@ def test_long_names_leave_room_for_the_map_of_differences(num_datasets):
         for name in datasets
         for trainer in trainers[1:]
     )
-    with matplotlib.rc_context({**figures.STYLE, "figure.dpi": 100}):
+    with matplotlib.style.context({**figures.STYLE, "figure.dpi": 100}, after_reset=True):
         figure = figures.significance_figure(dice, plain_record(trainers))
         figure.draw_without_rendering()
     axis, colours = figure.axes

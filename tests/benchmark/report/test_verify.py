@@ -49,6 +49,12 @@ def test_untouched_report_is_verified(report):
     assert page.verify(report) == []
 
 
+def test_changed_record_is_found(report):
+    path = report / "record.json"
+    path.write_text(path.read_text().replace("{", '{"note": "reviewed", ', 1))
+    assert page.verify(report) == ["record.json"]
+
+
 def change_digit(path, position):
     """Change the first decimal of the number at this position in the file."""
     text = path.read_text(encoding="utf-8")

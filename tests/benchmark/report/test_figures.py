@@ -3,8 +3,8 @@
 import itertools
 
 import matplotlib
-import matplotlib.style
 import matplotlib.colors
+import matplotlib.style
 import pandas as pd
 import pytest
 from support.benchmark_results import CELLS, OTHER, REFERENCE, SKIN, THIRD, plain_record, results_of, rows_of, suite_of

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 
 class LabelFormat(NamedTuple):
-    """Format in which nnU-Net presents the targets of a dataset (contract 1.4)."""
+    """Format in which nnU-Net presents the targets of a dataset."""
 
     regions: bool = False
     """Overlapping regions (sigmoid, one-hot targets) instead of classes (softmax, a label map)."""

@@ -27,7 +27,7 @@ def random_image(dataset_id: int, batch: int = BATCH) -> Tensor:
 
 
 def target_of(kind: str, dataset_id: int) -> Tensor:
-    """A target as nnU-Net's loaders make it (contract 1.4): a label map, or boolean regions, the ignore mask last."""
+    """A target as nnU-Net's loaders make it: a label map, or boolean regions, the ignore mask last."""
     label_format = (FORMATS | VOLUME_FORMATS)[dataset_id]
     labels = torch.zeros(BATCH, 1, *size_of(dataset_id), dtype=torch.int16)
     match kind:

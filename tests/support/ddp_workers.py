@@ -1,4 +1,4 @@
-"""Work of a process in the two-process DDP test (contract section 8); importable by spawned processes.
+"""Work of a process in the two-process DDP test; importable by spawned processes.
 
 nnU-Net's DDP needs CUDA and NCCL. Here its real trainer code runs on two CPU processes: DDP without ``device_ids``, the
 device put back to the CPU, and batch normalisation left unsynchronised (SyncBatchNorm exists for GPUs only; DDP still

@@ -3,11 +3,12 @@
 import hashlib
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from math import isnan
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -45,15 +46,22 @@ retries = {retries}
 """
 
 
-def use_tiny_datasets(root: Path, monkeypatch: pytest.MonkeyPatch, *dataset_ids: int) -> None:
-    """Write raw datasets into folders of the test's own, and let trainings load data in their own process."""
-    cell_datasets.use_nnunet_folders(root, monkeypatch)
-    for dataset_id in dataset_ids:
+@contextmanager
+def tiny_datasets(root: Path, dataset_id: int) -> Iterator[pytest.MonkeyPatch]:
+    """A raw dataset in folders of the test's own, in which trainings load data in their own process.
+
+    Ends all processes that work there and removes the folders afterwards.
+    """
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        cell_datasets.use_nnunet_folders(root, monkeypatch)
         cell_datasets.write_raw_dataset(dataset_id, NUM_CASES)
         cell_datasets.extract_fingerprint(dataset_id)
-    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
-    monkeypatch.setenv(MARK, str(root))
-    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # users do not have it
+        monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+        monkeypatch.setenv(MARK, str(root))
+        monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # users do not have it
+        yield monkeypatch
+    end_all(root)
+    shutil.rmtree(root)
 
 
 def write_suite(

@@ -1,6 +1,5 @@
 """Proves that one command trains, validates and reports a suite, and that the same command then changes nothing."""
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -19,12 +18,9 @@ EPOCHS = 2
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     folder = tmp_path_factory.mktemp("benchmark")
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        tiny_suite.use_tiny_datasets(folder, monkeypatch, REGIONS)
+    with tiny_suite.tiny_datasets(folder, REGIONS) as monkeypatch:
         monkeypatch.setenv(GPUS, "")  # which the command sets
         yield folder
-    tiny_suite.end_all(folder)
-    shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="module")

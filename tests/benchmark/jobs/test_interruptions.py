@@ -1,7 +1,6 @@
 """Proves that a suite on this machine goes on after whatever ended it, and then has all that it would have had."""
 
 import itertools
-import shutil
 import signal
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,11 +43,8 @@ class Story:
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     folder = tmp_path_factory.mktemp("benchmark")
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        tiny_suite.use_tiny_datasets(folder, monkeypatch, LABELS)
+    with tiny_suite.tiny_datasets(folder, LABELS):
         yield folder
-    tiny_suite.end_all(folder)
-    shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """Proves on a real Slurm that a suite goes on after its driver or a training is killed, and leaves nothing behind."""
 
 import itertools
-import shutil
 import signal
 import subprocess
 from dataclasses import dataclass, field
@@ -48,11 +47,8 @@ def slurm():
 @pytest.fixture(scope="module")
 def root(tmp_path_factory, slurm):
     folder = tmp_path_factory.mktemp("slurm")
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        tiny_suite.use_tiny_datasets(folder, monkeypatch, LABELS)
+    with tiny_suite.tiny_datasets(folder, LABELS):
         yield folder
-    tiny_suite.end_all(folder)
-    shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ SPREAD = r"\d\S* \(\S+-\S+\)"
 
 
 @pytest.fixture(autouse=True)
-def benchmarks_are_importable(monkeypatch):
+def scripts_are_importable(monkeypatch):
     monkeypatch.syspath_prepend(str(FOLDER))
     yield
     for name in ("step_time", "dcffsnet_ops", "dlkunet_ops", "condseg_ops", "drgo_ops", "dcsnet_ops", "conversion"):

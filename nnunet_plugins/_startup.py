@@ -6,7 +6,7 @@
 
 import os
 
-VARIABLE = "nnUNet_extTrainer"
+SEARCH_PATH_VARIABLE = "nnUNet_extTrainer"
 DISABLE_VARIABLE = "NNUNET_PLUGINS_DISABLE_AUTOLOAD"
 DISCOVERY_FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "_discovery")
 
@@ -21,7 +21,7 @@ def search_path(current: str | None) -> str:
 
 def extend() -> None:
     """Extend ``nnUNet_extTrainer`` in this process and its children."""
-    os.environ[VARIABLE] = search_path(os.environ.get(VARIABLE))
+    os.environ[SEARCH_PATH_VARIABLE] = search_path(os.environ.get(SEARCH_PATH_VARIABLE))
 
 
 def switched_off() -> bool:

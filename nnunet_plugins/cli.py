@@ -106,7 +106,7 @@ def add_benchmark(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     benchmark = commands.add_parser(
         "benchmark",
         help="train and compare many trainers on many datasets",
-        description="Train and compare the trainers of a suite file. See docs/benchmarking.md and suites.",
+        description="Train and compare the trainers of a suite file. See docs/benchmarking.md; suites/ has examples.",
     )
     actions = benchmark.add_subparsers(dest="action", required=True, metavar="ACTION")
     run = actions.add_parser("run", help="plan, preprocess, train, validate and report all that is not done yet")
@@ -157,7 +157,7 @@ def list_trainers(_: argparse.Namespace) -> None:
 
 
 def print_environment(_: argparse.Namespace) -> None:
-    assignments = {_startup.VARIABLE: _startup.search_path(os.environ.get(_startup.VARIABLE))}
+    assignments = {_startup.SEARCH_PATH_VARIABLE: _startup.search_path(os.environ.get(_startup.SEARCH_PATH_VARIABLE))}
     if not importable_by_itself():
         ours = str(Path(__file__).resolve().parents[1])
         inherited = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry and entry != ours]

@@ -138,7 +138,7 @@ class Shell:
         # The user's own nnU-Net settings would steer the demo elsewhere; only the search path of trainers is kept.
         self.environment = {key: value for key, value in os.environ.items() if not key.startswith("nnUNet_")}
         self.environment |= {key: value.replace("$PWD", str(folder)) for key, value in settings.items()}
-        self.environment[_startup.VARIABLE] = _startup.search_path(os.environ.get(_startup.VARIABLE))
+        self.environment[_startup.SEARCH_PATH_VARIABLE] = _startup.search_path(os.getenv(_startup.SEARCH_PATH_VARIABLE))
         self.environment["PYTHONUNBUFFERED"] = "1"
         exports = [f'{key}="{value}"' if "$" in value else f"{key}={value}" for key, value in settings.items()]
         print(f"$ cd {shlex.quote(str(folder))}\n$ export {' '.join(exports[:3])}\n$ export {' '.join(exports[3:])}")
@@ -205,7 +205,7 @@ def activation() -> list[str]:
     scripts, name = Path(sys.executable).parent, "nnUNetv2_train"
     if (scripts / name).is_file() and shutil.which(name) != str(scripts / name):
         lines.append(f'export PATH="{scripts}:$PATH"')
-    if _startup.DISCOVERY_FOLDER not in os.environ.get(_startup.VARIABLE, "").split(os.pathsep):
+    if _startup.DISCOVERY_FOLDER not in os.environ.get(_startup.SEARCH_PATH_VARIABLE, "").split(os.pathsep):
         lines.append('eval "$(nnunet-plugins env)"')
     return lines
 

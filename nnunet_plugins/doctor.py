@@ -22,7 +22,7 @@ from typing import Literal, NamedTuple
 from packaging.requirements import Requirement
 
 from nnunet_plugins import __version__
-from nnunet_plugins._startup import DISABLE_VARIABLE, DISCOVERY_FOLDER, VARIABLE, switched_off
+from nnunet_plugins._startup import DISABLE_VARIABLE, DISCOVERY_FOLDER, SEARCH_PATH_VARIABLE, switched_off
 from nnunet_plugins.compatibility import nnunet_problem, overwriting_problem, trainer_problem
 from nnunet_plugins.trainers import TRAINERS, find_trainer
 
@@ -121,12 +121,12 @@ def nnunet_installation() -> Iterator[Finding]:
 
 def discovery() -> Iterator[Finding]:
     """Whether nnU-Net's commands find the trainers, and what else is on their search path."""
-    entries = [entry for entry in os.environ.get(VARIABLE, "").split(os.pathsep) if entry.strip()]
+    entries = [entry for entry in os.environ.get(SEARCH_PATH_VARIABLE, "").split(os.pathsep) if entry.strip()]
     yield from (search_in(entry) for entry in entries if entry != DISCOVERY_FOLDER)
     if DISCOVERY_FOLDER in entries:
         yield search_for(next(iter(TRAINERS)))
     else:
-        why = f"{DISABLE_VARIABLE} is set" if switched_off() else f"{DISCOVERY_FOLDER} is not in {VARIABLE}"
+        why = f"{DISABLE_VARIABLE} is set" if switched_off() else f"{DISCOVERY_FOLDER} is not in {SEARCH_PATH_VARIABLE}"
         yield Finding("PROBLEM", f"nnU-Net's commands do not find the trainers: {why}", EVAL_ENV)
 
 
@@ -135,7 +135,9 @@ def search_in(entry: str) -> Finding:
     from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 
     if not os.path.isdir(entry):
-        return Finding("note", f"{VARIABLE} names {entry}, which is no folder", "correct or remove the entry")
+        return Finding(
+            "note", f"{SEARCH_PATH_VARIABLE} names {entry}, which is no folder", "correct or remove the entry"
+        )
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             recursive_find_python_class(
@@ -144,10 +146,10 @@ def search_in(entry: str) -> Finding:
     except (Exception, SystemExit) as error:
         return Finding(
             "PROBLEM",
-            f"nnU-Net's search stops in {entry}, an entry of {VARIABLE}: {summary(error)}",
+            f"nnU-Net's search stops in {entry}, an entry of {SEARCH_PATH_VARIABLE}: {summary(error)}",
             "repair that file or remove the entry",
         )
-    return Finding("ok", f"{VARIABLE} also names {entry}")
+    return Finding("ok", f"{SEARCH_PATH_VARIABLE} also names {entry}")
 
 
 def search_for(name: str) -> Finding:
@@ -160,7 +162,7 @@ def search_for(name: str) -> Finding:
     except (Exception, SystemExit) as error:
         return Finding("PROBLEM", f"nnU-Net's search for {name} fails: {summary(error)}", "repair the above first")
     if found is find_trainer(name):
-        return Finding("ok", f"nnU-Net finds {name} ({VARIABLE}={os.environ[VARIABLE]})")
+        return Finding("ok", f"nnU-Net finds {name} ({SEARCH_PATH_VARIABLE}={os.environ[SEARCH_PATH_VARIABLE]})")
     module = sys.modules.get(found.__module__)
     place = getattr(module, "__file__", None) or found.__module__
     return Finding("PROBLEM", f"nnU-Net finds another {name}, in {place}", "rename that class")

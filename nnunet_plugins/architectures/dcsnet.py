@@ -23,9 +23,10 @@ STRIDES = (4, 8, 16, 32)
 """Strides of P2 ... P5."""
 
 OUTSIDE = -5.0
-"""Logit of every foreground class outside all boxes: 0.7 %, about as sure as the head itself is of background.
+"""Logit of every foreground class outside all boxes: sigmoid(-5) = 0.7 %.
 
-Tiles and mirrored copies in which a lesion was not detected must not outvote those in which it was.
+Inside a box the head is about as sure of background. Tiles and mirrored copies in which a lesion was not detected must
+not outvote those in which it was.
 """
 
 MATCHING_IOU = 0.5
@@ -48,7 +49,7 @@ class DCSNetOutput(NamedTuple):
     """Output of :class:`DCSNet` with deep supervision."""
 
     logits: Tensor
-    """``(B, K, H, W)``; in training, which only needs the segments, those of the background."""
+    """``(B, K, H, W)``; in training background everywhere, as the loss reads only the segments."""
     segments: Segments | None = None
     """Logits of the boxes to train on; ``None`` if the images are not annotated."""
     boxes: Tensor | None = None
@@ -64,7 +65,7 @@ class DGHC(nn.Module):
 
     Args:
         base_size: S, edge of P2's maps; those of P3, P4 and P5 are a half, a quarter and an eighth of it.
-        sigma_center: standard deviation of a box's centre in training, in widths and heights.
+        sigma_center: standard deviation of the shift of a box's centre in training, as a share of its width and height.
         sigma_scale: the same for its width and height.
     """
 
@@ -75,7 +76,12 @@ class DGHC(nn.Module):
         self.sigma_scale = sigma_scale
 
     def perturb(self, boxes: Tensor, size: tuple[int, int]) -> Tensor:
-        """Make boxes ``(N, 5)`` as uncertain as a detector's in training; ``size`` is that of the images (eq. 2-5)."""
+        """In training, shift and scale boxes at random, so that they are as inexact as a detector's (eq. 2-5).
+
+        Args:
+            boxes: ``(N, 5)``.
+            size: height and width of the images.
+        """
         return perturbed(boxes, size, self.sigma_center, self.sigma_scale) if self.training else boxes
 
     def forward(self, features: Sequence[Tensor], boxes: Tensor) -> list[Tensor]:
@@ -87,8 +93,8 @@ class DGHC(nn.Module):
 class DCSNet(nn.Module):
     """Faster R-CNN on a ResNet-50 with a feature pyramid, and a head that segments inside boxes.
 
-    Images become logits: those of the detected boxes, pasted where these are, the maximum where they overlap, and
-    background elsewhere. In training and online validation the network takes :class:`Annotated` images.
+    Returns logits of the whole image: inside detected boxes those of the head (the maximum where boxes overlap),
+    elsewhere those of background. In training and online validation the network takes :class:`Annotated` images.
 
     Args:
         in_channels: channels of the image.
@@ -105,8 +111,8 @@ class DCSNet(nn.Module):
         box_head_channels: channels of the two layers that classify a box.
         min_score: score from which on a box counts as detected.
         max_objects: most detections in an image.
-        max_true_boxes: most true boxes of a batch to train on, and as many detected ones: each keeps 0.1 GB for the
-            backward pass (in float32).
+        max_true_boxes: at most this many true boxes of a batch are trained on, and as many detected ones; each keeps
+            0.1 GB for the backward pass (in float32).
 
     Shape:
         ``(B, in_channels, H, W)`` to logits ``(B, K, H, W)``, for any H and W.
@@ -218,6 +224,7 @@ class DCSNet(nn.Module):
     def background(self, images: Tensor) -> Tensor:
         """Make the logits ``(B, K, H, W)`` of images in which nothing is detected."""
         outside = torch.full((self.num_classes, 1, 1), OUTSIDE, device=images.device)
+        # classes: the background map has logit 0; regions have no background map
         outside[0] *= 1 - self.msfa.has_background
         return outside.expand(len(images), -1, *images.shape[2:]).contiguous()
 

@@ -91,7 +91,7 @@ class EBlock(nn.Module):
 
 
 class DFB(nn.Module):
-    """Decoder fusion block with the upsampling before it, Figure 3: to the skip's size and half the channels."""
+    """Decoder fusion block with the upsampling before it, Figure 3: the result has the skip's size and channels."""
 
     def __init__(self, conv_op: ConvOp, channels: int, stride: Size, kernels: Kernels):
         super().__init__()
@@ -126,8 +126,8 @@ class DLKUNet(nn.Module):
         large_kernels: edges of the attention part's kernels, the second dilated; Table 5 has (5, 7), (3, 7), (5, 5).
         strides: pooling before every block, as in nnU-Net's plans: none before the first, ``(1, ..., 1)``. Blocks
             beyond the given ones pool by 2, as all do by default; surplus strides are not used.
-        kernel_sizes: nnU-Net's kernel size for every block. Only its ones count: along an axis with a 1 (thick
-            slices), all of the block's kernels are 1.
+        kernel_sizes: nnU-Net's kernel size for every block. Only where it is 1 matters: along such an axis (thick
+            slices) all of the block's kernels are 1.
 
     Shape:
         ``(B, in_channels, *S)`` to logits ``(B, K, *S)``, bounded by +-1000.
@@ -181,7 +181,7 @@ class DLKUNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         size = x.shape[2:]
-        x = self.encoder[0](pad_to_size(x, self.total_stride))
+        x = self.encoder[0](pad_to_size(x, self.total_stride))  # at least one pixel at the lowest resolution
         skips = []
         for downsample, eblock in zip(self.downsampling, self.encoder[1:], strict=True):
             skips.append(x)
@@ -198,7 +198,7 @@ def extended(given: Sequence[Sequence[int]], default: Size, length: int) -> list
 
 
 def kernels_of_block(edges: tuple[int, int, int], planned: Size) -> Kernels:
-    """Kernels with these edges, and of size 1 along the axes along which the planned kernel has it."""
+    """Kernels with these edges, and of size 1 along each axis where the planned kernel is 1."""
     if wrong := [edge for edge in edges if edge < 1 or edge % 2 == 0]:
         raise ValueError(f"kernels of size {wrong} have no centre: choose odd ones")
     return Kernels(*(tuple(edge if length > 1 else 1 for length in planned) for edge in edges))

@@ -22,6 +22,7 @@ def check_suite(survey: Survey, path: Path) -> None:
     Raises:
         UserError: something that the suite needs is missing.
     """
+    # one run of each dataset and configuration
     for run in {(run.dataset, run.configuration): run for run in survey.runs}.values():
         check_dataset(survey, run)
     require_nnunet()
@@ -30,6 +31,7 @@ def check_suite(survey: Survey, path: Path) -> None:
 
 
 def check_dataset(survey: Survey, run: Run) -> None:
+    """Check that a dataset exists, has the suite's folds and test set, and a patient in every case's name."""
     has_raw = (nnunet_folder(RAW) / run.dataset / "dataset.json").is_file()
     if not has_raw and not run.preprocessing_receipt.exists():
         raise UserError(f"{run.dataset} has no dataset.json in {nnunet_folder(RAW)}: convert it first")
@@ -37,7 +39,7 @@ def check_dataset(survey: Survey, run: Run) -> None:
         check_folds(run, survey.suite.folds)
     for folder in ("labelsTr", "labelsTs") if run.data.test else ("labelsTr",):
         for label in (nnunet_folder(RAW) / run.dataset / folder).glob("[!.]*"):
-            run.data.cluster(label.name.split(".")[0])
+            run.data.cluster(label.name.split(".")[0])  # raises if the name shows no patient
     if run.data.test:
         check_test_set(run)
 

@@ -123,7 +123,7 @@ _NAME = re.compile(
 
 
 def find_trainer(name: str) -> type[Any]:
-    """Return the trainer class of a name: a :class:`~.base.BaseTrainer`, or another's trainer in another length.
+    """Return the class of a name: one of ours, or, of another package's trainer, a subclass of the wanted length.
 
     Raises:
         AttributeError: no trainer here has this name (nnU-Net then goes on looking elsewhere).

@@ -2,7 +2,8 @@
 
 Steps, training loop, validation and checkpoints stay nnU-Net's. A network returns a tuple that begins with its logits;
 nnU-Net hands that tuple and a list with one full-resolution target to the loss. If the trainer sets
-``enable_deep_supervision = False``, the network returns logits alone, and the target is in no list.
+``enable_deep_supervision = False``, the network returns logits alone, and the loss gets the target itself instead of a
+list.
 """
 
 import os

@@ -39,11 +39,6 @@ def features():
     return [torch.randn(2, CHANNELS, SIZE[0] // stride, SIZE[1] // stride) for stride in STRIDES]
 
 
-@pytest.fixture
-def images():
-    return torch.randn(2, 1, *SIZE, generator=torch.Generator().manual_seed(2))
-
-
 # ---- DGHC ------------------------------------------------------------------------------------------------------------
 
 

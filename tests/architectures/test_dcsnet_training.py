@@ -16,11 +16,6 @@ def network():
     return narrow_dcsnet(num_classes=3, deep_supervision=True)
 
 
-@pytest.fixture
-def images():
-    return torch.randn(2, 1, *SIZE, generator=torch.Generator().manual_seed(2))
-
-
 def test_true_boxes_and_detections_that_match_them_are_trained_on(network, images):
     true = BOXES
     close, far = torch.tensor([1.0, 31, 21, 60, 50]), torch.tensor([1.0, 70, 20, 90, 50])

@@ -6,6 +6,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import pytest
+from support.repository import REPOSITORY
 
 from nnunet_plugins.benchmark.metrics import HIGHER_IS_BETTER
 from nnunet_plugins.benchmark.report.page import FIGURES, OWN_FILES, verify
@@ -15,7 +16,7 @@ from nnunet_plugins.dataset_conversion.dataset import PNG
 from nnunet_plugins.dataset_conversion.datasets import CONVERTERS
 from nnunet_plugins.trainers import TRAINERS, find_trainer
 
-FOLDER = Path(__file__).parents[2] / "suites"
+FOLDER = REPOSITORY / "suites"
 EVIDENCE = FOLDER / "shared_data.toml"  # of folders that are no published datasets
 SUITES = sorted({*FOLDER.glob("*.toml")} - {EVIDENCE})
 PAPERS = ["DCFFSNet", "ConDSeg", "DLKUNet", "MedFusion-TransNet", "DCSNet"]
@@ -176,7 +177,7 @@ def test_published_trainers_are_in_a_suite_with_that_dataset():
 
 
 def test_suite_of_the_committed_results_is_theirs():
-    results = Path(__file__).parents[2] / "docs" / "results" / EVIDENCE.stem
+    results = REPOSITORY / "docs" / "results" / EVIDENCE.stem
     assert read_record(results).suite == read_suite(EVIDENCE)
     assert verify(results) == []
     assert {path.name for path in results.iterdir()} == OWN_FILES - {FIGURES}

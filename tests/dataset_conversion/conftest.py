@@ -6,7 +6,7 @@ from functools import cache, partial
 from pathlib import Path
 
 import pytest
-from support import cell_datasets, miniatures, refusals
+from support import cell_datasets, files, miniatures, refusals
 from support.conversions import Conversion, refused_convert, run_convert, states
 from support.miniatures import Miniature
 
@@ -32,8 +32,8 @@ def nnunet_folders(tmp_path, monkeypatch, without_integrity_check) -> Iterator[P
 def download(tmp_path) -> Path:
     """Three pictures with masks of 0 and 255."""
     for index in range(3):
-        refusals.save(tmp_path / f"download/images/{index}.png", refusals.picture(index))
-        refusals.save(tmp_path / f"download/masks/{index}.png", refusals.mask())
+        files.save(tmp_path / f"download/images/{index}.png", refusals.picture(index))
+        files.save(tmp_path / f"download/masks/{index}.png", refusals.mask())
     return tmp_path / "download"
 
 
@@ -41,8 +41,8 @@ def download(tmp_path) -> Path:
 def volumes(tmp_path) -> Path:
     """Three volumes with masks of 0 and 1."""
     for index in range(3):
-        refusals.save_volume(tmp_path / f"download/images/{index}.nii.gz", refusals.noise(index))
-        refusals.save_volume(tmp_path / f"download/masks/{index}.nii.gz", refusals.mask_volume())
+        files.save_volume(tmp_path / f"download/images/{index}.nii.gz", refusals.noise_volume(index))
+        files.save_volume(tmp_path / f"download/masks/{index}.nii.gz", refusals.mask_volume())
     return tmp_path / "download"
 
 

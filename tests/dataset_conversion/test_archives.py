@@ -10,7 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.archive_files import TARS, ZIPS, contents, refusal, write_tar, write_zip
+from support.archive_files import TARS, ZIPS, refusal, write_tar, write_zip
+from support.files import contents
 
 from nnunet_plugins.dataset_conversion import archives
 from nnunet_plugins.dataset_conversion.archives import unpack

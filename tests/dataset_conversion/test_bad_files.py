@@ -7,23 +7,22 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from PIL import Image
+from support.files import save, save_volume
 from support.refusals import (
     PNGS,
     TIFFS,
     VOLUMES,
-    at,
+    assert_says,
     convert,
     mask,
     mask_volume,
-    noise,
+    noise_volume,
     picture,
-    refusal,
-    refused,
-    save,
-    save_volume,
-    says,
+    raw_dataset,
+    refusal_in_one_sentence,
+    refusal_text,
     truncate,
-    written,
+    with_source,
 )
 
 pytestmark = pytest.mark.usefixtures("nnunet_folders")
@@ -36,7 +35,7 @@ pytestmark = pytest.mark.usefixtures("nnunet_folders")
 def test_empty_file_is_named(download, kind):
     path = download / kind / "1.png"
     path.write_bytes(b"")
-    says(refusal(*at(PNGS, download)), path, "is empty (0 bytes)", "download it again")
+    assert_says(refusal_in_one_sentence(*with_source(PNGS, download)), path, "is empty (0 bytes)", "download it again")
 
 
 @pytest.mark.parametrize("kind", ["images", "masks"])
@@ -46,7 +45,7 @@ def test_truncated_picture_is_named(download, kind, ending):
         save(download / f"{kind}/{index}{ending}", picture(index) if kind == "images" else mask())
     path = truncate(download / kind / f"1{ending}")
     options = [option.replace(f"{kind}/*.png", f"{kind}/*{ending}") for option in PNGS]
-    says(refusal(*at(options, download)), path, "cannot be read", "download it again")
+    assert_says(refusal_in_one_sentence(*with_source(options, download)), path, "cannot be read", "download it again")
 
 
 @pytest.mark.parametrize("kind", ["images", "masks"])
@@ -56,40 +55,40 @@ def test_truncated_volume_is_named(volumes, kind, ending, share):
     """SimpleITK itself fills missing parts of a NIfTI file with zeros or with anything that lies in memory."""
     array = np.random.default_rng(0).integers(0, 2, (4, 10, 12), np.uint8)
     for index in range(3):
-        save_volume(volumes / f"{kind}/{index}{ending}", noise(index) if kind == "images" else array)
+        save_volume(volumes / f"{kind}/{index}{ending}", noise_volume(index) if kind == "images" else array)
     path = volumes / kind / f"1{ending}"
     os.truncate(path, int(share * path.stat().st_size))
     options = [option.replace(f"{kind}/*.nii.gz", f"{kind}/*{ending}") for option in VOLUMES]
-    says(refusal(*at(options, volumes)), path, "cannot be read", "download it again")
+    assert_says(refusal_in_one_sentence(*with_source(options, volumes)), path, "cannot be read", "download it again")
 
 
 def test_header_without_its_voxels_is_named(tmp_path):
     for index in range(3):
-        save_volume(tmp_path / f"download/Case0{index}.mhd", noise(index))
+        save_volume(tmp_path / f"download/Case0{index}.mhd", noise_volume(index))
         save_volume(tmp_path / f"download/Case0{index}_segmentation.mhd", mask_volume())
     (tmp_path / "download/Case01.raw").unlink()
-    text = refusal("promise12", tmp_path / "download")
-    says(text, tmp_path / "download/Case01.mhd", "cannot be read", "damaged or incomplete; download it again")
+    text = refusal_in_one_sentence("promise12", tmp_path / "download")
+    assert_says(text, tmp_path / "download/Case01.mhd", "cannot be read", "damaged or incomplete; download it again")
 
 
 @pytest.mark.parametrize("first", [True, False])
 def test_text_named_as_picture_is_named(download, first):
     path = download / f"images/{0 if first else 2}.png"
     path.write_text("<html>404 Not Found</html>")
-    says(refusal(*at(PNGS, download)), path, "cannot be read", "no image")
+    assert_says(refusal_in_one_sentence(*with_source(PNGS, download)), path, "cannot be read", "no image")
 
 
 def test_text_named_as_volume_is_named(volumes):
     path = volumes / "images/0.nii.gz"
     path.write_text("<html>404 Not Found</html>")
-    says(refusal(*at(VOLUMES, volumes)), path, "cannot be read", "download it again")
+    assert_says(refusal_in_one_sentence(*with_source(VOLUMES, volumes)), path, "cannot be read", "download it again")
 
 
 def test_dangling_link_is_named(download):
     path = download / "images/1.png"
     path.unlink()
     path.symlink_to(download / "nowhere.png")
-    says(refusal(*at(PNGS, download)), path, "cannot be read", "No such file")
+    assert_says(refusal_in_one_sentence(*with_source(PNGS, download)), path, "cannot be read", "No such file")
 
 
 # ---- pictures and volumes that nnU-Net cannot train on ---------------------------------------------------------------
@@ -100,53 +99,70 @@ def test_tiff_of_several_frames_is_refused(download):
     Image.fromarray(picture()).save(path, save_all=True, append_images=[Image.fromarray(picture(1))] * 2)
     shutil.copy(download / "masks/0.png", download / "masks/0.tif")
     save(download / "masks/0.tif", mask())
-    says(refusal(*at(TIFFS, download)), path, "has 3 frames", "one image is expected", "save volumes as NIfTI")
+    assert_says(
+        refusal_in_one_sentence(*with_source(TIFFS, download)),
+        path,
+        "has 3 frames",
+        "one image is expected",
+        "save volumes as NIfTI",
+    )
 
 
 def test_floating_point_tiff_is_refused(download):
-    path = save(download / "images/0.tif", noise()[0])
+    path = save(download / "images/0.tif", noise_volume()[0])
     save(download / "masks/0.tif", mask()[:10, :12])
-    says(refusal(*at(TIFFS, download)), path, "floating-point values", "save it as NIfTI")
+    assert_says(
+        refusal_in_one_sentence(*with_source(TIFFS, download)), path, "floating-point values", "save it as NIfTI"
+    )
 
 
 def test_volume_among_pictures_and_picture_among_volumes_are_refused(download):
-    volume = save_volume(download / "images/9.nii.gz", noise())
+    volume = save_volume(download / "images/9.nii.gz", noise_volume())
     save_volume(download / "masks/9.nii.gz", mask_volume())
     options = [option.replace(".png", ".{png,nii.gz}") for option in PNGS]
-    says(refusal(*at(options, download)), volume, "is a volume", "convert them separately")
+    assert_says(
+        refusal_in_one_sentence(*with_source(options, download)), volume, "is a volume", "convert them separately"
+    )
     shutil.move(volume, download / "images/-.nii.gz")
     shutil.move(download / "masks/9.nii.gz", download / "masks/-.nii.gz")
     for index in (1, 2):
         (download / f"images/{index}.png").unlink()
         (download / f"masks/{index}.png").unlink()
-    says(refusal(*at(options, download)), download / "images/0.png", "two-dimensional", "convert them separately")
+    assert_says(
+        refusal_in_one_sentence(*with_source(options, download)),
+        download / "images/0.png",
+        "two-dimensional",
+        "convert them separately",
+    )
 
 
 def test_coloured_picture_among_grey_ones_is_refused(download):
     save(download / "images/0.png", picture()[..., 0])
-    text = refused(*at(PNGS, download))
-    says(text, download / "images/1.png", download / "images/2.png", "is coloured", "2 problems")
+    text = refusal_text(*with_source(PNGS, download))
+    assert_says(text, download / "images/1.png", download / "images/2.png", "is coloured", "2 problems")
 
 
 def test_4d_nifti_is_refused(volumes):
     path = volumes / "images/1.nii.gz"
-    sitk.WriteImage(sitk.JoinSeries([sitk.GetImageFromArray(noise(index)) for index in range(2)]), path)
-    text = refusal(*at(VOLUMES, volumes))
-    says(text, path, "4 dimensions", "a volume with one is expected", "save a file for each channel")
+    sitk.WriteImage(sitk.JoinSeries([sitk.GetImageFromArray(noise_volume(index)) for index in range(2)]), path)
+    text = refusal_in_one_sentence(*with_source(VOLUMES, volumes))
+    assert_says(text, path, "4 dimensions", "a volume with one is expected", "save a file for each channel")
 
 
 def test_voxels_that_are_no_number_are_refused(volumes):
-    array = noise()
+    array = noise_volume()
     array[0, 0, 0] = np.nan
     path = save_volume(volumes / "images/1.mha", array)
     (volumes / "images/1.nii.gz").unlink()
     options = [option.replace("images/*.nii.gz", "images/*.{nii.gz,mha}") for option in VOLUMES]
-    says(refusal(*at(options, volumes)), path, "not a number (NaN)", "replace them")
+    assert_says(refusal_in_one_sentence(*with_source(options, volumes)), path, "not a number (NaN)", "replace them")
 
 
 def test_volume_of_vectors_is_refused(volumes):
-    path = save_volume(volumes / "images/1.nii.gz", np.stack([noise(), noise(1)], -1), spacing=(1, 1, 1))
-    says(refusal(*at(VOLUMES, volumes)), path, "channel(s)", "save a file for each channel")
+    path = save_volume(volumes / "images/1.nii.gz", np.stack([noise_volume(), noise_volume(1)], -1), spacing=(1, 1, 1))
+    assert_says(
+        refusal_in_one_sentence(*with_source(VOLUMES, volumes)), path, "channel(s)", "save a file for each channel"
+    )
 
 
 TURNED = (0.8, -0.6, 0, 0.6, 0.8, 0, 0, 0, 1)
@@ -161,12 +177,14 @@ OTHER_GRIDS = {
 def test_mask_that_lies_elsewhere_is_refused_unless_the_image_is_trusted(volumes, what, capsys):
     grid, sentence = OTHER_GRIDS[what]
     path = save_volume(volumes / "masks/1.nii.gz", mask_volume(), **grid)
-    text = refusal(*at(VOLUMES, volumes))
-    says(text, path, "lies elsewhere than its image", volumes / "images/1.nii.gz", sentence, "--trust-image-geometry")
+    text = refusal_in_one_sentence(*with_source(VOLUMES, volumes))
+    assert_says(
+        text, path, "lies elsewhere than its image", volumes / "images/1.nii.gz", sentence, "--trust-image-geometry"
+    )
     assert all(other not in text for other in OTHER_GRIDS if other != what and other != "spacing")
 
-    convert(*at(VOLUMES, volumes), "--trust-image-geometry")
-    folder = written()
+    convert(*with_source(VOLUMES, volumes), "--trust-image-geometry")
+    folder = raw_dataset()
     image, label = (sitk.ReadImage(folder / name) for name in ("imagesTr/1_0000.nii.gz", "labelsTr/1.nii.gz"))
     assert label.GetSpacing() == image.GetSpacing() == (1, 1, 2)
     assert label.GetOrigin() == image.GetOrigin() == (3, 4, 5)
@@ -176,7 +194,9 @@ def test_mask_that_lies_elsewhere_is_refused_unless_the_image_is_trusted(volumes
 
 def test_channel_that_lies_elsewhere_is_refused(volumes):
     for index in range(3):
-        save_volume(volumes / f"second/{index}.nii.gz", noise(index), origin=(0, 0, 0) if index == 2 else (3, 4, 5))
+        save_volume(
+            volumes / f"second/{index}.nii.gz", noise_volume(index), origin=(0, 0, 0) if index == 2 else (3, 4, 5)
+        )
     options = ("--images", "images/*.nii.gz", "second/*.nii.gz", "--channels", "T1", "T2", *VOLUMES[3:])
-    text = refusal("folder", volumes, *options)
-    says(text, volumes / "second/2.nii.gz", "origin (0, 0, 0) and not (3, 4, 5)", "the channel's header")
+    text = refusal_in_one_sentence("folder", volumes, *options)
+    assert_says(text, volumes / "second/2.nii.gz", "origin (0, 0, 0) and not (3, 4, 5)", "the channel's header")

@@ -1,19 +1,18 @@
 """Proves: options that are wrong, contradict each other or do not fit the data are refused in a sentence."""
 
 import pytest
+from support.files import save, save_volume
 from support.refusals import (
     PNGS,
     VOLUMES,
-    at,
+    assert_says,
     convert,
     mask,
     mask_volume,
     picture,
-    refusal,
-    refused,
-    save,
-    save_volume,
-    says,
+    refusal_in_one_sentence,
+    refusal_text,
+    with_source,
 )
 
 from nnunet_plugins.cli import main
@@ -23,7 +22,9 @@ pytestmark = pytest.mark.usefixtures("nnunet_folders")
 
 def test_pattern_that_the_shell_has_expanded_is_refused(download):
     options = ("--images", *(str(path) for path in sorted(download.glob("images/*.png"))), *PNGS[3:])
-    says(refusal("folder", download, *options), download / "images/0.png", "no wildcard", "in quotes")
+    assert_says(
+        refusal_in_one_sentence("folder", download, *options), download / "images/0.png", "no wildcard", "in quotes"
+    )
 
 
 @pytest.mark.parametrize(
@@ -39,81 +40,87 @@ def test_pattern_that_the_shell_has_expanded_is_refused(download):
     ],
 )
 def test_label_map_that_is_no_bijection_or_unclear_is_refused(download, entries, parts):
-    says(refusal(*at(PNGS, download), "--label-map", *entries), "--label-map", *parts)
+    assert_says(refusal_in_one_sentence(*with_source(PNGS, download), "--label-map", *entries), "--label-map", *parts)
 
 
 def test_label_map_with_threshold_is_refused(download):
-    text = refusal(*at(PNGS, download), "--label-map", "0=background", "255=cell", "--threshold", "127")
-    says(text, "--label-map and --threshold", "one of them")
+    text = refusal_in_one_sentence(
+        *with_source(PNGS, download), "--label-map", "0=background", "255=cell", "--threshold", "127"
+    )
+    assert_says(text, "--label-map and --threshold", "one of them")
 
 
 def test_several_patterns_without_names_of_channels_are_refused(download):
-    text = refusal("folder", download, "--images", "images/*.png", "masks/*.png", *PNGS[3:])
-    says(text, "2 patterns", "--channels")
+    text = refusal_in_one_sentence("folder", download, "--images", "images/*.png", "masks/*.png", *PNGS[3:])
+    assert_says(text, "2 patterns", "--channels")
 
 
 def test_number_of_names_of_channels_that_does_not_fit_is_refused(download):
-    text = refused(*at(PNGS, download), "--channels", "a", "b")
-    says(text, download / "images/0.png", "has 3 channels, but 2 are expected", "--channels")
+    text = refusal_text(*with_source(PNGS, download), "--channels", "a", "b")
+    assert_says(text, download / "images/0.png", "has 3 channels, but 2 are expected", "--channels")
     two = ("--images", "images/*.png", "masks/*.png", *PNGS[3:])
-    says(refusal("folder", download, *two, "--channels", "a", "b", "c"), "names 3", "2 patterns")
+    assert_says(refusal_in_one_sentence("folder", download, *two, "--channels", "a", "b", "c"), "names 3", "2 patterns")
 
 
 def test_grey_picture_has_one_channel_and_not_as_many_as_columns(download):
     for index in range(3):
         save(download / f"images/{index}.png", picture(index)[..., 0])
-    says(refused(*at(PNGS, download), "--channels", "a", "b"), "has 1 channel", "2 are expected")
+    assert_says(refusal_text(*with_source(PNGS, download), "--channels", "a", "b"), "has 1 channel", "2 are expected")
 
 
 def test_several_names_of_channels_for_one_file_of_volumes_are_refused(volumes):
-    says(refused(*at(VOLUMES, volumes), "--channels", "T1", "T2"), "--channels")
+    assert_says(refusal_text(*with_source(VOLUMES, volumes), "--channels", "T1", "T2"), "--channels")
 
 
 @pytest.mark.parametrize("pattern", ["images/{a*.png", "images/{*.png"])
 def test_pattern_with_an_open_brace_is_refused(download, pattern):
-    says(refusal("folder", download, "--images", pattern, *PNGS[3:]), pattern)
+    assert_says(refusal_in_one_sentence("folder", download, "--images", pattern, *PNGS[3:]), pattern)
 
 
 @pytest.mark.parametrize("lacking", ["--images", "--masks", "--dataset-name", "-d"])
 def test_folder_says_which_options_it_needs(download, lacking):
     index = PNGS.index(lacking)
-    text = refusal(*at((*PNGS[:index], *PNGS[index + 2 :]), download))
-    says(text, "--dataset-id" if lacking == "-d" else lacking, "--images 'images/*.png'")
+    text = refusal_in_one_sentence(*with_source((*PNGS[:index], *PNGS[index + 2 :]), download))
+    assert_says(text, "--dataset-id" if lacking == "-d" else lacking, "--images 'images/*.png'")
 
 
 @pytest.mark.parametrize("name", ["../Cells", "a b", "", "a.b", "a/b"])
 def test_dataset_name_that_is_no_folder_name_is_refused(download, name):
     options = [name if option == "Cells" else option for option in PNGS]
-    says(refusal(*at(options, download)), repr(name), "letters, digits, _ and -")
+    assert_says(refusal_in_one_sentence(*with_source(options, download)), repr(name), "letters, digits, _ and -")
 
 
 @pytest.mark.parametrize(
     "option", [("--images", "*.png"), ("--masks", "*.png"), ("--dataset-name", "a"), ("--threshold", "0")]
 )
 def test_option_of_folder_with_a_named_dataset_is_refused(download, option):
-    says(refusal("isic2018", download, *option), option[0], "'folder' only", "isic2018")
+    assert_says(refusal_in_one_sentence("isic2018", download, *option), option[0], "'folder' only", "isic2018")
 
 
 @pytest.mark.parametrize("fraction", ["0", "-0.1", "1.01", "nan", "inf"])
 def test_bad_foreground_fraction_is_refused(download, fraction):
-    text = refusal(*at(PNGS, download), f"--max-foreground-fraction={fraction}")
-    says(text, "--max-foreground-fraction", "above 0 and at most 1")
+    text = refusal_in_one_sentence(*with_source(PNGS, download), f"--max-foreground-fraction={fraction}")
+    assert_says(text, "--max-foreground-fraction", "above 0 and at most 1")
 
 
 def test_fraction_that_no_case_is_below_is_refused(download):
-    text = refusal(*at(PNGS, download), "--max-foreground-fraction", "0.001")
-    says(text, "0.1000%", "give a higher --max-foreground-fraction")
+    text = refusal_in_one_sentence(*with_source(PNGS, download), "--max-foreground-fraction", "0.001")
+    assert_says(text, "0.1000%", "give a higher --max-foreground-fraction")
 
 
 @pytest.mark.parametrize("number", ["0", "-2"])
 def test_fewer_than_one_process_is_refused(download, number):
-    says(refusal(*at(PNGS, download), f"-np={number}", "-np", number), f"-np {number}", "at least 1")
+    assert_says(
+        refusal_in_one_sentence(*with_source(PNGS, download), f"-np={number}", "-np", number),
+        f"-np {number}",
+        "at least 1",
+    )
 
 
 @pytest.mark.parametrize("number", ["0", "1000", "-1"])
 def test_number_outside_1_to_999_is_refused(download, number):
-    text = refusal("folder", download, *PNGS[1:-2], f"--dataset-id={number}")
-    says(text, f"--dataset-id {number}", "from 1 to 999")
+    text = refusal_in_one_sentence("folder", download, *PNGS[1:-2], f"--dataset-id={number}")
+    assert_says(text, f"--dataset-id {number}", "from 1 to 999")
 
 
 def test_number_that_is_no_number_is_refused_by_the_parser(download, capsys):
@@ -123,52 +130,73 @@ def test_number_that_is_no_number_is_refused_by_the_parser(download, capsys):
 
 
 def test_regions_and_paper_split_where_there_are_none_are_refused(download):
-    says(refusal(*at(PNGS, download), "--regions"), "leave out --regions")
-    says(refusal(*at(PNGS, download), "--paper-split"), "no published split", "leave out --paper-split")
+    assert_says(refusal_in_one_sentence(*with_source(PNGS, download), "--regions"), "leave out --regions")
+    assert_says(
+        refusal_in_one_sentence(*with_source(PNGS, download), "--paper-split"),
+        "no published split",
+        "leave out --paper-split",
+    )
 
 
 @pytest.mark.parametrize("name, similar", [("kvasir", "kvasir_seg"), ("ISIC2018", "isic2018"), ("xyz", "folder")])
 def test_wrong_name_of_a_dataset_gets_suggestions(download, name, similar):
-    says(refused(name, download), repr(name), "Did you mean", similar)
+    assert_says(refusal_text(name, download), repr(name), "Did you mean", similar)
 
 
 def test_no_name_and_no_source_are_refused():
     for arguments in ([], ["isic2018"]):
         with pytest.raises(SystemExit) as exit:
             main(["convert", *arguments])
-        says(str(exit.value.code), "--list", "convert NAME SOURCE")
+        assert_says(str(exit.value.code), "--list", "convert NAME SOURCE")
 
 
 # ---- groups ----------------------------------------------------------------------------------------------------------
 
 
 def test_table_of_groups_that_is_missing_is_named(download):
-    says(refusal(*at(PNGS, download), "--groups", download / "g.csv"), download / "g.csv", "No such file", "CSV file")
+    assert_says(
+        refusal_in_one_sentence(*with_source(PNGS, download), "--groups", download / "g.csv"),
+        download / "g.csv",
+        "No such file",
+        "CSV file",
+    )
 
 
 @pytest.mark.parametrize("text", ["", "case,group\n0\n", "case\n0\n1\n2\n", "case,group\n"])
 def test_table_of_groups_that_is_broken_is_named(download, text):
     path = download / "g.csv"
     path.write_text(text)
-    says(refusal(*at(PNGS, download), "--groups", path), path, "a header, and a case and its group in each row")
+    assert_says(
+        refusal_in_one_sentence(*with_source(PNGS, download), "--groups", path),
+        path,
+        "a header, and a case and its group in each row",
+    )
 
 
 def test_table_of_groups_that_is_no_text_is_named(download):
     path = download / "images/0.png"
-    says(refusal(*at(PNGS, download), "--groups", path), path, "no table of cases and groups")
+    assert_says(
+        refusal_in_one_sentence(*with_source(PNGS, download), "--groups", path), path, "no table of cases and groups"
+    )
 
 
 def test_case_with_two_groups_is_named(download):
     path = download / "g.csv"
     path.write_text("case,group\n0,a\n1,a\n2,b\n1,b\n")
-    says(refusal(*at(PNGS, download), "--groups", path), path, "two groups for '1'", "'a' and 'b'", "keep one")
+    assert_says(
+        refusal_in_one_sentence(*with_source(PNGS, download), "--groups", path),
+        path,
+        "two groups for '1'",
+        "'a' and 'b'",
+        "keep one",
+    )
 
 
 def test_glands_without_the_table_of_patients_are_refused(tmp_path):
     for part in ("train_1", "train_1_anno"):
         save(tmp_path / f"download/{part}.bmp", mask())
-    text = refusal("glas", tmp_path / "download")
-    says(text, tmp_path / "download/train_1.bmp", "has no patient", "Grade.csv must lie with the images")
+    text = refusal_in_one_sentence("glas", tmp_path / "download")
+    assert_says(text, tmp_path / "download/train_1.bmp", "has no patient", "Grade.csv must lie with the images")
 
 
 @pytest.mark.parametrize("text", ["", "name, grade\ntrain_1, 1\n", "name, patient ID\ntrain_1\n"])
@@ -177,25 +205,27 @@ def test_broken_table_of_patients_is_named(tmp_path, text):
         save(tmp_path / f"download/{part}.bmp", mask())
     table = tmp_path / "download/Grade.csv"
     table.write_text(text)
-    says(refused("glas", table.parent), table, "'name' and 'patient ID'", "download it again")
+    assert_says(refusal_text("glas", table.parent), table, "'name' and 'patient ID'", "download it again")
 
 
 def test_test_set_alone_is_refused(tmp_path):
     for part in ("testA_1", "testA_1_anno"):
         save(tmp_path / f"download/{part}.bmp", mask())
     (tmp_path / "download/Grade.csv").write_text("name, patient ID\ntestA_1, 1\n")
-    says(refusal("glas", tmp_path / "download"), "test set", "no training case", "complete the download")
+    assert_says(
+        refusal_in_one_sentence("glas", tmp_path / "download"), "test set", "no training case", "complete the download"
+    )
 
 
 def test_published_split_without_any_of_its_cases_is_refused(tmp_path):
     for part in ("", "_gt"):
         path = tmp_path / f"download/testing/patient101/patient101_frame01{part}.nii.gz"
         save_volume(path, mask_volume())
-    text = refusal("acdc", tmp_path / "download", "--paper-split")
-    says(text, tmp_path / "download", "no case of the published acdc split", "leave out --paper-split")
+    text = refusal_in_one_sentence("acdc", tmp_path / "download", "--paper-split")
+    assert_says(text, tmp_path / "download", "no case of the published acdc split", "leave out --paper-split")
 
 
 def test_case_without_group_is_named(download):
     path = download / "g.csv"
     path.write_text("case,group\n0,a\n2,b\n")
-    says(refusal(*at(PNGS, download), "--groups", path), "no row for '1'", "add one")
+    assert_says(refusal_in_one_sentence(*with_source(PNGS, download), "--groups", path), "no row for '1'", "add one")

@@ -2,7 +2,17 @@
 
 import numpy as np
 import pytest
-from support.refusals import PNGS, VOLUMES, at, mask, mask_volume, picture, refusal, save, save_volume, says
+from support.files import save, save_volume
+from support.refusals import (
+    PNGS,
+    VOLUMES,
+    assert_says,
+    mask,
+    mask_volume,
+    picture,
+    refusal_in_one_sentence,
+    with_source,
+)
 
 pytestmark = pytest.mark.usefixtures("nnunet_folders")
 
@@ -12,12 +22,24 @@ pytestmark = pytest.mark.usefixtures("nnunet_folders")
 
 def test_missing_mask_is_named(download):
     (download / "masks/1.png").unlink()
-    says(refusal(*at(PNGS, download)), download / "images/1.png", "has no mask", "masks/1.png", "add it, or remove")
+    assert_says(
+        refusal_in_one_sentence(*with_source(PNGS, download)),
+        download / "images/1.png",
+        "has no mask",
+        "masks/1.png",
+        "add it, or remove",
+    )
 
 
 def test_mask_without_image_is_named(download):
     save(download / "masks/9.png", mask())
-    says(refusal(*at(PNGS, download)), download / "masks/9.png", "has no image", "images/9.png", "add it, or remove")
+    assert_says(
+        refusal_in_one_sentence(*with_source(PNGS, download)),
+        download / "masks/9.png",
+        "has no image",
+        "images/9.png",
+        "add it, or remove",
+    )
 
 
 def test_missing_channel_is_named(download):
@@ -26,41 +48,67 @@ def test_missing_channel_is_named(download):
     for index in range(3):
         save(download / f"images/{index}.png", picture(index)[..., 0])
     options = ("--images", "images/*.png", "second/*.png", "--channels", "a", "b", *PNGS[3:])
-    says(refusal("folder", download, *options), download / "images/2.png", "there is no second/2.png", "add it")
+    assert_says(
+        refusal_in_one_sentence("folder", download, *options),
+        download / "images/2.png",
+        "there is no second/2.png",
+        "add it",
+    )
 
 
 def test_image_and_mask_of_different_sizes_are_named_with_sizes(download):
     path = save(download / "masks/1.png", mask()[:, :-1])
-    says(refusal(*at(PNGS, download)), path, "is 23x20", download / "images/1.png", "is 24x20", "published file")
+    assert_says(
+        refusal_in_one_sentence(*with_source(PNGS, download)),
+        path,
+        "is 23x20",
+        download / "images/1.png",
+        "is 24x20",
+        "published file",
+    )
 
 
 def test_mask_turned_by_90_degrees_is_refused(download):
     path = save(download / "masks/1.png", np.rot90(mask()))
-    says(refusal(*at(PNGS, download)), path, "is 20x24", "is 24x20")
+    assert_says(refusal_in_one_sentence(*with_source(PNGS, download)), path, "is 20x24", "is 24x20")
 
 
 def test_volumes_of_different_sizes_are_named_with_sizes(volumes):
     path = save_volume(volumes / "masks/1.nii.gz", mask_volume()[:-1])
-    says(refusal(*at(VOLUMES, volumes)), path, "is 12x10x3", volumes / "images/1.nii.gz", "is 12x10x4")
+    assert_says(
+        refusal_in_one_sentence(*with_source(VOLUMES, volumes)),
+        path,
+        "is 12x10x3",
+        volumes / "images/1.nii.gz",
+        "is 12x10x4",
+    )
 
 
 def test_two_files_for_one_case_are_named(download):
     again = save(download / "masks/1.tif", mask())
     options = [option.replace("masks/*.png", "masks/*.{png,tif}") for option in PNGS]
-    says(refusal(*at(options, download)), download / "masks/1.png", again, "'1'", "keep one of them")
+    assert_says(
+        refusal_in_one_sentence(*with_source(options, download)),
+        download / "masks/1.png",
+        again,
+        "'1'",
+        "keep one of them",
+    )
 
 
 def test_two_names_that_become_one_identifier_are_named(download):
     for name in ("a (1)", "a [1]"):
         save(download / f"images/{name}.png", picture())
         save(download / f"masks/{name}.png", mask())
-    text = refusal(*at(PNGS, download))
-    says(text, download / "images/a (1).png", download / "images/a [1].png", "'a_1_'", "rename one")
+    text = refusal_in_one_sentence(*with_source(PNGS, download))
+    assert_says(text, download / "images/a (1).png", download / "images/a [1].png", "'a_1_'", "rename one")
 
 
 def test_masks_of_another_folder_are_refused_by_name(download):
     (download / "masks").rename(download / "annotations")
-    says(refusal(*at(PNGS, download)), download, "'masks/*.png'", "the end of a file's path")
+    assert_says(
+        refusal_in_one_sentence(*with_source(PNGS, download)), download, "'masks/*.png'", "the end of a file's path"
+    )
 
 
 # ---- values of masks -------------------------------------------------------------------------------------------------
@@ -70,16 +118,16 @@ def test_grey_values_in_binary_mask_are_shown_with_their_shares(download):
     array = mask()
     array[0, :12] = 100
     path = save(download / "masks/1.png", array)
-    text = refusal(*at(PNGS, download))
-    says(
+    text = refusal_in_one_sentence(*with_source(PNGS, download))
+    assert_says(
         text, path, "0 (76.67%), 100 (2.50%), 255 (20.83%)", "only 0 and 255, or 0 and 1", "--threshold", "--label-map"
     )
 
 
 def test_many_grey_values_are_counted_and_not_listed(download):
     save(download / "masks/1.png", picture()[..., 0])
-    text = refusal(*at(PNGS, download))
-    says(text, "rarer ones")
+    text = refusal_in_one_sentence(*with_source(PNGS, download))
+    assert_says(text, "rarer ones")
     assert len(text) < 600
 
 
@@ -87,7 +135,7 @@ def test_mask_with_0_1_and_255_is_refused(download):
     array = mask()
     array[0, 0] = 1
     save(download / "masks/1.png", array)
-    says(refusal(*at(PNGS, download)), "0 (78.96%), 1 (0.21%), 255 (20.83%)")
+    assert_says(refusal_in_one_sentence(*with_source(PNGS, download)), "0 (78.96%), 1 (0.21%), 255 (20.83%)")
 
 
 def test_grey_photo_among_jpeg_masks_is_refused(tmp_path):
@@ -96,24 +144,40 @@ def test_grey_photo_among_jpeg_masks_is_refused(tmp_path):
         save(source / f"images/{index}.jpg", picture(index))
         save(source / f"masks/{index}.jpg", mask())
     path = save(source / "masks/1.jpg", np.tile(np.arange(0, 240, 10, dtype=np.uint8), (20, 1)))
-    says(refusal("kvasir_seg", tmp_path), path, "even a JPEG", "% are not", "replace the file by the published one")
+    assert_says(
+        refusal_in_one_sentence("kvasir_seg", tmp_path),
+        path,
+        "even a JPEG",
+        "% are not",
+        "replace the file by the published one",
+    )
 
 
 def test_coloured_mask_is_refused(download):
     path = save(download / "masks/1.png", picture())
-    says(refusal(*at(PNGS, download)), path, "is coloured", "grey values are expected", "save it with one channel")
+    assert_says(
+        refusal_in_one_sentence(*with_source(PNGS, download)),
+        path,
+        "is coloured",
+        "grey values are expected",
+        "save it with one channel",
+    )
 
 
 def test_unexpected_label_value_is_shown_with_the_expected_ones(volumes):
     array = mask_volume()
     array[0, 0, 0] = 7
     path = save_volume(volumes / "masks/1.nii.gz", array)
-    text = refusal(*at(VOLUMES, volumes), "--label-map", "0=background", "1=cell")
-    says(text, path, "7 (0.21%)", "only 0 and 1 are expected", "name every value in --label-map")
+    text = refusal_in_one_sentence(*with_source(VOLUMES, volumes), "--label-map", "0=background", "1=cell")
+    assert_says(text, path, "7 (0.21%)", "only 0 and 1 are expected", "name every value in --label-map")
 
 
 def test_fractional_and_negative_label_values_are_shown(volumes):
     array = mask_volume().astype(np.float32)
     array[0, 0, :2] = 0.5, -3
     save_volume(volumes / "masks/1.nii.gz", array)
-    says(refusal(*at(VOLUMES, volumes), "--label-map", "0=background", "1=cell"), "-3 (0.21%)", "0.5 (0.21%)")
+    assert_says(
+        refusal_in_one_sentence(*with_source(VOLUMES, volumes), "--label-map", "0=background", "1=cell"),
+        "-3 (0.21%)",
+        "0.5 (0.21%)",
+    )

@@ -7,7 +7,8 @@ import pytest
 import SimpleITK as sitk
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from support import cell_datasets, miniatures
-from support.conversions import NAMES, contents, read, refused_convert, run_convert, states
+from support.conversions import NAMES, read, refused_convert, run_convert, states
+from support.files import contents
 
 for_all = pytest.mark.parametrize("name", NAMES)
 

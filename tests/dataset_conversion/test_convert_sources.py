@@ -6,7 +6,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from support.conversions import NAMES, Conversion, contents
+from support.conversions import NAMES, Conversion
+from support.files import contents
 
 for_all = pytest.mark.parametrize("name", NAMES)
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from support.picture_files import noise, place, seeds
+from support.property_inputs import noise, seeds, temporary_folder
 
 from nnunet_plugins.dataset_conversion import pictures
 from nnunet_plugins.dataset_conversion.pictures import (
@@ -20,7 +20,7 @@ from nnunet_plugins.errors import UserError
 @given(st.sampled_from([".png", ".jpg", ".bmp", ".tif", ".gif"]), st.integers(0, 10**6), st.integers(0, 255), seeds)
 def test_damaged_picture_is_read_or_refused_in_one_sentence(ending, position, value, seed):
     """Any exception other than UserError would be a traceback."""
-    with place() as folder:
+    with temporary_folder() as folder:
         path = folder / f"x{ending}"
         array = noise(seed, (9, 8, 3))
         Image.fromarray(array if ending != ".gif" else array[..., 0]).save(path)

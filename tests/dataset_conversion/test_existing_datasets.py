@@ -5,7 +5,19 @@ from pathlib import Path
 
 import pytest
 from support import cell_datasets
-from support.refusals import PNGS, at, contents, convert, mask, picture, refusal, save, says, truncate, written
+from support.files import save
+from support.refusals import (
+    PNGS,
+    assert_says,
+    convert,
+    everything_below,
+    mask,
+    picture,
+    raw_dataset,
+    refusal_in_one_sentence,
+    truncate,
+    with_source,
+)
 
 pytestmark = pytest.mark.usefixtures("nnunet_folders")
 
@@ -14,13 +26,15 @@ pytestmark = pytest.mark.usefixtures("nnunet_folders")
 def test_number_that_another_dataset_has_is_refused(download, variable):
     other = Path(os.environ[variable], "Dataset007_Other")
     other.mkdir()
-    says(refusal(*at(PNGS, download)), "The number 7 belongs to", other, "another --dataset-id")
+    assert_says(
+        refusal_in_one_sentence(*with_source(PNGS, download)), "The number 7 belongs to", other, "another --dataset-id"
+    )
 
 
 def test_dataset_that_comes_from_elsewhere_is_kept(download):
-    (written() / "imagesTr").mkdir(parents=True)
-    text = refusal(*at(PNGS, download))
-    says(text, written(), "not from this converter", "another --dataset-id", "--overwrite")
+    (raw_dataset() / "imagesTr").mkdir(parents=True)
+    text = refusal_in_one_sentence(*with_source(PNGS, download))
+    assert_says(text, raw_dataset(), "not from this converter", "another --dataset-id", "--overwrite")
 
 
 @pytest.mark.parametrize(
@@ -36,14 +50,16 @@ def test_dataset_that_comes_from_elsewhere_is_kept(download):
 def test_dataset_of_other_options_is_kept(download, monkeypatch, option):
     monkeypatch.chdir(download)
     Path("groups.csv").write_text("case,group\n0,a\n1,b\n2,b\n")
-    convert(*at(PNGS, download))
-    text = refusal(*at(PNGS, download), *option)
-    says(text, written(), "with other options", '"images": ["images/*.png"]', "another --dataset-id", "--overwrite")
+    convert(*with_source(PNGS, download))
+    text = refusal_in_one_sentence(*with_source(PNGS, download), *option)
+    assert_says(
+        text, raw_dataset(), "with other options", '"images": ["images/*.png"]', "another --dataset-id", "--overwrite"
+    )
 
 
 @pytest.mark.parametrize("change", ["changed", "added", "removed"])
 def test_dataset_of_other_files_is_kept(download, change):
-    convert(*at(PNGS, download))
+    convert(*with_source(PNGS, download))
     match change:
         case "changed":
             save(download / "masks/1.png", mask() | 255)
@@ -54,46 +70,52 @@ def test_dataset_of_other_files_is_kept(download, change):
             (download / "images/1.png").unlink()
             (download / "masks/1.png").unlink()
     first = "1a" if change == "added" else "1"
-    text = refusal(*at(PNGS, download))
-    says(text, written(), f"from other files (1 differ, first {first})", "--overwrite")
+    text = refusal_in_one_sentence(*with_source(PNGS, download))
+    assert_says(text, raw_dataset(), f"from other files (1 differ, first {first})", "--overwrite")
 
 
 def test_same_conversion_again_writes_nothing_and_is_no_error(download, capsys):
-    convert(*at(PNGS, download))
-    before = contents()
-    convert(*at(PNGS, download))
-    assert contents() == before
+    convert(*with_source(PNGS, download))
+    before = everything_below()
+    convert(*with_source(PNGS, download))
+    assert everything_below() == before
     assert "nothing to do" in capsys.readouterr().out
 
 
 def test_overwrite_replaces_the_dataset_and_its_folds(download):
-    convert(*at(PNGS, download))
-    (written() / "extra").touch()
+    convert(*with_source(PNGS, download))
+    (raw_dataset() / "extra").touch()
     (download / "images/1.png").unlink()
     (download / "masks/1.png").unlink()
-    convert(*at(PNGS, download), "--overwrite")
-    assert sorted(path.name for path in (written() / "labelsTr").iterdir()) == ["0.png", "2.png"]
-    assert not (written() / "extra").exists()
+    convert(*with_source(PNGS, download), "--overwrite")
+    assert sorted(path.name for path in (raw_dataset() / "labelsTr").iterdir()) == ["0.png", "2.png"]
+    assert not (raw_dataset() / "extra").exists()
     assert [path.name for path in Path(os.environ["nnUNet_raw"]).iterdir()] == ["Dataset007_Cells"]
-    placed = Path(os.environ["nnUNet_preprocessed"], written().name, "splits_final.json")
-    assert placed.read_bytes() == (written() / "splits_final.json").read_bytes()
+    placed = Path(os.environ["nnUNet_preprocessed"], raw_dataset().name, "splits_final.json")
+    assert placed.read_bytes() == (raw_dataset() / "splits_final.json").read_bytes()
 
 
 def test_failed_overwrite_keeps_the_dataset(download):
-    convert(*at(PNGS, download))
+    convert(*with_source(PNGS, download))
     truncate(download / "images/1.png")
-    says(refusal(*at(PNGS, download), "--overwrite"), download / "images/1.png", "cannot be read")
+    assert_says(
+        refusal_in_one_sentence(*with_source(PNGS, download), "--overwrite"),
+        download / "images/1.png",
+        "cannot be read",
+    )
 
 
 def test_other_folds_that_nnunet_has_are_kept(download):
     path = Path(os.environ["nnUNet_preprocessed"], "Dataset007_Cells/splits_final.json")
     path.parent.mkdir()
     path.write_text('[{"train": ["0"], "val": ["1", "2"]}]')
-    says(refusal(*at(PNGS, download)), path, "other folds", "remove it, or give --overwrite")
+    assert_says(
+        refusal_in_one_sentence(*with_source(PNGS, download)), path, "other folds", "remove it, or give --overwrite"
+    )
 
 
 def test_folds_that_cannot_be_read_are_kept(download):
     path = Path(os.environ["nnUNet_preprocessed"], "Dataset007_Cells/splits_final.json")
     path.parent.mkdir()
     path.write_text("[{")
-    says(refusal(*at(PNGS, download)), path, "other folds")
+    assert_says(refusal_in_one_sentence(*with_source(PNGS, download)), path, "other folds")

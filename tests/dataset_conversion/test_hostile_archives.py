@@ -10,7 +10,8 @@ from collections import namedtuple
 from pathlib import Path
 
 import pytest
-from support.archive_files import contents, refusal, write_tar, write_zip
+from support.archive_files import refusal, write_tar, write_zip
+from support.files import contents
 
 from nnunet_plugins.dataset_conversion import archives
 from nnunet_plugins.dataset_conversion.archives import unpack

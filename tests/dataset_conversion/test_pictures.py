@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
 from PIL import Image
-from support.picture_files import noise, place, seeds, sizes
+from support.property_inputs import noise, seeds, sizes, temporary_folder
 
 from nnunet_plugins.dataset_conversion.cases import fit_channels, write_case
 from nnunet_plugins.dataset_conversion.dataset import Dataset
@@ -52,7 +52,7 @@ LOSSLESS = [".png", ".PNG", ".bmp", ".tif", ".TIFF"]
 @given(sizes, seeds, st.sampled_from(LOSSLESS))
 def test_colours_arrive(size, seed, ending):
     array = noise(seed, (*size, 3))
-    with place() as folder:
+    with temporary_folder() as folder:
         Image.fromarray(array).save(folder / f"x{ending}")
         seen = read_by_nnunet(folder / f"x{ending}", labels=noise(seed, size) % 3)
     assert np.array_equal(seen, array.transpose(2, 0, 1))
@@ -61,7 +61,7 @@ def test_colours_arrive(size, seed, ending):
 @given(sizes, seeds, st.sampled_from([*LOSSLESS, ".gif"]))
 def test_grey_values_arrive(size, seed, ending):
     array = noise(seed, size)
-    with place() as folder:
+    with temporary_folder() as folder:
         Image.fromarray(array).save(folder / f"x{ending}")
         assert np.array_equal(read_mask((folder / f"x{ending}",), size).array, array)
         seen = read_by_nnunet(folder / f"x{ending}", channels=1)
@@ -71,7 +71,7 @@ def test_grey_values_arrive(size, seed, ending):
 @given(sizes, seeds)
 def test_grey_image_among_coloured_ones_gets_three_equal_channels(size, seed):
     array = noise(seed, size)
-    with place() as folder:
+    with temporary_folder() as folder:
         Image.fromarray(array).save(folder / "x.png")
         assert np.array_equal(read_by_nnunet(folder / "x.png"), np.stack([array] * 3))
 
@@ -79,7 +79,7 @@ def test_grey_image_among_coloured_ones_gets_three_equal_channels(size, seed):
 @given(sizes, seeds, st.sampled_from([".png", ".tif"]))
 def test_alpha_is_dropped_and_changes_no_colour(size, seed, ending):
     array = noise(seed, (*size, 4))
-    with place() as folder:
+    with temporary_folder() as folder:
         Image.fromarray(array, "RGBA").save(folder / f"x{ending}")
         assert np.array_equal(read_by_nnunet(folder / f"x{ending}"), array[..., :3].transpose(2, 0, 1))
 
@@ -88,7 +88,7 @@ def test_alpha_is_dropped_and_changes_no_colour(size, seed, ending):
 def test_alpha_of_grey_is_dropped_and_changes_no_value(size, seed):
     array = noise(seed, (*size, 2))
     array[..., 1] = array[0, 0, 1]
-    with place() as folder:
+    with temporary_folder() as folder:
         Image.fromarray(array, "LA").save(folder / "x.png")
         assert np.array_equal(read_mask((folder / "x.png",), size).array, array[..., 0])
         assert np.array_equal(read_by_nnunet(folder / "x.png", channels=1), array[None, ..., 0])
@@ -106,7 +106,7 @@ def test_mask_whose_shape_is_its_transparency_is_refused(tmp_path, mode):
 @given(sizes, seeds, st.sampled_from([".png", ".tif", ".bmp"]))
 def test_one_bit_becomes_0_and_255(size, seed, ending):
     array = noise(seed, size) > 127
-    with place() as folder:
+    with temporary_folder() as folder:
         Image.fromarray(array).save(folder / f"x{ending}")
         assert np.array_equal(read_mask((folder / f"x{ending}",), size).array, array * np.uint8(255))
         assert np.array_equal(read_by_nnunet(folder / f"x{ending}", channels=1)[0], array * 255)
@@ -115,7 +115,7 @@ def test_one_bit_becomes_0_and_255(size, seed, ending):
 @given(sizes, seeds, st.sampled_from([".png", ".tif"]), st.booleans())
 def test_grey_of_16_bits_arrives_in_full(size, seed, ending, big_endian):
     array = noise(seed, size, np.uint16)
-    with place() as folder:
+    with temporary_folder() as folder:
         path = folder / f"x{ending}"
         if big_endian and ending == ".tif":
             Image.frombytes("I;16B", size[::-1], array.astype(">u2").tobytes()).save(path)
@@ -132,7 +132,7 @@ def save_deep(array: np.ndarray, path: Path, compressed: bool = False) -> None:
 @given(sizes, seeds, st.sampled_from([".png", ".tif"]), st.booleans(), st.integers(3, 4))
 def test_colours_of_16_bits_arrive_in_full_as_three_channels(size, seed, ending, compressed, channels):
     array = noise(seed, (*size, channels), np.uint16)
-    with place() as folder:
+    with temporary_folder() as folder:
         save_deep(array, folder / f"x{ending}", compressed)
         assert np.array_equal(read_by_nnunet(folder / f"x{ending}"), array[..., :3].transpose(2, 0, 1))
 
@@ -141,7 +141,7 @@ def test_colours_of_16_bits_arrive_in_full_as_three_channels(size, seed, ending,
 def test_mask_of_16_bit_colours_is_its_grey_value(size, seed):
     """Some programs save masks so, with three equal channels."""
     array = np.repeat(noise(seed, size)[..., None].astype(np.uint16), 3, -1)
-    with place() as folder:
+    with temporary_folder() as folder:
         save_deep(array, folder / "x.png")
         assert np.array_equal(read_mask((folder / "x.png",), size).array, array[..., 0])
 
@@ -165,7 +165,7 @@ def test_mask_in_which_one_channel_differs_is_refused(tmp_path, channel):
 def test_alpha_of_16_bit_grey_is_dropped_or_refused(size, seed):
     """SimpleITK cannot read it; Pillow would keep 8 bits."""
     array = noise(seed, (*size, 2), np.uint16)
-    with place() as folder:
+    with temporary_folder() as folder:
         save_deep(array, folder / "x.png")
         with suppress(UserError):
             assert np.array_equal(read_by_nnunet(folder / "x.png", channels=1), array[None, ..., 0])
@@ -175,7 +175,7 @@ def test_alpha_of_16_bit_grey_is_dropped_or_refused(size, seed):
 def test_wide_integers_arrive_or_are_refused(size, seed, highest):
     array = noise(seed, size).astype(np.int32)
     array.flat[0] = highest
-    with place() as folder:
+    with temporary_folder() as folder:
         Image.fromarray(array, "I").save(folder / "x.tif")
         if 0 <= highest <= 65535:
             assert np.array_equal(read_by_nnunet(folder / "x.tif", channels=1), array[None])
@@ -215,7 +215,7 @@ def test_grey_palettes_give_grey_values(size, seed, kind, ending):
             greys = np.array([255, 0])
     numbers = (noise(seed, size) % np.int64(len(greys))).astype(np.uint8)
     expected = greys[numbers]
-    with place() as folder:
+    with temporary_folder() as folder:
         save_palette(numbers, np.repeat(greys[:, None], 3, 1), folder / f"x{ending}")
         assert np.array_equal(read_mask((folder / f"x{ending}",), size).array, expected)
         assert np.array_equal(read_by_nnunet(folder / f"x{ending}", channels=1)[0], expected)
@@ -227,7 +227,7 @@ def test_coloured_palettes_give_numbers_to_masks_and_colours_to_images(size, see
     colours[:, 0] |= 1
     colours[:, 1] &= 254  # red and green differ: no colour is grey
     numbers = noise(seed, size) % number
-    with place() as folder:
+    with temporary_folder() as folder:
         save_palette(numbers, colours, folder / "x.png")
         assert np.array_equal(read_mask((folder / "x.png",), size).array, numbers)
         assert np.array_equal(read_by_nnunet(folder / "x.png"), colours[numbers].transpose(2, 0, 1))
@@ -237,7 +237,7 @@ def test_coloured_palettes_give_numbers_to_masks_and_colours_to_images(size, see
 def test_transparent_entries_of_a_palette_keep_their_colour(size, seed):
     colours = noise(seed, (4, 3))
     numbers = noise(seed, size) % 4
-    with place() as folder:
+    with temporary_folder() as folder:
         save_palette(numbers, colours, folder / "x.png", transparency=bytes([0, 128, 255, 7]))
         seen = read_by_nnunet(folder / "x.png")
     assert np.array_equal(seen, colours[numbers].transpose(2, 0, 1))

@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
-from support.picture_files import noise, place, seeds
+from support.property_inputs import noise, seeds, temporary_folder
 
 from nnunet_plugins.dataset_conversion.cases import write_case
 from nnunet_plugins.dataset_conversion.pictures import (
@@ -58,7 +58,7 @@ def assert_same_grid(ours: Geometry, theirs: Geometry) -> None:
 @given(shapes, geometries(), seeds, st.sampled_from(TYPES))
 def test_volumes_arrive_where_they_lie(shape, geometry, seed, dtype):
     array = voxels(seed, shape, dtype)
-    with place() as folder:
+    with temporary_folder() as folder:
         write_volume(Picture(array, geometry), folder / "x.nii.gz")
         read = read_picture(folder / "x.nii.gz")
         seen, properties = SimpleITKIO().read_images([str(folder / "x.nii.gz")])
@@ -73,7 +73,7 @@ def test_volumes_arrive_where_they_lie(shape, geometry, seed, dtype):
 @given(shapes, geometries(), seeds, st.sampled_from([".mha", ".nrrd", ".mhd", ".nii", ".NRRD"]))
 def test_volumes_of_other_formats_become_nifti(shape, geometry, seed, ending):
     array, labels = voxels(seed, shape, np.int16), noise(seed, shape) % 3
-    with place() as folder:
+    with temporary_folder() as folder:
         image = sitk.GetImageFromArray(array)
         image.SetSpacing(geometry.spacing)
         image.SetOrigin(geometry.origin)
@@ -148,7 +148,7 @@ def test_flipped_axes_are_another_grid():
 @given(arrays(np.float32, (3, 4, 5), elements=st.floats(-1000, 1000, width=32)))
 def test_fractional_voxels_arrive_bit_by_bit(array):
     geometry = Geometry((1, 1, 1), (0, 0, 0), (1, 0, 0, 0, 1, 0, 0, 0, 1))
-    with place() as folder:
+    with temporary_folder() as folder:
         write_volume(Picture(array, geometry), folder / "x.nii.gz")
         assert read_picture(folder / "x.nii.gz").array.tobytes() == array.tobytes()
 

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 from support.environments import Environment, call
-
-REPOSITORY = Path(__file__).parents[2]
+from support.repository import REPOSITORY
 
 
 @pytest.fixture(scope="session")

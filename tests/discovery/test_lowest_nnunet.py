@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from support.cell_datasets import LABELS, NNUNET_FOLDERS, dataset_name
 from support.environments import Environment, call
+from support.repository import REPOSITORY
 
 from nnunet_plugins.compatibility import MINIMUM
 
@@ -39,7 +40,7 @@ def environment(wheel, tmp_path_factory) -> Environment:
 def test_the_environment_has_the_lowest_version(environment):
     version = "__import__('importlib.metadata').metadata.version('nnunetv2')"
     assert environment.evaluate(version, NNUNET_PLUGINS_DISABLE_AUTOLOAD="1") == LOWEST
-    assert f'"nnunetv2>={".".join(map(str, MINIMUM))},' in (Path(__file__).parents[2] / "pyproject.toml").read_text()
+    assert f'"nnunetv2>={".".join(map(str, MINIMUM))},' in (REPOSITORY / "pyproject.toml").read_text()
 
 
 def test_the_lowest_nnunet_finds_the_trainers(environment):

@@ -13,11 +13,11 @@ import pytest
 import torch
 from support import cell_datasets
 from support.cell_datasets import LABELS, make_trainer
+from support.repository import REPOSITORY
 
 from nnunet_plugins._startup import DISCOVERY_FOLDER
 from nnunet_plugins.trainers.base import PluginTrainer
 
-REPOSITORY = Path(__file__).parents[2]
 SECTION = "## A trainer in a folder of your own"
 PYTHON_CODE = re.compile(r"```python\n(.*?)```", re.DOTALL)
 EXAMPLES = {

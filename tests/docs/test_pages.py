@@ -6,12 +6,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from support.repository import PACKAGE, REPOSITORY
 
-import nnunet_plugins
-
-REPOSITORY = Path(__file__).parents[2]
 DOCS = REPOSITORY / "docs"
-PACKAGE = Path(nnunet_plugins.__file__).parent
 REPORTS = DOCS / "results" / "shared_data"
 PAGES = sorted(page for page in DOCS.rglob("*.md") if not page.is_relative_to(REPORTS))
 TEXTS = [*PAGES, *REPOSITORY.glob("*.md"), REPOSITORY / "speed" / "README.md"]

@@ -2,17 +2,14 @@
 
 import re
 from functools import cache
-from pathlib import Path
 
 import pytest
 import torch
+from support.repository import PACKAGE, REPOSITORY
 
-import nnunet_plugins
 from nnunet_plugins.dataset_conversion.datasets import CONVERTERS
 from nnunet_plugins.trainers import TRAINERS, find_trainer
 
-REPOSITORY = Path(__file__).parents[2]
-PACKAGE = Path(nnunet_plugins.__file__).parent
 PAGES = {
     "DCFFSNet": "dcffsnet.md",
     "ConDSeg": "condseg.md",

@@ -2,11 +2,10 @@
 
 import re
 import tomllib
-from pathlib import Path
 
 import yaml
+from support.repository import REPOSITORY
 
-REPOSITORY = Path(__file__).parents[2]
 WORKFLOW = yaml.safe_load((REPOSITORY / ".github" / "workflows" / "ci.yml").read_text())
 HOOKS = yaml.safe_load((REPOSITORY / ".pre-commit-config.yaml").read_text())
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]

@@ -6,18 +6,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from support.dcsnet_formulas import (
-    IGNORE,
-    LABELS,
-    LABELS_IGNORE,
-    REGIONS,
-    REGIONS_IGNORE,
     Y_ARRAY,
     Y,
     bce,
     boundary,
     cons,
     dice,
-    drawing,
     expected_terms,
     focal,
     literal_inner_edges,
@@ -30,6 +24,7 @@ from support.dcsnet_formulas import (
     whole,
     z_maps,
 )
+from support.label_maps import IGNORE, LABELS, LABELS_IGNORE, REGIONS, REGIONS_IGNORE, drawing
 
 from nnunet_plugins.losses import DCSNetLoss
 from nnunet_plugins.losses.common import LabelFormat, Target

@@ -3,7 +3,8 @@
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from support.dcsnet_formulas import IGNORE, drawing, one_hots
+from support.dcsnet_formulas import one_hots
+from support.label_maps import IGNORE, drawing
 
 from nnunet_plugins.losses.common import Target
 from nnunet_plugins.losses.dcsnet import target_in_boxes

@@ -3,14 +3,8 @@
 import pytest
 import torch
 from support.dcsnet_formulas import (
-    IGNORE,
-    LABELS,
-    LABELS_IGNORE,
-    REGIONS,
-    REGIONS_IGNORE,
     bce,
     dice,
-    drawing,
     literal_inner_edges,
     literal_laplacian_edges,
     one_hots,
@@ -20,6 +14,7 @@ from support.dcsnet_formulas import (
     whole,
     z_maps,
 )
+from support.label_maps import IGNORE, LABELS, LABELS_IGNORE, REGIONS, REGIONS_IGNORE, drawing
 
 from nnunet_plugins.losses import DCSNetLoss
 from nnunet_plugins.losses.common import Target

@@ -7,9 +7,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from support.dcsnet_formulas import (
-    LABELS,
-    REGIONS,
-    drawing,
     literal_inner_edges,
     literal_laplacian_edges,
     one_hots,
@@ -18,6 +15,7 @@ from support.dcsnet_formulas import (
     whole,
     z_maps,
 )
+from support.label_maps import LABELS, REGIONS, drawing
 
 from nnunet_plugins.losses.common import Target
 from nnunet_plugins.losses.dcsnet import (

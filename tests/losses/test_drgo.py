@@ -16,7 +16,7 @@ from nnunet_plugins.losses.drgo_regions import (
 )
 
 
-def drgo(label_format=LabelFormat(), **kwargs):  # noqa: B008
+def drgo(label_format=LabelFormat(), **kwargs):  # noqa: B008 (immutable)
     return DRGOLoss(DiceCrossEntropyLoss(label_format, schedule="ordinary"), label_format, **kwargs)
 
 

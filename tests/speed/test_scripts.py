@@ -7,14 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from support.repository import REPOSITORY
 
-FOLDER = Path(__file__).parents[2] / "speed"
+FOLDER = REPOSITORY / "speed"
 TINY = ["--patch", "32", "48", "--batch", "2", "--steps", "1"]
 SPREAD = r"\d\S* \(\S+-\S+\)"
 
 
 @pytest.fixture(autouse=True)
-def benchmarks_are_importable(monkeypatch):
+def scripts_are_importable(monkeypatch):
     monkeypatch.syspath_prepend(str(FOLDER))
     yield
     for name in ("step_time", "dcffsnet_ops", "dlkunet_ops", "condseg_ops", "drgo_ops", "dcsnet_ops", "conversion"):
@@ -147,7 +148,7 @@ def test_drgo_ops_lets_both_loaders_load_the_same_cases_and_augment_them_alike()
             loader, states = drgo_ops.training_loader(contestant), []
             for batch in range(3):
                 drgo_ops.seed(batch)
-                states.append((list(next(loader)["keys"]), np.random.random(), torch.rand(1).item()))  # noqa: NPY002
+                states.append((list(next(loader)["keys"]), np.random.random(), torch.rand(1).item()))  # noqa: NPY002 (batchgenerators' generator)
             drawn.append(states)
     assert drawn[0] == drawn[1]
 

@@ -10,6 +10,7 @@ import pytest
 
 from nnunet_plugins.dataset_conversion.archives import unpack
 from nnunet_plugins.errors import UserError
+from support.files import contents
 
 ZIPS = {".zip": zipfile.ZIP_DEFLATED, ".ZIP": zipfile.ZIP_STORED, ".Zip": zipfile.ZIP_BZIP2}
 TARS = {".tar": "w", ".tar.gz": "w:gz", ".tgz": "w:gz", ".TGZ": "w:gz", ".tar.bz2": "w:bz2", ".tar.xz": "w:xz"}
@@ -29,10 +30,6 @@ def write_tar(path: Path, files: dict[str, bytes], mode: str = "w") -> Path:
             member.size = len(data)
             archive.addfile(member, io.BytesIO(data))
     return path
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def refusal(archive: Path, folder: Path) -> str:

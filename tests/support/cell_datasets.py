@@ -13,10 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import SimpleITK as sitk
 import torch
 from skimage import io
 from skimage.draw import ellipse
+
+from support.files import save_volume
 
 NNUNET_FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 LABELS, REGIONS, IGNORE, REGIONS_IGNORE = 901, 902, 903, 904
@@ -74,12 +75,6 @@ def cell_volume(rng: np.random.Generator, dataset_id: int) -> tuple[np.ndarray, 
     return image.astype(np.float32), labels
 
 
-def save_volume(array: np.ndarray, path: Path, thickness: float) -> None:
-    image = sitk.GetImageFromArray(array)
-    image.SetSpacing((1.0, 1.0, thickness))
-    sitk.WriteImage(image, path)
-
-
 def write_raw_dataset(dataset_id: int, num_cases: int | None = None) -> Path:
     folder = Path(os.environ["nnUNet_raw"], dataset_name(dataset_id))
     for part in ("imagesTr", "labelsTr"):
@@ -91,8 +86,9 @@ def write_raw_dataset(dataset_id: int, num_cases: int | None = None) -> Path:
     for case in range(num_cases):
         if volumes:
             image, label_map = cell_volume(rng, dataset_id)
-            save_volume(image, folder / "imagesTr" / f"case{case}_0000.nii.gz", SLICE_THICKNESS[dataset_id])
-            save_volume(label_map, folder / "labelsTr" / f"case{case}.nii.gz", SLICE_THICKNESS[dataset_id])
+            spacing = (1.0, 1.0, SLICE_THICKNESS[dataset_id])
+            save_volume(folder / "imagesTr" / f"case{case}_0000.nii.gz", image, spacing, origin=(0.0, 0.0, 0.0))
+            save_volume(folder / "labelsTr" / f"case{case}.nii.gz", label_map, spacing, origin=(0.0, 0.0, 0.0))
         else:
             image, label_map = cell_image(rng, "ignore" in labels)
             io.imsave(folder / "imagesTr" / f"case{case}_0000.png", image, check_contrast=False)

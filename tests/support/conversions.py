@@ -80,10 +80,6 @@ def read(path: Path) -> np.ndarray:
     return np.asarray(nibabel.load(path).dataobj).T if path.name.endswith(NIFTI) else io.imread(path)
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
 def states(folder: Path) -> dict[Path, tuple[int, bytes]]:
     """Time of the last change, and content, of each file below the folder."""
     return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.rglob("*") if path.is_file()}

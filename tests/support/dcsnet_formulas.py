@@ -9,11 +9,8 @@ import torch
 from torch import Tensor
 
 from nnunet_plugins.losses import DCSNetLoss
-from nnunet_plugins.losses.common import LabelFormat
+from support.label_maps import drawing
 
-LABELS, REGIONS = LabelFormat(), LabelFormat(regions=True)
-IGNORE = 3
-LABELS_IGNORE, REGIONS_IGNORE = LabelFormat(ignore_label=IGNORE), LabelFormat(regions=True, ignore_label=IGNORE)
 SMOOTH = 1e-5
 
 
@@ -46,12 +43,6 @@ def outputs_of(maps, boxes, weights=None, detection=None):
 def whole(batch, size):
     """Boxes that cover whole images."""
     return torch.tensor([[float(index), 0, 0, size, size] for index in range(batch)])
-
-
-def drawing(text):
-    """A label map ``(1, 1, H, W)`` of digits; dots are background."""
-    rows = [[0 if c == "." else int(c) for c in row] for row in text.split()]
-    return torch.tensor(rows, dtype=torch.int16)[None, None]
 
 
 def one_hots(labels, num_classes):

@@ -32,7 +32,7 @@ class CpuDDP(DistributedDataParallel):
 
 
 class OnCpu:
-    def __init__(self, plans, configuration, fold, dataset_json, device=torch.device("cpu")):  # noqa: B008
+    def __init__(self, plans, configuration, fold, dataset_json, device=torch.device("cpu")):  # noqa: B008 (nnU-Net's signature)
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.device = torch.device("cpu")
         self.grad_scaler = None

@@ -7,7 +7,7 @@ from nnunet_plugins.losses.common import LabelFormat, split_target
 LABELS = [[0, 0, 1, 1], [0, 0, 1, 1], [0, 0, 0, 1], [0, 0, 0, 0]]
 
 
-def target_of(labels, label_format=LabelFormat(), num_classes=2):  # noqa: B008
+def target_of(labels, label_format=LabelFormat(), num_classes=2):  # noqa: B008 (immutable)
     """Target of one label map, a nested list ``(H, W)``."""
     return split_target(torch.tensor(labels)[None, None], num_classes, label_format)
 

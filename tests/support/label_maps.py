@@ -1,4 +1,4 @@
-"""Label maps and the boxes of the objects in them, for tests of object boxes."""
+"""Label maps drawn as text, their formats, and the boxes of the objects in them."""
 
 import torch
 
@@ -11,7 +11,7 @@ LABELS_IGNORE, REGIONS_IGNORE = LabelFormat(ignore_label=IGNORE), LabelFormat(re
 
 
 def drawing(text):
-    """A label map of digits; dots are background."""
+    """A label map ``(1, 1, H, W)`` of digits; dots are background."""
     rows = [[0 if c == "." else int(c) for c in row] for row in text.split()]
     return torch.tensor(rows, dtype=torch.int16)[None, None]
 

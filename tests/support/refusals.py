@@ -1,4 +1,4 @@
-"""Small downloads to spoil, and what ``nnunet-plugins convert`` says when it refuses them."""
+"""Small valid downloads for tests to damage, and helpers that run `convert` and return its refusal."""
 
 import os
 import re
@@ -6,8 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import SimpleITK as sitk
-from PIL import Image
 
 from nnunet_plugins.cli import main
 from support import cell_datasets
@@ -28,7 +26,7 @@ def mask(foreground: int = 255) -> np.ndarray:
     return array
 
 
-def noise(seed: int = 0) -> np.ndarray:
+def noise_volume(seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(0, 100, (4, 10, 12)).astype(np.float32)
 
 
@@ -38,41 +36,24 @@ def mask_volume() -> np.ndarray:
     return array
 
 
-def save(path: Path, array: np.ndarray, **options) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(array).save(path, **options)
-    return path
-
-
-def save_volume(path: Path, array: np.ndarray, *, spacing=(1, 1, 2), origin=(3, 4, 5), direction=None) -> Path:
-    image = sitk.GetImageFromArray(array)
-    if array.ndim == 3:
-        image.SetSpacing(spacing)
-        image.SetOrigin(origin)
-        image.SetDirection(direction or (1, 0, 0, 0, 1, 0, 0, 0, 1))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sitk.WriteImage(image, path)
-    return path
-
-
 def truncate(path: Path) -> Path:
     os.truncate(path, path.stat().st_size // 2)
     return path
 
 
-def contents(*folders: Path) -> dict[Path, bytes | None]:
+def everything_below(*folders: Path) -> dict[Path, bytes | None]:
     """Everything below the given folders, or nnU-Net's folders, hidden files too."""
     folders = folders or tuple(Path(os.environ[v]) for v in cell_datasets.NNUNET_FOLDERS if v in os.environ)
     paths = [path for folder in folders for path in folder.rglob("*")]
     return {path: path.read_bytes() if path.is_file() else None for path in paths}
 
 
-def at(options: tuple[str, ...] | list[str], source: Path) -> tuple[object, ...]:
+def with_source(options: tuple[str, ...] | list[str], source: Path) -> tuple[object, ...]:
     """The options with the source after the converter's name."""
     return (options[0], source, *options[1:])
 
 
-def written(name: str = "Dataset007_Cells") -> Path:
+def raw_dataset(name: str = "Dataset007_Cells") -> Path:
     return Path(os.environ["nnUNet_raw"], name)
 
 
@@ -80,24 +61,24 @@ def convert(name: str, source: Path, *options: object) -> None:
     main(["convert", name, str(source), *map(str, options), *(() if "-np" in options else ("-np", "1"))])
 
 
-def refused(name: str, source: Path, *options: object) -> str:
+def refusal_text(name: str, source: Path, *options: object) -> str:
     """Run the command, which must end with a message and leave nnU-Net's folders as before; return the message."""
-    before = contents()
-    with pytest.raises(SystemExit) as exit:
+    before = everything_below()
+    with pytest.raises(SystemExit) as ended:
         convert(name, source, *options)
-    assert contents() == before
-    assert isinstance(exit.value.code, str)  # the interpreter prints it and exits with 1
-    return exit.value.code
+    assert everything_below() == before
+    assert isinstance(ended.value.code, str)  # the interpreter prints it and exits with 1
+    return ended.value.code
 
 
-def refusal(name: str, source: Path, *options: object) -> str:
-    """Run the command as ``refused`` does; the message must be one sentence without line breaks or object names."""
-    text = refused(name, source, *options)
+def refusal_in_one_sentence(name: str, source: Path, *options: object) -> str:
+    """Run the command as ``refusal_text`` does; the message must be a sentence without line breaks or object names."""
+    text = refusal_text(name, source, *options)
     assert "\n" not in text and "Traceback" not in text and " object at 0x" not in text
     assert not re.search(r"(?<!e\.g)[.!?] +[A-Z]", text), f"more than one sentence: {text}"
     return text
 
 
-def says(text: str, *parts: object) -> None:
+def assert_says(text: str, *parts: object) -> None:
     for part in parts:
         assert str(part) in text, f"{part!s:.200} is not in: {text}"

@@ -83,8 +83,14 @@ def test_other_suffixes_are_refused(suffix):
         find_trainer("DCFFSNetTrainer" + suffix)
 
 
-@pytest.mark.parametrize("name", ["", "nnUNetTrainer", "DCFFSNet", "dcffsnettrainer", "find_trainer", "_5epochs"])
-def test_unknown_names_are_refused(name):
+@pytest.mark.parametrize(
+    "name",
+    [
+        "", "nnUNetTrainer", "DCFFSNet", "dcffsnettrainer", "find_trainer", "_5epochs", "Unknown_5epochs",
+        "nnUNetTrainer_2epochs_5epochs", "find_trainer_5epochs",
+    ],
+)  # fmt: skip
+def test_unknown_names_are_refused_with_and_without_a_length(name):
     with pytest.raises(AttributeError, match="has no trainer"):
         find_trainer(name)
 
@@ -115,9 +121,3 @@ def test_a_trainer_of_nnunet_in_another_length_trains_that_long_and_is_found_by_
     assert type(trainer) is find_trainer("nnUNetTrainer_7epochs_11iterations")
     assert (trainer.num_epochs, trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch) == (7, 11, 3)
     assert trainer.my_init_kwargs.keys() == signature(nnUNetTrainer).parameters.keys()
-
-
-@pytest.mark.parametrize("name", ["Unknown_5epochs", "nnUNetTrainer_2epochs_5epochs", "find_trainer_5epochs"])
-def test_unknown_trainers_have_no_lengths(name):
-    with pytest.raises(AttributeError, match="has no trainer"):
-        find_trainer(name)

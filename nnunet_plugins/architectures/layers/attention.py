@@ -38,7 +38,7 @@ class ChannelAttention(nn.Module):
     """Self-attention among the channels of each group, as a residual scaled by ``gamma`` (0 at first).
 
     Deviation: the affinity of two channels is the mean of their product over the positions, not the sum, which grows
-    with the patch until the softmax is a plain copy. ``(B, C, H, W)`` to ``(B, C, H, W)``.
+    with the patch until every channel attends to one channel alone. ``(B, C, H, W)`` to ``(B, C, H, W)``.
     """
 
     def __init__(self, groups: int = 1):

@@ -16,7 +16,7 @@ from nnunet_plugins.benchmark.report.collection import collect
 from nnunet_plugins.benchmark.report.markup import result_files
 from nnunet_plugins.benchmark.report.notes import DEFINITIONS, describe_suite, notices
 from nnunet_plugins.benchmark.report.record import RECORD, Picture, Record
-from nnunet_plugins.benchmark.report.results import DATA_FILES, read_data, write_data
+from nnunet_plugins.benchmark.report.results import DATA_FILES, Results, read_data, write_data
 from nnunet_plugins.benchmark.report.tables import all_tables
 from nnunet_plugins.benchmark.survey import Survey
 from nnunet_plugins.errors import UserError
@@ -27,6 +27,7 @@ PAGE = "report.html"
 FIGURES = "figures"
 TABLE_FILES = ("results.csv", "results.md", "results.tex")
 OWN_FILES = {*DATA_FILES, *TABLE_FILES, RECORD, PAGE, FIGURES}
+"""Everything that a report's folder may hold; with anything else in it, the folder is refused."""
 MIME = {".svg": "image/svg+xml", ".png": "image/png"}
 EMBEDDED = re.compile(r'<img src="data:image/[a-z+]+;base64,([A-Za-z0-9+/=]+)"')
 
@@ -50,27 +51,33 @@ def write_report(survey: Survey, folder: Path, with_cases: bool = True) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
-    drawings = temporary / FIGURES
-    drawings.mkdir(parents=True)
+    temporary.mkdir()
     try:
-        write_data(results, temporary)
-        analysis = analyse(read_data(temporary))  # from the files, like verify
-        drawn = figures.draw_all(analysis, drawings)
-        overlaid = overlays.draw_overlays(survey, analysis.results, drawings) if with_cases else []
-        record = replace(
-            analysis.results.record,
-            figures=tuple(pictures(drawn, drawings, ".svg")),
-            case_pictures=tuple(pictures(overlaid, drawings, ".png")),
-        )
-        analysis = analysis._replace(results=analysis.results._replace(record=record))
-        (temporary / RECORD).write_text(record.to_json(), encoding="utf-8")
-        images = [(drawings / picture.file).read_bytes() for picture in all_pictures(record)]
-        for name, content in (result_files(analysis) | {PAGE: render(analysis, images)}).items():
-            (temporary / name).write_bytes(content)
+        write_files(survey, results, temporary, with_cases)
         replace_folder(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder / PAGE
+
+
+def write_files(survey: Survey, results: Results, folder: Path, with_cases: bool) -> None:
+    """Write all files of a report into an empty folder."""
+    write_data(results, folder)
+    analysis = analyse(read_data(folder))  # read back, so that `verify` starts from the same numbers
+    drawings = folder / FIGURES
+    drawings.mkdir()
+    drawn = figures.draw_all(analysis, drawings)
+    overlaid = overlays.draw_overlays(survey, analysis.results, drawings) if with_cases else []
+    record = replace(
+        analysis.results.record,
+        figures=tuple(pictures(drawn, drawings, ".svg")),
+        case_pictures=tuple(pictures(overlaid, drawings, ".png")),
+    )
+    analysis = analysis._replace(results=analysis.results._replace(record=record))
+    (folder / RECORD).write_text(record.to_json(), encoding="utf-8")
+    images = [(drawings / picture.file).read_bytes() for picture in all_pictures(record)]
+    for name, content in (result_files(analysis) | {PAGE: render(analysis, images)}).items():
+        (folder / name).write_bytes(content)
 
 
 def check_folder(folder: Path) -> None:
@@ -88,7 +95,7 @@ def check_folder(folder: Path) -> None:
 
 
 def verify(folder: Path) -> list[str]:
-    """Names of the files that are not those that the report's data give.
+    """List the files of a report that differ from what its data give.
 
     The pictures are not drawn again: those on the page, and in the folder of figures unless that was left out, must
     have the hashes of the record.
@@ -123,7 +130,7 @@ def content_of(path: Path) -> bytes | None:
 
 
 def render(analysis: Analysis, images: Sequence[bytes]) -> bytes:
-    """The page.
+    """Render the page as HTML.
 
     Args:
         analysis: what the tables and sentences show.
@@ -154,7 +161,7 @@ def all_pictures(record: Record) -> tuple[Picture, ...]:
 
 
 def pictures(captions: Sequence[figures.Caption], folder: Path, ending: str) -> Iterator[Picture]:
-    """Records of the pictures in a folder."""
+    """Record each drawn picture: name, caption, hash."""
     for name, caption in captions:
         yield Picture(f"{name}{ending}", caption, digest(folder / f"{name}{ending}"))
 
@@ -168,6 +175,6 @@ def embedded_images(page: Path) -> list[bytes]:
     """Content of all pictures of a page, in its order; none if one cannot be decoded."""
     text = page.read_text(encoding="utf-8", errors="replace") if page.is_file() else ""
     try:
-        return [base64.b64decode(code) for code in EMBEDDED.findall(text)]
+        return [base64.b64decode(encoded) for encoded in EMBEDDED.findall(text)]
     except ValueError:
         return []

@@ -1,4 +1,4 @@
-"""The data files of a report: one row a case and label, one a training, one an epoch, one a measured cost."""
+"""The data files of a report: a row for each case and label, each training, each epoch, each measured cost."""
 
 import io
 from collections.abc import Iterator
@@ -37,11 +37,14 @@ TEXTS = (
     *EVALUATION, "trainer", "case", "cluster", "label", "outcome", "device", "gpu_name", "hostname", "torch_version",
     "cudnn_version", "plans",
 )  # fmt: skip
+"""Columns read as text, in any of the files."""
 WHOLE_NUMBERS = ("repeat", "fold", "epochs", "batch", "parameters", "flops")
+"""Columns read as whole numbers, in any of the files."""
 REAL_NUMBERS = (
     *METRICS, "seconds_per_epoch", "training_hours", "seconds_per_case", "peak_gb_allocated", "peak_gb_reserved",
     "memory_mb", "step_ms", "step_ms_low", "step_ms_high", "latency_ms", "latency_ms_low", "latency_ms_high",
 )  # fmt: skip
+"""Columns read as real numbers, in any of the files."""
 
 
 class Results(NamedTuple):
@@ -81,7 +84,7 @@ def read_data(folder: Path) -> Results:
         cases, trainings, curves, costs = (read_csv(folder / name) for name in DATA_FILES)
         if not (set(CASE_COLUMNS) <= set(cases) and set(TRAINING_COLUMNS) <= set(trainings)):
             raise ValueError("columns are missing")
-    except UserError:  # another version's
+    except UserError:  # it already names the version that verifies the report
         raise
     except (OSError, ValueError) as error:
         raise UserError(f"{folder} holds no report ({error}): give a folder that 'benchmark report' wrote") from error

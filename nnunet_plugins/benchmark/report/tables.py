@@ -1,4 +1,7 @@
-"""The printed tables of a report, made from its data files alone, which give the same bytes every time."""
+"""The printed tables of a report.
+
+They are made from its data files alone and have the same bytes every time.
+"""
 
 import tomllib
 from collections.abc import Sequence
@@ -47,14 +50,17 @@ class Table(NamedTuple):
 
 def all_tables(analysis: Analysis) -> list[Table]:
     """Every table of the page, in its order."""
-    results, table, _ = analysis
-    short = [short_table(*item, results.record) for item in by_evaluation(main_label_rows(table))]
+    results, result_table, _ = analysis
+    short = [
+        short_table(evaluation, rows, results.record)
+        for evaluation, rows in by_evaluation(main_label_rows(result_table))
+    ]
     others = [
         ranks(analysis),
-        per_label(table),
+        per_label(result_table),
         measured_cost(results.costs),
         training_cost(results),
-        published(results, table),
+        published(results, result_table),
     ]
     return [*short, *(other for other in others if other.rows)]
 
@@ -71,16 +77,16 @@ def texts(row: pd.Series, names: Sequence[str]) -> list[Cell]:
 
 
 def number(value: Any, digits: int) -> Cell:
-    """A number with so many decimals, or nothing if it is missing."""
+    """Cell of a number with ``digits`` decimals; empty if it is missing."""
     return EMPTY if is_missing(value) else Cell(f"{value:.{digits}f}", float(value))
 
 
-def interval(value: float, low: float, high: float, form: str) -> Cell:
+def interval(value: float, low: float, high: float, format_spec: str) -> Cell:
     """A number with its bounds, if it has any, all in the same format."""
     if is_missing(value):
         return EMPTY
-    bounds = "" if is_missing(low) else f" [{low:{form}}, {high:{form}}]"
-    return Cell(f"{value:{form}}{bounds}", float(value))
+    bounds = "" if is_missing(low) else f" [{low:{format_spec}}, {high:{format_spec}}]"
+    return Cell(f"{value:{format_spec}}{bounds}", float(value))
 
 
 def p_value(p: float) -> Cell:

@@ -92,10 +92,10 @@ class RegionDataLoader(nnUNetDataLoader):
             voxels = np.reshape(class_locations[self.annotated_classes_key], (-1, 4))[:, 1:]
             there = np.flatnonzero(case.region_of(voxels.T) == case.first + drawn)
             if len(there):
-                return voxels[np.random.choice(there)]  # noqa: NPY002
+                return voxels[np.random.choice(there)]  # noqa: NPY002 (nnU-Net's seeds)
         cell, shape, grid = (np.array(x) for x in (np.unravel_index(drawn, case.grid), case.shape, case.grid))
         first, end = -(-cell * shape // grid), -(-(cell + 1) * shape // grid)
-        return np.random.randint(first, end)  # noqa: NPY002
+        return np.random.randint(first, end)  # noqa: NPY002 (nnU-Net's seeds)
 
     def augment_and_trace(self, **sample: Tensor) -> dict[str, Any]:
         """Transform a sample, and note from which regions the centres of the patch's cells come."""

@@ -1,13 +1,7 @@
-"""Small images, volumes and label maps for the miniatures, and their files."""
-
-from pathlib import Path
+"""Small images, volumes and label maps for the miniatures."""
 
 import numpy as np
-import SimpleITK as sitk
-from PIL import Image
 from skimage.draw import ellipse
-
-from support.miniatures.records import Geometry
 
 SIZE, VOLUME_SIZE = (24, 32), (6, 16, 18)
 OBLIQUE = (0.96, -0.28, 0.0, 0.28, 0.96, 0.0, 0.0, 0.0, 1.0)
@@ -26,22 +20,6 @@ def photo(rng: np.random.Generator, mask: np.ndarray) -> np.ndarray:
     """Image ``(H, W, 3)`` of skin, mucosa or tissue that is darker inside the mask."""
     image = np.where(mask[..., None], [110, 60, 70], [200, 140, 120]) + rng.normal(0, 10, (*mask.shape, 3))
     return image.clip(0, 255).astype(np.uint8)
-
-
-def save(array: np.ndarray, path: Path, **options) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(array).save(path, **options)
-    return path
-
-
-def save_volume(array: np.ndarray, path: Path, geometry: Geometry) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    volume = sitk.GetImageFromArray(array)
-    volume.SetSpacing(geometry.spacing)
-    volume.SetOrigin(geometry.origin)
-    volume.SetDirection(geometry.direction)
-    sitk.WriteImage(volume, str(path))
-    return path
 
 
 def box_labels(rng: np.random.Generator, num_labels: int) -> np.ndarray:

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.path import Path as Outline
 
-from support.miniatures.drawing import SIZE, blob, photo, save
+from support.files import save
+from support.miniatures.drawing import SIZE, blob, photo
 from support.miniatures.records import Miniature
 
 
@@ -18,11 +19,11 @@ def write_dsb2018(miniature: Miniature, rng: np.random.Generator) -> None:
         union = np.any(nuclei, axis=0)
         image = photo(rng, union)
         alpha = rng.integers(0, 256, (*union.shape, 1), np.uint8)
-        image_path = save(np.concatenate([image, alpha], -1), folder / "images" / f"{name}.png")
-        masks = [save(n * np.uint8(255), folder / "masks" / f"{rng.bytes(32).hex()}.png") for n in nuclei]
+        image_path = save(folder / "images" / f"{name}.png", np.concatenate([image, alpha], -1))
+        masks = [save(folder / "masks" / f"{rng.bytes(32).hex()}.png", n * np.uint8(255)) for n in nuclei]
         miniature.add(name, image, union, image_path, *sorted(masks))
     name = rng.bytes(32).hex()  # the published test sets have no masks
-    save(image, miniature.folder / "stage1_test" / name / "images" / f"{name}.png")
+    save(miniature.folder / "stage1_test" / name / "images" / f"{name}.png", image)
     (miniature.folder / "stage1_train_labels.csv").write_text("ImageId,EncodedPixels\n")
 
 
@@ -48,7 +49,7 @@ def add_tissue(miniature: Miniature, rng, name: str, images: Path, annotations: 
     mask = np.any([Outline(outline).contains_points(pixels) for outline in outlines], axis=0).reshape(SIZE)
     image = photo(rng, mask)
     compression = {"compression": "tiff_lzw"} if name.startswith("TCGA-38") else {}
-    image_path = save(image, images / f"{name}.tif", **compression)
+    image_path = save(images / f"{name}.tif", image, **compression)
     line = np.array([[10.0, 12.0], [10.0, 15.0]])
     regions = "".join(aperio_region(i, outline) for i, outline in enumerate([*outlines, line, line[:0]], 1))
     annotations.mkdir(exist_ok=True)
@@ -75,7 +76,7 @@ def write_glas(miniature: Miniature, rng: np.random.Generator) -> None:
         for number in range(1, rng.integers(2, 5)):
             glands[blob(rng, radii=(5, 4))] = number
         image = photo(rng, glands > 0)
-        paths = save(image, folder / f"{name}.bmp"), save(glands, folder / f"{name}_anno.bmp")
+        paths = save(folder / f"{name}.bmp", image), save(folder / f"{name}_anno.bmp", glands)
         train = name.startswith("train")
         miniature.add(
             name,

@@ -7,7 +7,8 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 from skimage import io
 
-from support.miniatures.drawing import blob, photo, save
+from support.files import save
+from support.miniatures.drawing import blob, photo
 from support.miniatures.records import FACTS, Miniature
 
 # ---- skin ------------------------------------------------------------------------------------------------------------
@@ -16,12 +17,13 @@ from support.miniatures.records import FACTS, Miniature
 def add_lesions(
     miniature: Miniature, rng, numbers: list[int], images: str, masks: str, suffix: str, superpixels=False, **truth
 ) -> None:
+    """Write JPEG images and PNG masks of lesions with these numbers, as ISIC publishes them."""
     for number in numbers:
         mask = blob(rng)
-        image_path = save(photo(rng, mask), miniature.folder / images / f"ISIC_{number:07}.jpg", quality=92)
-        mask_path = save(mask * np.uint8(255), miniature.folder / masks / f"ISIC_{number:07}_{suffix}.png")
+        image_path = save(miniature.folder / images / f"ISIC_{number:07}.jpg", photo(rng, mask), quality=92)
+        mask_path = save(miniature.folder / masks / f"ISIC_{number:07}_{suffix}.png", mask * np.uint8(255))
         if superpixels:
-            save(photo(rng, mask), miniature.folder / images / f"ISIC_{number:07}_superpixels.png")
+            save(miniature.folder / images / f"ISIC_{number:07}_superpixels.png", photo(rng, mask))
         miniature.add(f"ISIC_{number:07}", io.imread(image_path), mask, image_path, mask_path, **truth)
     for extra in ("ATTRIBUTION.txt", "LICENSE.txt"):
         (miniature.folder / images / extra).write_text("CC")
@@ -84,11 +86,11 @@ def add_polyps(miniature: Miniature, rng, folder: Path, radii: list[tuple[int, i
     for number, radius in enumerate(radii):
         name = f"cju0qkwl35piu0993l0dewei{number}"
         mask = blob(rng, (48, 64), radius)
-        image_path = save(photo(rng, mask), folder / "images" / f"{name}.jpg", quality=92)
+        image_path = save(folder / "images" / f"{name}.jpg", photo(rng, mask), quality=92)
         published = gaussian_filter(255.0 * mask, 0.7).astype(np.uint8)
         if number % 2:
             published = np.repeat(published[..., None], 3, -1)
-        mask_path = save(published, folder / "masks" / f"{name}.jpg", quality=40)
+        mask_path = save(folder / "masks" / f"{name}.jpg", published, quality=40)
         decoded = io.imread(mask_path)
         label = (decoded if decoded.ndim == 2 else decoded[..., 0]) > 127
         too_large = miniature.facts == FACTS["kvasir_small"] and label.mean() >= 0.01
@@ -102,9 +104,9 @@ def write_chase_db1(miniature: Miniature, rng: np.random.Generator) -> None:
     for child in (1, 2, 9, 10, 11, 14):
         for eye in "LR":
             stem = miniature.folder / f"Image_{child:02}{eye}"
-            vessels, otherwise = blob(rng, radii=(2, 9)), blob(rng, radii=(9, 2))
-            image_path = save(photo(rng, vessels), stem.with_suffix(".jpg"), quality=92)
-            mask_path = save(vessels, stem.with_name(stem.name + "_1stHO.png"))
-            save(otherwise, stem.with_name(stem.name + "_2ndHO.png"))
+            vessels, second_observer = blob(rng, radii=(2, 9)), blob(rng, radii=(9, 2))
+            image_path = save(stem.with_suffix(".jpg"), photo(rng, vessels), quality=92)
+            mask_path = save(stem.with_name(stem.name + "_1stHO.png"), vessels)
+            save(stem.with_name(stem.name + "_2ndHO.png"), second_observer)
             truth = {"group": f"child{child:02}", "paper": "train" if child <= 10 else "test"}
             miniature.add(stem.name, io.imread(image_path), vessels, image_path, mask_path, **truth)

@@ -8,7 +8,8 @@ import numpy as np
 import SimpleITK as sitk
 from scipy.ndimage import gaussian_filter
 
-from support.miniatures.drawing import OBLIQUE, SIZE, STRAIGHT, blob, box_labels, save, save_volume, scan
+from support.files import save, save_volume
+from support.miniatures.drawing import OBLIQUE, SIZE, STRAIGHT, blob, box_labels, scan
 from support.miniatures.records import Geometry, Miniature
 
 # ---- volumes ---------------------------------------------------------------------------------------------------------
@@ -22,9 +23,9 @@ def write_synapse(miniature: Miniature, rng: np.random.Generator) -> None:
         organs = box_labels(rng, 13)
         image = scan(rng, organs, -1000, 800)
         geometry = Geometry((0.75, 0.8, 3.0 + number / 10), (-172.3, 179.5, -340.2 + number), OBLIQUE)
-        image_path = save_volume(image, folder / "Training" / "img" / f"img{number:04}.nii.gz", geometry)
-        stored = organs.astype(np.float32) if number == 5 else organs
-        label_path = save_volume(stored, folder / "Training" / "label" / f"label{number:04}.nii.gz", geometry)
+        image_path = save_volume(folder / "Training" / "img" / f"img{number:04}.nii.gz", image, *geometry)
+        stored = organs.astype(np.float32) if number == 5 else organs  # one label map stored as floats
+        label_path = save_volume(folder / "Training" / "label" / f"label{number:04}.nii.gz", stored, *geometry)
         miniature.add(
             f"case{number:04}",
             image,
@@ -34,7 +35,8 @@ def write_synapse(miniature: Miniature, rng: np.random.Generator) -> None:
             geometry=geometry,
             paper="test" if number in (1, 8, 38) else "train",
         )
-    save_volume(image, folder / "Testing" / "img" / "img0061.nii.gz", geometry)
+    # a test scan, without labels
+    save_volume(folder / "Testing" / "img" / "img0061.nii.gz", image, *geometry)
 
 
 def write_acdc(miniature: Miniature, rng: np.random.Generator) -> None:
@@ -43,21 +45,23 @@ def write_acdc(miniature: Miniature, rng: np.random.Generator) -> None:
     parts = {1: "train", 4: "train", 100: "train", 19: "val", 80: "val", 2: "test", 95: "test", 101: None, 150: None}
     for number, paper in parts.items():
         patient = f"patient{number:03}"
-        home = folder / ("training" if number <= 100 else "testing") / patient
+        patient_folder = folder / ("training" if number <= 100 else "testing") / patient
         geometry = Geometry((1.5625, 1.5, 10.0), (-12.5, 30.0, 7.25), OBLIQUE if number % 2 else STRAIGHT)
         frames = []
         for frame in (1, 12):
             labels = box_labels(rng, 3)
             image = scan(rng, labels, 0, 300)
             paths = [
-                save_volume(array, home / f"{patient}_frame{frame:02}{suffix}.nii.gz", geometry)
+                save_volume(patient_folder / f"{patient}_frame{frame:02}{suffix}.nii.gz", array, *geometry)
                 for array, suffix in ((image, ""), (labels, "_gt"))
             ]
             truth = {"group": patient, "part": "Tr" if number <= 100 else "Ts", "paper": paper, "geometry": geometry}
             miniature.add(f"{patient}_frame{frame:02}", image, labels, *paths, **truth)
             frames.append(sitk.GetImageFromArray(image))
-        sitk.WriteImage(sitk.JoinSeries(frames), str(home / f"{patient}_4d.nii.gz"))
-        (home / "Info.cfg").write_text("ED: 1\nES: 12\nGroup: DCM\nHeight: 184.0\nNbFrame: 30\nWeight: 95.0\n")
+        sitk.WriteImage(sitk.JoinSeries(frames), str(patient_folder / f"{patient}_4d.nii.gz"))
+        (patient_folder / "Info.cfg").write_text(
+            "ED: 1\nES: 12\nGroup: DCM\nHeight: 184.0\nNbFrame: 30\nWeight: 95.0\n"
+        )
     (folder / "MANDATORY_CITATION.md").write_text("O. Bernard, A. Lalande, C. Zotti, F. Cervenansky, et al.\n")
 
 
@@ -67,8 +71,8 @@ def write_promise12(miniature: Miniature, rng: np.random.Generator) -> None:
         image = scan(rng, labels, 0, 1500)
         geometry = Geometry((0.625, 0.6, 3.6), (-73.5, -98.6, 2.25), OBLIQUE if number % 2 else STRAIGHT)
         folder = miniature.folder / f"TrainingData_Part{1 + number // 20}"
-        image_path = save_volume(image, folder / f"Case{number:02}.mhd", geometry)
-        label_path = save_volume(labels.astype(np.int8), folder / f"Case{number:02}_segmentation.mhd", geometry)
+        image_path = save_volume(folder / f"Case{number:02}.mhd", image, *geometry)
+        label_path = save_volume(folder / f"Case{number:02}_segmentation.mhd", labels.astype(np.int8), *geometry)
         miniature.add(f"Case{number:02}", image, labels, image_path, label_path, geometry=geometry)
 
 
@@ -81,12 +85,13 @@ def write_lits17(miniature: Miniature, rng: np.random.Generator) -> None:
         folder = miniature.folder / f"Training Batch {1 if number < 28 else 2}"
         ending = ".nii.gz" if number == 28 else ".nii"
         paths = [
-            save_volume(array, folder / f"{kind}-{number}{ending}", geometry)
+            save_volume(folder / f"{kind}-{number}{ending}", array, *geometry)
             for array, kind in ((image, "volume"), (labels, "segmentation"))
         ]
         paper = "train" if number <= 100 else "test"
         miniature.add(f"volume_{number:03}", image, labels, *paths, geometry=geometry, paper=paper)
-    save_volume(image, miniature.folder / "Test-Data" / "test-volume-0.nii", geometry)
+    # a test scan, without labels
+    save_volume(miniature.folder / "Test-Data" / "test-volume-0.nii", image, *geometry)
 
 
 # ---- slices ----------------------------------------------------------------------------------------------------------
@@ -153,7 +158,7 @@ def write_kidney_stone(miniature: Miniature, rng: np.random.Generator) -> None:
             image = (anatomy + rng.normal(0, 3, SIZE) + 20 * mask).clip(0, 255).astype(np.uint8)
             ending = ".tif" if run == 5 else ".png"
             paths = [
-                save(array, miniature.folder / kind / f"slice_{number:03}{ending}")
+                save(miniature.folder / kind / f"slice_{number:03}{ending}", array)
                 for array, kind in ((image, "images"), (mask * np.uint8(255), "masks"))
             ]
             miniature.add(f"slice_{number:03}", image, mask, *paths, group=f"alike{run}")

@@ -1,4 +1,4 @@
-"""Random pixels, and folders for examples of properties."""
+"""Strategies, random pixels and temporary folders for property-based tests."""
 
 import shutil
 import tempfile
@@ -14,7 +14,7 @@ seeds = st.integers(0, 10**6)
 
 
 @contextmanager
-def place() -> Iterator[Path]:
+def temporary_folder() -> Iterator[Path]:
     """A folder for one example of a property."""
     folder = Path(tempfile.mkdtemp())
     try:

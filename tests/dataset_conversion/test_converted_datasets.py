@@ -10,9 +10,9 @@ import SimpleITK as sitk
 from support.conversions import (
     NAMES,
     VOLUMES,
-    contents,
     read,
 )
+from support.files import contents
 from support.miniatures import FACTS
 
 from nnunet_plugins.dataset_conversion.datasets import CONVERTERS

@@ -15,6 +15,7 @@ import torch
 from hypothesis import settings
 from support import cell_datasets
 from support.cell_datasets import NAMES, NNUNET_FOLDERS
+from support.narrow import narrow_networks
 
 os.environ["nnUNet_compile"] = "f"
 os.environ["nnUNet_n_proc_DA"] = "1"  # 0 breaks nnU-Net's planning
@@ -74,6 +75,14 @@ def results(planned, tmp_path, monkeypatch) -> Iterator[Path]:
     monkeypatch.setenv("nnUNet_n_proc_DA", "0")
     yield tmp_path
     shutil.rmtree(tmp_path)  # checkpoints are large
+
+
+@pytest.fixture(scope="module")
+def narrow() -> Iterator[None]:
+    """Narrow networks for all trainers while a module's tests run."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        narrow_networks(monkeypatch.setattr)
+        yield
 
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"

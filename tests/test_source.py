@@ -11,11 +11,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from support.repository import PACKAGE, REPOSITORY
 
 import nnunet_plugins
 
-PACKAGE = Path(nnunet_plugins.__file__).parent
-REPOSITORY = Path(__file__).parents[1]
 MODULES = sorted(PACKAGE.rglob("*.py"))
 SOURCES = [*MODULES, *sorted((REPOSITORY / "tests").rglob("*.py")), *sorted((REPOSITORY / "speed").rglob("*.py"))]
 

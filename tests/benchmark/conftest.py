@@ -32,6 +32,16 @@ def root(tmp_path, monkeypatch):
 
 
 @pytest.fixture
+def folders(tmp_path, monkeypatch):
+    """Folders of nnU-Net with the datasets of ``TWO_DATASETS``: a raw one and a preprocessed one, both empty."""
+    for folder in ("raw", "preprocessed", "results"):
+        monkeypatch.setenv(f"nnUNet_{folder}", str(tmp_path / folder))
+    (tmp_path / "raw" / "Dataset001_Cells").mkdir(parents=True)
+    (tmp_path / "preprocessed" / "Dataset002_Nuclei").mkdir(parents=True)
+    return tmp_path
+
+
+@pytest.fixture
 def suite_file(root):
     def write(trainers=("nnUNetTrainer",), dataset=501, configuration="2d", device="cpu"):
         path = root / "suite.toml"

@@ -8,7 +8,7 @@ import timm
 import torch
 from support import cell_datasets
 from support.cell_datasets import LABELS, NAMES
-from support.narrow import BACKBONES, NETWORK_KWARGS, narrow_networks
+from support.narrow import BACKBONES, NETWORK_KWARGS
 from support.table import (
     DIFFERENT_LOSSES,
     DIFFERENT_NETWORKS,
@@ -128,10 +128,8 @@ def weights_folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def narrow() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        narrow_networks(monkeypatch.setattr)
-        yield
+def narrow_trainers(narrow) -> None:
+    """All trainers of a module have narrow networks, unless it has a fixture ``narrow`` of its own."""
 
 
 @pytest.fixture(scope="module", autouse=True)

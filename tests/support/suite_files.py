@@ -2,7 +2,13 @@
 
 from pathlib import Path
 
+from nnunet_plugins.benchmark.suite import Data, Suite
+
 TOP = {"name": "'cells'", "trainers": "['A', 'B']", "reference": "'A'", "epochs": "100"}
+
+NUCLEI = Data(2, ("2d", "3d_fullres"), trainers=("A",))
+TWO_DATASETS = Suite("cells", ("A", "B"), "A", 100, (Data(1), NUCLEI), folds=(0, 3))
+"""A suite of two datasets, of which the second has two configurations and one of the trainers."""
 
 
 def lines(table: dict[str, str | None]) -> str:

@@ -9,7 +9,7 @@ import pandas as pd
 from nnunet_plugins.benchmark.metrics import HIGHER_IS_BETTER
 from nnunet_plugins.benchmark.report.ranking import Ranking, finished_rankings
 from nnunet_plugins.benchmark.report.record import Record
-from nnunet_plugins.benchmark.report.results import EVALUATION, METRICS, Evaluation, Results, by_evaluation
+from nnunet_plugins.benchmark.report.results import EVALUATION_COLUMNS, METRICS, Evaluation, Results, by_evaluation
 from nnunet_plugins.benchmark.report.statistics import Comparison, bootstrap, compare, holm
 from nnunet_plugins.benchmark.report.units import (
     case_values,
@@ -119,4 +119,4 @@ def run_spread(cases: pd.DataFrame, metric: str) -> float | None:
 
 def main_label_rows(table: pd.DataFrame) -> pd.DataFrame:
     """Rows of a :func:`result_table` for the mean over labels, or for the only label."""
-    return table[table.label == table.groupby(EVALUATION).label.transform("first")]
+    return table[table.label == table.groupby(EVALUATION_COLUMNS).label.transform("first")]

@@ -11,7 +11,7 @@ import pandas as pd
 
 from nnunet_plugins.benchmark.jobs.receipts import read_receipt
 from nnunet_plugins.benchmark.report.record import DatasetRecord, Machine, Record
-from nnunet_plugins.benchmark.report.results import CASE_COLUMNS, EVALUATION, TRAINING_COLUMNS, Results
+from nnunet_plugins.benchmark.report.results import CASE_COLUMNS, EVALUATION_COLUMNS, TRAINING_COLUMNS, Results
 from nnunet_plugins.benchmark.runs import VALIDATION, Run, dataset_json, work_folder
 from nnunet_plugins.benchmark.suite import Suite
 from nnunet_plugins.benchmark.survey import Survey
@@ -44,7 +44,7 @@ def collect(survey: Survey) -> Results:
         curves.append(curve.assign(epoch=range(1, len(curve) + 1)))
     if not cases:
         raise UserError(f"No training of {survey.suite.name} is done yet: see 'nnunet-plugins benchmark status'")
-    order = [*EVALUATION, "trainer", "repeat", "fold", "case", "label"]
+    order = [*EVALUATION_COLUMNS, "trainer", "repeat", "fold", "case", "label"]
     return Results(
         cases=pd.DataFrame(cases).reindex(columns=CASE_COLUMNS).sort_values(order, ignore_index=True),
         trainings=pd.DataFrame(trainings).reindex(columns=TRAINING_COLUMNS),

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from nnunet_plugins.benchmark.report.analysis import Analysis, main_label_rows
 from nnunet_plugins.benchmark.report.ranking import Ranking
 from nnunet_plugins.benchmark.report.record import Record
-from nnunet_plugins.benchmark.report.results import EVALUATION, Results, by_evaluation
+from nnunet_plugins.benchmark.report.results import EVALUATION_COLUMNS, Results, by_evaluation
 from nnunet_plugins.benchmark.report.units import case_values, finished_trainers, unit_values
 
 Caption = tuple[str, str]
@@ -192,7 +192,7 @@ def accuracy_against_cost(dice: pd.DataFrame, results: Results) -> pd.DataFrame:
 
 def cost_figure(accuracy: pd.DataFrame, record: Record) -> Figure:
     """A panel for each evaluation: Dice with its interval over seconds per epoch."""
-    groups = list(accuracy.groupby(EVALUATION))
+    groups = list(accuracy.groupby(EVALUATION_COLUMNS))
     figure, axes = panels(len(groups), 3.4)
     for axis, (key, group) in zip(axes, groups, strict=True):
         for index, row in enumerate(group.itertuples()):

@@ -26,16 +26,16 @@ class Evaluation(NamedTuple):
         return " ".join(self)
 
 
-EVALUATION = list(Evaluation._fields)
-CASE_COLUMNS = [*EVALUATION, "trainer", "repeat", "fold", "case", "cluster", "label", "outcome", *METRICS]
+EVALUATION_COLUMNS = list(Evaluation._fields)
+CASE_COLUMNS = [*EVALUATION_COLUMNS, "trainer", "repeat", "fold", "case", "cluster", "label", "outcome", *METRICS]
 TRAINING_COLUMNS = [
     "dataset", "configuration", "trainer", "repeat", "fold", "epochs", "seconds_per_epoch", "training_hours",
     "seconds_per_case", "peak_gb_allocated", "peak_gb_reserved", "compiled", "device", "gpu_name", "hostname",
     "torch_version", "cudnn_version",
 ]  # fmt: skip
 TEXTS = (
-    *EVALUATION, "trainer", "case", "cluster", "label", "outcome", "device", "gpu_name", "hostname", "torch_version",
-    "cudnn_version", "plans",
+    *EVALUATION_COLUMNS, "trainer", "case", "cluster", "label", "outcome", "device", "gpu_name", "hostname",
+    "torch_version", "cudnn_version", "plans",
 )  # fmt: skip
 """Columns read as text, in any of the files."""
 WHOLE_NUMBERS = ("repeat", "fold", "epochs", "batch", "parameters", "flops")
@@ -63,7 +63,7 @@ class Results(NamedTuple):
 
 def by_evaluation(rows: pd.DataFrame) -> Iterator[tuple[Evaluation, pd.DataFrame]]:
     """Rows of each evaluation, in alphabetical order."""
-    for key, group in rows.groupby(EVALUATION, sort=True):
+    for key, group in rows.groupby(EVALUATION_COLUMNS, sort=True):
         yield Evaluation(*map(str, key)), group
 
 

@@ -15,7 +15,7 @@ from nnunet_plugins.benchmark.metrics import HIGHER_IS_BETTER
 from nnunet_plugins.benchmark.report.analysis import Analysis, main_label_rows
 from nnunet_plugins.benchmark.report.ranking import agreement, average_ranks, rank_table
 from nnunet_plugins.benchmark.report.record import Record
-from nnunet_plugins.benchmark.report.results import EVALUATION, Evaluation, Results, by_evaluation
+from nnunet_plugins.benchmark.report.results import EVALUATION_COLUMNS, Evaluation, Results, by_evaluation
 from nnunet_plugins.benchmark.report.units import MEAN_LABEL
 
 DIGITS = {"Dice": 4, "HD95": 2, "NSD": 4}
@@ -176,9 +176,9 @@ def rank_notes(analysis: Analysis, table: pd.DataFrame) -> list[str]:
 
 def per_label(table: pd.DataFrame) -> Table:
     """Dice of each label, where a dataset has several."""
-    several = table.groupby(EVALUATION).label.transform("nunique") > 1
+    several = table.groupby(EVALUATION_COLUMNS).label.transform("nunique") > 1
     chosen = table[several & (table.metric == "Dice") & table["mean"].notna() & (table.label != MEAN_LABEL)]
-    names = ["trainer", *EVALUATION, "label"]
+    names = ["trainer", *EVALUATION_COLUMNS, "label"]
     rows = [
         [
             *texts(row, names),

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from support.suite_files import TWO_DATASETS
 
 from nnunet_plugins.benchmark.jobs.receipts import discard_stale_receipts, read_receipt
 from nnunet_plugins.benchmark.runs import Run, runs
@@ -12,17 +13,6 @@ from nnunet_plugins.benchmark.suite import Data, Suite
 from nnunet_plugins.benchmark.survey import survey
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.files import digest, write_json
-
-SUITE = Suite("cells", ("A", "B"), "A", 100, (Data(1), Data(2, ("2d", "3d_fullres"), trainers=("A",))), folds=(0, 3))
-
-
-@pytest.fixture
-def root(tmp_path, monkeypatch):
-    for folder in ("raw", "preprocessed", "results"):
-        monkeypatch.setenv(f"nnUNet_{folder}", str(tmp_path / folder))
-    (tmp_path / "raw" / "Dataset001_Cells").mkdir(parents=True)
-    (tmp_path / "preprocessed" / "Dataset002_Nuclei").mkdir(parents=True)
-    return tmp_path
 
 
 def discard(suite: Suite) -> None:
@@ -62,9 +52,9 @@ def test_an_unreadable_receipt_is_named(tmp_path):
 
 
 @pytest.fixture
-def finished(root) -> Run:
+def finished(folders) -> Run:
     """A training with both receipts, beside others that have not begun."""
-    run = runs(SUITE)[0]
+    run = runs(TWO_DATASETS)[0]
     (run.folder / "validation").mkdir(parents=True)
     names = ("checkpoint_final.pth", "validation/case1.png")
     for name in names:
@@ -78,7 +68,7 @@ def finished(root) -> Run:
 
 def test_receipts_of_unchanged_files_stay(finished):
     before = finished.training_receipt.stat().st_mtime_ns, finished.validation_receipt.stat().st_mtime_ns
-    discard(SUITE)
+    discard(TWO_DATASETS)
     assert (finished.training_receipt.stat().st_mtime_ns, finished.validation_receipt.stat().st_mtime_ns) == before
 
 
@@ -92,19 +82,19 @@ def test_receipts_of_unchanged_files_stay(finished):
 )
 def test_receipts_of_changed_files_are_discarded(finished, name, change):
     change(finished.folder / name)
-    discard(SUITE)
+    discard(TWO_DATASETS)
     assert not finished.training_receipt.exists()
     assert not finished.validation_receipt.exists()
 
 
 def test_another_tolerance_discards_the_metrics_alone(finished):
-    discard(replace(SUITE, datasets=(Data(1, tolerance=2.0), Data(2))))
+    discard(replace(TWO_DATASETS, datasets=(Data(1, tolerance=2.0), Data(2))))
     assert finished.training_receipt.exists()
     assert not finished.validation_receipt.exists()
 
 
 def test_a_new_test_set_discards_both_receipts(finished):
-    discard(replace(SUITE, datasets=(Data(1, test=True), Data(2))))
+    discard(replace(TWO_DATASETS, datasets=(Data(1, test=True), Data(2))))
     assert not finished.training_receipt.exists()
     assert not finished.validation_receipt.exists()
     assert (finished.folder / "checkpoint_final.pth").exists()
@@ -112,5 +102,5 @@ def test_a_new_test_set_discards_both_receipts(finished):
 
 def test_metrics_without_a_training_are_discarded(finished):
     finished.training_receipt.unlink()
-    discard(SUITE)
+    discard(TWO_DATASETS)
     assert not finished.validation_receipt.exists()

@@ -4,12 +4,12 @@ import itertools
 import signal
 import subprocess
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
 import torch
 from support import tiny_suite
 from support.cell_datasets import LABELS
+from support.repository import REPOSITORY
 from support.tiny_suite import EPOCHS, Driver, Finished
 
 from nnunet_plugins.benchmark.jobs.receipts import read_receipt
@@ -18,7 +18,7 @@ from nnunet_plugins.benchmark.suite import read_suite
 
 pytestmark = pytest.mark.slow
 
-SLURM = Path(__file__).parents[3] / ".ci" / "slurm_one_node"
+SLURM = REPOSITORY / ".ci" / "slurm_one_node"
 NOT_HERE = 77
 """Exit status of the script where there can be no Slurm."""
 

@@ -10,7 +10,7 @@ from support.benchmark_results import CELLS, OTHER, REFERENCE, SKIN, THIRD, cost
 from nnunet_plugins.benchmark.report import page
 from nnunet_plugins.benchmark.report.collection import collect, cost_file, installed, make_record
 from nnunet_plugins.benchmark.report.record import DatasetRecord
-from nnunet_plugins.benchmark.report.results import CASE_COLUMNS, EVALUATION, TRAINING_COLUMNS
+from nnunet_plugins.benchmark.report.results import CASE_COLUMNS, EVALUATION_COLUMNS, TRAINING_COLUMNS
 from nnunet_plugins.benchmark.runs import runs
 from nnunet_plugins.benchmark.suite import Data, Suite
 from nnunet_plugins.benchmark.survey import survey
@@ -67,7 +67,9 @@ def test_collected_cases_name_their_training_and_their_patient(folders):
     collected = collect(survey(COLLECTED))
     assert list(collected.cases.columns) == CASE_COLUMNS
     rows = collected.cases.to_dict("records")
-    order = [tuple(row[name] for name in (*EVALUATION, "trainer", "repeat", "fold", "case", "label")) for row in rows]
+    order = [
+        tuple(row[name] for name in (*EVALUATION_COLUMNS, "trainer", "repeat", "fold", "case", "label")) for row in rows
+    ]
     assert order == sorted(order) and len(rows) == 2 * 2 * 2 * 3
     assert {(row["case"], row["cluster"]) for row in rows} == {
         ("p1_0", "p1"), ("p2_0", "p2"), ("p1_1", "p1"), ("p2_1", "p2"), ("p9_t", "p9"),

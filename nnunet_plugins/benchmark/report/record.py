@@ -49,7 +49,7 @@ class Record:
 
     suite: Suite
     datasets: Mapping[str, DatasetRecord]
-    """By folder name, ``DatasetNNN_Name``."""
+    """Description of each dataset, by the name of its folder, ``DatasetNNN_Name``."""
     written: str
     """Time in UTC, ISO 8601."""
     machine: Machine

@@ -8,7 +8,6 @@ from torch.nn import functional as F
 
 from nnunet_plugins.architectures.layers.padding import pad_to_size
 
-
 GRIDS_ON = "cpu"
 """Device on which grids are faster than torch's own dilation."""
 

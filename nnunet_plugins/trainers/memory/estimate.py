@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunet_plugins.architectures.layers.dilation import as_on_cuda
 from nnunet_plugins.architectures.layers.recomputation import set_recomputation
 from nnunet_plugins.nnunet_folders import PREPROCESSED, RESULTS
@@ -117,7 +117,7 @@ def made_trainer(trainer_class: type, plans: dict, configuration: str, dataset_j
 def modules_that_stay() -> Iterator[None]:
     """Make ``nn.Module.to`` do nothing: the modules are on the CPU already, and fake parameters cannot be moved."""
     before = nn.Module.to
-    nn.Module.to = lambda self, *_, **__: self  # type: ignore[assignment, method-assign]
+    nn.Module.to = lambda self, *_, **__: self  # type: ignore[method-assign]
     try:
         yield
     finally:
@@ -130,7 +130,11 @@ def empty_batch(trainer: Any) -> dict[str, Any]:
     size, patch = trainer.batch_size, tuple(plan.patch_size)
     maps = len(labels.foreground_regions) + labels.has_ignore_label if labels.has_regions else 1
     scales = trainer._get_deep_supervision_scales()
-    shapes = [patch] if scales is None else [tuple(round(n * s) for n, s in zip(patch, scale)) for scale in scales]
+    shapes = (
+        [patch]
+        if scales is None
+        else [tuple(round(n * s) for n, s in zip(patch, scale, strict=True)) for scale in scales]
+    )
     targets = [torch.zeros((size, maps, *shape), dtype=torch.int16) for shape in shapes]
     return {
         "data": torch.zeros((size, trainer.num_input_channels, *patch)),

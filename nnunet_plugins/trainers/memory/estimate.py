@@ -108,7 +108,7 @@ def made_trainer(trainer_class: type, plans: dict, configuration: str, dataset_j
         trainer.pretrained = False  # the weights' values do not matter
     with modules_that_stay():
         trainer.initialize()
-    trainer.current_epoch = int(os.environ.get("EPOCH", trainer.num_epochs - 1))
+    trainer.current_epoch = trainer.num_epochs - 1
     trainer.on_train_epoch_start()
     return trainer
 

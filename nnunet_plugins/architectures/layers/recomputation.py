@@ -56,9 +56,12 @@ class RecomputableBlocks(nn.Sequential):
 
 
 def make_blocks_recomputable(network: nn.Module) -> None:
-    """Make the outermost sequences of modules in a network recomputable, under the same names."""
+    """Make the outermost sequences of blocks in a network recomputable, under the same names.
+
+    Sequences of single layers are left alone: a layer that works in place would spoil what it is recomputed from.
+    """
     for name, child in network.named_children():
-        if type(child) is nn.Sequential:
+        if type(child) is nn.Sequential and all(any(block.children()) for block in child):
             setattr(network, name, RecomputableBlocks(*child))
         else:
             make_blocks_recomputable(child)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nnunet_plugins.architectures.layers.convolutions import ConvOp, Size, conv_norm, depthwise_conv
+from nnunet_plugins.architectures.layers.depthwise import convolve_depthwise
 from nnunet_plugins.architectures.layers.dilation import dilated_conv
 from nnunet_plugins.architectures.layers.lean import MaxPool, SaturatingReLU
 from nnunet_plugins.architectures.layers.logits import MAX_LOGIT, bounded
@@ -75,7 +76,7 @@ def separable_conv(
     weights = depthwise.weight.split(widths), depthwise.bias.split(widths), pointwise.weight.split(widths, 1)
     biases = [pointwise.bias] + [None] * (len(parts) - 1)
     mixed = (
-        conv(conv(part, weight, bias, padding=depthwise.padding, groups=len(weight)), mixing, mixing_bias)
+        conv(convolve_depthwise(part, weight, bias), mixing, mixing_bias)
         for part, weight, bias, mixing, mixing_bias in zip(parts, *weights, biases, strict=True)
     )
     return reduce(Tensor.add_, mixed)
@@ -97,7 +98,8 @@ class LargeKernelAttention(nn.Module):
 
     @recomputable
     def forward(self, x: Tensor) -> Tensor:
-        return self.pointwise(dilated_conv(self.spatial, self.depthwise(x))) * x
+        near = convolve_depthwise(x, self.depthwise.weight, self.depthwise.bias)
+        return self.pointwise(dilated_conv(self.spatial, near)) * x
 
 
 class EBlock(nn.Module):

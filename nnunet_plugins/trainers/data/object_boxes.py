@@ -30,11 +30,11 @@ def objects_in(target: Tensor, label_format: LabelFormat) -> Objects:
             ``(B, K [+ 1 if ignore], H, W)``.
         label_format: of the dataset.
     """
-    annotated = None
+    annotated, target = None, target.cpu()
     if label_format.ignore_label is not None:
         annotated = ~target[:, -1:].bool() if label_format.regions else target != label_format.ignore_label
         target = (target[:, :-1] if label_format.regions else target) * annotated
-    return Objects(OBJECT_BOXES(target.cpu()), annotated)
+    return Objects(OBJECT_BOXES(target), annotated)
 
 
 def boxes_of_batch(maps: Tensor) -> Tensor:

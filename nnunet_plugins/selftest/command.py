@@ -42,7 +42,7 @@ class Size(NamedTuple):
     """Training steps of an epoch."""
 
 
-SIZES = {"cuda": Size(patch=256, batch=4, iterations=12), "cpu": Size(patch=64, batch=2, iterations=3)}
+SIZES = {"cuda": Size(patch=256, batch=4, iterations=12), "cpu": Size(patch=64, batch=2, iterations=4)}
 EPOCHS = 2
 """Epochs of a training: one for each stage of ConDSeg."""
 TIME_LIMIT = 1200.0

@@ -10,8 +10,6 @@ from typing import Any, NamedTuple
 from nnunet_plugins import __version__
 from nnunet_plugins.doctor import nvidia_driver
 
-GIB = 2**30
-
 
 class Outcome(NamedTuple):
     """End of a process: its exit code, negative for a signal, or ``None`` if it took too long; time; last output."""
@@ -91,7 +89,7 @@ def ending(outcome: Outcome) -> str:
 
 def median_step(steps: Sequence[dict[str, Any]]) -> float | None:
     """Median milliseconds of the last epoch's steps without the first, in which the network may be compiled."""
-    times = [step["milliseconds"] for step in later_steps(steps)]
+    times = [step["milliseconds"] for step in later_steps(steps) if step["milliseconds"] is not None]
     return statistics.median(times) if times else None
 
 
@@ -148,12 +146,21 @@ def cells(row: dict[str, Any]) -> tuple[str, ...]:
         row["trainer"],
         "pass" if row["passed"] else "FAIL",
         "-" if row["step_ms"] is None else f"{row['step_ms']:.0f} ms",
-        "not measured" if row["peak_bytes"] is None else f"{row['peak_bytes'] / GIB:.2f} GiB",
-        "-" if row["estimate_bytes"] is None else f"{row['estimate_bytes'] / GIB:.2f} GiB",
+        mebibytes(row["peak_bytes"]),
+        mebibytes(row["estimate_bytes"]) + difference(row["estimate_bytes"], row["peak_bytes"]),
         non_finite_in_words(row),
         "ok" if row["prediction"] else "none",
         row["reason"] or "",
     )
+
+
+def mebibytes(number: int | None) -> str:
+    return "-" if number is None else f"{number / 2**20:.0f} MiB"
+
+
+def difference(estimate: int | None, peak: int | None) -> str:
+    """Relative difference of an estimate from the measured peak, in brackets; nothing without both."""
+    return f" ({estimate / peak - 1:+.0%})" if estimate and peak else ""
 
 
 def non_finite_in_words(row: dict[str, Any]) -> str:
@@ -169,7 +176,7 @@ def conditions(report: dict[str, Any]) -> str:
     cuda = report["device"] == "cuda"
     compiled = any(row["compiled"] for row in report["trainers"])
     precision = f"mixed precision, {'compiled' if compiled else 'not compiled'}" if cuda else "float32, not compiled"
-    memory = "" if cuda else "; a CPU keeps no count of its peak memory, and the estimate is for a GPU"
+    memory = "" if cuda else "; a CPU's peak is that of the tensors"
     return (
         f"Device {report['device']}, patch {patch}, batch {report['batch']}, {report['epochs']} epochs of "
         f"{report['iterations']} steps, {precision}{memory}."

@@ -8,6 +8,7 @@ import math
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from skimage.io import imread
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from nnunet_plugins.doctor import summary
 from nnunet_plugins.files import usable_cores, write_json
@@ -22,18 +24,20 @@ from nnunet_plugins.nnunet_folders import RAW, nnunet_folder
 from nnunet_plugins.selftest.data import CONFIGURATION, DATASET
 
 CHECKPOINT = "checkpoint_final.pth"
+TrainStep = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 class Step(NamedTuple):
     """Measurements of one training step."""
 
     epoch: int
-    milliseconds: float
+    milliseconds: float | None
+    """``None`` if something else was measured, which takes time."""
     loss: float | None
     """``None`` if it is not finite."""
     gradients_finite: bool
     peak: int | None
-    """Bytes of the GPU's memory; the CPU keeps no count."""
+    """Most bytes at once: of all that torch allocates on a GPU, of the tensors on a CPU; ``None`` if not counted."""
 
 
 def main() -> None:
@@ -72,7 +76,8 @@ def run_trial(name: str, device: torch.device, file: Path) -> int:
             note(steps=[step._asdict() for step in steps])
         note(**facts(trainer), part="prediction")
         predict(trainer, file.with_suffix(""))
-        note(part="end")
+        note(part="estimate")
+        note(estimate_bytes=estimate(trainer), part="end")
     except (Exception, SystemExit) as error:
         traceback.print_exc()
         note(error=summary(error))
@@ -98,32 +103,65 @@ def make_trainer(name: str, device: torch.device) -> Any:
 
 
 def observe_steps(trainer: Any, steps: list[Step]) -> None:
-    """Measure every training step that nnU-Net's loop asks of the trainer, and append it to ``steps``."""
-    train_step, device = trainer.train_step, trainer.device
+    """Measure every training step that nnU-Net's loop asks of the trainer, and append it to ``steps``.
+
+    A GPU's memory is that of every step. On a CPU, where counting takes time, it is that of the last one alone.
+    """
+    train_step, cuda = trainer.train_step, trainer.device.type == "cuda"
+    last = trainer.num_epochs * trainer.num_iterations_per_epoch - 1
 
     def observed(batch: dict[str, Any]) -> dict[str, Any]:
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-            torch.cuda.reset_peak_memory_stats()
-        start = time.perf_counter()
-        result = train_step(batch)
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        milliseconds = 1e3 * (time.perf_counter() - start)
-        peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else None
+        peak = milliseconds = None
+        if cuda:
+            milliseconds, peak, result = on_gpu(train_step, batch)
+        elif len(steps) == last:
+            peak, result = with_counted_tensors(trainer, train_step, batch)
+        else:
+            milliseconds, result = timed(train_step, batch)
         loss = float(result["loss"])
-        steps.append(
-            Step(
-                epoch=trainer.current_epoch,
-                milliseconds=milliseconds,
-                loss=loss if math.isfinite(loss) else None,
-                gradients_finite=gradients_are_finite(trainer.network),
-                peak=peak,
-            )
-        )
+        loss_or_none = loss if math.isfinite(loss) else None
+        finite = gradients_are_finite(trainer.network)
+        steps.append(Step(trainer.current_epoch, milliseconds, loss_or_none, finite, peak))
         return result
 
     trainer.train_step = observed
+
+
+def on_gpu(train_step: TrainStep, batch: dict[str, Any]) -> tuple[float, int, dict[str, Any]]:
+    """Milliseconds until the GPU has finished, peak of its memory, and the step's result."""
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+
+    def finished(batch: dict[str, Any]) -> dict[str, Any]:
+        result = train_step(batch)
+        torch.cuda.synchronize()
+        return result
+
+    milliseconds, result = timed(finished, batch)
+    return milliseconds, torch.cuda.max_memory_allocated(), result
+
+
+def timed(train_step: TrainStep, batch: dict[str, Any]) -> tuple[float, dict[str, Any]]:
+    start = time.perf_counter()
+    result = train_step(batch)
+    return 1e3 * (time.perf_counter() - start), result
+
+
+def with_counted_tensors(trainer: Any, train_step: TrainStep, batch: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    """Most bytes of tensors that exist at once in a step, and its result."""
+    from nnunet_plugins.trainers.memory.tracker import MemoryTracker
+
+    states = [v for state in trainer.optimizer.state.values() for v in state.values() if isinstance(v, torch.Tensor)]
+    with MemoryTracker() as memory:
+        for tensor in [*trainer.network.parameters(), *trainer.network.buffers(), *states, *tensors_of(batch)]:
+            memory.count(tensor)
+        memory.reset_peak()
+        result = train_step(batch)
+    return memory.peak, result
+
+
+def tensors_of(batch: dict[str, Any]) -> list[torch.Tensor]:
+    return [leaf for leaf in tree_leaves(batch) if isinstance(leaf, torch.Tensor)]
 
 
 def facts(trainer: Any) -> dict[str, Any]:
@@ -134,6 +172,20 @@ def facts(trainer: Any) -> dict[str, Any]:
         "gradient_scaler": trainer.grad_scaler is not None,
         "weights_finite": weights_are_finite(trainer.network),
     }
+
+
+def estimate(trainer: Any) -> int:
+    """Bytes that such a training step is estimated to need, in the precision of the trainer's device."""
+    from nnunet_plugins.trainers.memory.estimate import estimate_training
+
+    return estimate_training(
+        type(trainer),
+        trainer.plans_manager.plans,
+        CONFIGURATION,
+        trainer.dataset_json,
+        recompute=any(getattr(module, "recomputes", False) for module in trainer.network.modules()),
+        half_precision=trainer.device.type == "cuda",
+    ).peak
 
 
 def gradients_are_finite(network: nn.Module) -> bool:

@@ -6,24 +6,22 @@ pass. It is off until :func:`set_recomputation` switches it on, and without grad
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial, wraps
+from functools import cache, partial, wraps
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 
 def recomputable(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorate a module's ``forward``: while its recomputation is on, only inputs and outputs are kept.
+    """Decorate a module's ``forward`` or another method: while recomputation is on, it keeps inputs and outputs only.
 
     Parts may lie inside one another: the inner ones are computed again one by one, when the outer one is.
 
     Example:
-        >>> class Block(nn.Sequential):
-        ...     forward = recomputable(nn.Sequential.forward)
-        >>> block = Block(nn.Linear(2, 2), nn.ReLU())
+        >>> block = Recomputable(nn.Linear(2, 2), nn.ReLU())
         >>> set_recomputation(block, True)
         1
         >>> block(torch.ones(1, 2)).sum().backward()
@@ -37,6 +35,33 @@ def recomputable(forward: Callable[..., Any]) -> Callable[..., Any]:
 
     recomputing.recomputable = True  # type: ignore[attr-defined]
     return recomputing
+
+
+class Recomputable(nn.Sequential):
+    """Modules one after the other, whose results between them can be recomputed."""
+
+    forward = recomputable(nn.Sequential.forward)
+
+
+class RecomputableBlocks(nn.Sequential):
+    """Modules one after the other, each of which can be recomputed by itself."""
+
+    recomputes = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self:
+            again = self.recomputes and torch.is_grad_enabled()
+            x = recomputed(block, nn.Module.__call__, x) if again else block(x)
+        return x
+
+
+def make_blocks_recomputable(network: nn.Module) -> None:
+    """Make the outermost sequences of modules in a network recomputable, under the same names."""
+    for name, child in network.named_children():
+        if type(child) is nn.Sequential:
+            setattr(network, name, RecomputableBlocks(*child))
+        else:
+            make_blocks_recomputable(child)
 
 
 def recomputed(module: nn.Module, forward: Callable[..., Any], *inputs: Any) -> Any:
@@ -54,20 +79,28 @@ def first_and_second_pass(module: nn.Module) -> tuple[AbstractContextManager, Ab
 
 @contextmanager
 def frozen_statistics(module: nn.Module) -> Iterator[None]:
-    """Keep the running statistics of a module's batch normalisations from being updated."""
-    tracking = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    for norm in tracking:
-        norm.track_running_stats = False
+    """Let the batch normalisations of a module update copies of their running statistics, which are then dropped."""
+    norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
+    kept = [dict(norm._buffers) for norm in norms]
+    for norm in norms:
+        norm._buffers.update({name: x if x is None else x.clone() for name, x in norm._buffers.items()})
     try:
         yield
     finally:
-        for norm in tracking:
-            norm.track_running_stats = True
+        for norm, buffers in zip(norms, kept, strict=True):
+            norm._buffers.update(buffers)
 
 
 def set_recomputation(network: nn.Module, enabled: bool) -> int:
     """Switch recomputation on or off in all parts of a network that can do it, and return their number."""
-    parts = [module for module in network.modules() if hasattr(type(module).forward, "recomputable")]
+    parts = [module for module in network.modules() if can_recompute(type(module))]
     for part in parts:
         part.recomputes = enabled  # type: ignore[assignment]
     return len(parts)
+
+
+@cache
+def can_recompute(kind: type[nn.Module]) -> bool:
+    """Whether a module is made of recomputable blocks, or one of its methods is :func:`recomputable`."""
+    methods = (method for base in kind.__mro__ for method in vars(base).values())
+    return hasattr(kind, "recomputes") or any(hasattr(method, "recomputable") for method in methods)

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import _engine_run_backward
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
@@ -56,7 +57,25 @@ class CudaRules(TorchFunctionMode):
                 kwargs = {**kwargs, "dtype": torch.float32}
             elif name in COMPUTED_IN_FLOAT32:
                 args, kwargs = tree_map_only(Tensor, in_float32, (args, kwargs))
+        if func is Tensor.backward:
+            torch.clear_autocast_cache()  # nnU-Net has left autocast before the backward pass
+            with self, torch.autocast("cpu", enabled=False):  # on again in the forward passes that are repeated here
+                return run_backward(*args, **kwargs)
         return func(*args, **kwargs)
+
+
+def run_backward(
+    root: Tensor,
+    gradient: Tensor | None = None,
+    retain_graph: bool | None = None,
+    create_graph: bool = False,
+    inputs: Sequence[Tensor] | None = None,
+) -> None:
+    """Do what ``root.backward()`` does, without the check for modes that its public function begins with."""
+    gradient = torch.ones_like(root) if gradient is None else gradient
+    keep_graph = create_graph if retain_graph is None else retain_graph
+    options = {"allow_unreachable": True, "accumulate_grad": True}
+    _engine_run_backward((root,), (gradient,), keep_graph, create_graph, tuple(inputs or ()), **options)
 
 
 def in_float32(x: Tensor) -> Tensor:

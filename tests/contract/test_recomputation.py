@@ -26,7 +26,7 @@ def test_step_is_the_same_with_recomputation(outputs_and_dimensions):
     for recompute in (False, True):
         network = build(name, SIZES[dimensions], training=True)
         names = list(network.state_dict())
-        assert set_recomputation(network, recompute) > 0
+        assert set_recomputation([network], recompute)
         x = torch.randn(2, 3, *SIZES[dimensions], generator=torch.Generator().manual_seed(0))
         results.append([training_step(network, x), training_step(network, x)])
         assert list(network.state_dict()) == names
@@ -38,7 +38,7 @@ def test_step_is_the_same_with_recomputation(outputs_and_dimensions):
 def test_inference_recomputes_nothing(outputs_and_dimensions, monkeypatch):
     name, dimensions = outputs_and_dimensions
     network = build(name, SIZES[dimensions], training=False)
-    set_recomputation(network, True)
+    set_recomputation([network], True)
     monkeypatch.setattr(recomputation, "checkpoint", lambda *args, **kwargs: pytest.fail("it recomputes"))
     for training in (True, False):
         with torch.inference_mode():
@@ -51,7 +51,7 @@ def test_recomputation_can_be_compiled(outputs_and_dimensions):
     results = []
     for compiled in (False, True):
         network = build(name, SIZES[dimensions], training=True)
-        set_recomputation(network, True)
+        set_recomputation([network], True)
         x = torch.randn(2, 3, *SIZES[dimensions], generator=torch.Generator().manual_seed(0))
         forward = network
         if compiled:

@@ -76,8 +76,7 @@ def boundary_pairs(target: Target) -> list[Pairs]:
     axes = range(2, mask.ndim)
     both = [mask * next_pixel(mask, axis) for axis in axes]
     steps = [
-        (differences(target.one_hot, axis).abs() * valid).to(torch.int8)
-        for axis, valid in zip(axes, both, strict=True)
+        (differences(target.one_hot, axis).abs() * valid).to(torch.int8) for axis, valid in zip(axes, both, strict=True)
     ]
     changes = [step.amax(1, keepdim=True) for step in steps]
     # Both pixels of a pair with different labels are on the boundary; the pair that is rolled to the beginning is 0.

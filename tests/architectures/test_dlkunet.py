@@ -184,8 +184,8 @@ def test_blocks_keep_no_map_that_the_backward_pass_does_not_need(mixed_precision
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=mixed_precision):
             kept.append(maps_kept(block, *(x.bfloat16() if mixed_precision else x for x in inputs)))
     # After every depthwise, pointwise and normalisation, where the first depthwise one of an encoder's block has one or
-    # half the channels and that of a decoder's twice as many; after each convolution of the attention; in the decoder the
-    # upsampled map. With a concatenation and torch's hardtanh, which copies its input, it would be 10, 10.5 and 14.
+    # half the channels and that of a decoder's twice as many; after each convolution of the attention; in the decoder
+    # the upsampled map. With a concatenation and torch's hardtanh, which copies its input: 10, 10.5 and 14.
     assert kept == pytest.approx([8, 8.5, 8.5, 11, 11], abs=0.05)
 
 

@@ -7,6 +7,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from nnunet_plugins.architectures.layers.devices import has_cpu_forms
+
 BAND = 3
 """Columns of the widest kernel for whose gradient oneDNN has a depthwise form."""
 
@@ -16,7 +18,7 @@ def convolve_depthwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor
 
     On the CPU memory becomes channels last, and in full precision the gradients are those of :class:`DepthwiseConv`.
     """
-    if x.device.type != "cpu":
+    if not has_cpu_forms(x):
         return same_conv(x, weight, bias)
     x = channels_last(x)
     if torch.is_autocast_enabled("cpu") or x.dtype != weight.dtype:

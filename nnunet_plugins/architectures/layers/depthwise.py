@@ -72,7 +72,7 @@ def weight_gradient(gradient: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     long. So it has where the padding is as wide as the map: the map is padded beforehand.
     """
     padded = F.pad(x, [edge // 2 for edge in reversed(weight.shape[2:]) for _ in range(2)])
-    depth = 1
+    depth, shape = 1, weight.shape
     if x.ndim == 5:  # planes in the batch, those of the gradient with as many zeros after them as the input has
         depth = weight.shape[2]
         gradient = F.pad(gradient, (0, 0, 0, 0, 0, depth - 1)).movedim(2, 1).flatten(0, 1)
@@ -84,7 +84,7 @@ def weight_gradient(gradient: Tensor, x: Tensor, weight: Tensor) -> Tensor:
         columns = channels_last(columns)
         planes = [plane_gradient(gradient[: len(gradient) - z], columns[z:], band) for z in range(depth)]
         bands.append(planes[0] if x.ndim == 4 else torch.stack(planes, 2))
-    return torch.cat(bands, -1)
+    return torch.cat(bands, -1).flatten().view(shape)  # with strides like the weights', for DDP
 
 
 def plane_gradient(gradient: Tensor, x: Tensor, weight: Tensor) -> Tensor:

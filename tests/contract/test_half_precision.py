@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nnunet_plugins.architectures import ConDSeg, DCSNet
+from nnunet_plugins.architectures.layers import detector
 from nnunet_plugins.selftest.command import MAIN_TRAINERS
 
 FAST = "DLKUNetTrainer"
@@ -123,7 +124,7 @@ def same_choices(trainer: Any) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as monkeypatch:
         if isinstance(trainer.bare_network, DCSNet):
             monkeypatch.setattr(trainer.bare_network, "boxes_to_train_on", once(trainer.bare_network.boxes_to_train_on))
-            monkeypatch.setattr(trainer.bare_network.detector, "sample", once(trainer.bare_network.detector.sample))
+            monkeypatch.setattr(detector, "select", once(detector.select))
         yield
 
 

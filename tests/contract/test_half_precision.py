@@ -28,7 +28,6 @@ from nnunet_plugins.selftest.command import MAIN_TRAINERS
 FAST = "DLKUNetTrainer"
 STEPS = 12
 """Training steps of each of the two epochs, which are ConDSeg's two stages."""
-LARGEST = torch.finfo(torch.float16).max
 
 ROUNDING = {torch.float16: 2**-11, torch.bfloat16: 2**-8}
 """Relative error of rounding a number, and bound of a loss's difference from float32's."""
@@ -145,38 +144,21 @@ def not_finite(gradients: dict[str, Tensor]) -> set[str]:
     return {name for name, gradient in gradients.items() if not gradient.isfinite().all()}
 
 
-def largest(gradient: Tensor) -> float:
-    return float(gradient.abs().max())
-
-
 def flat(gradients: dict[str, Tensor]) -> Tensor:
     return torch.cat([gradient.flatten() for gradient in gradients.values()])
 
 
 @pytest.mark.parametrize("dtype", ROUNDING, ids=str)
 def test_losses_and_gradients_are_those_of_float32(stage, dtype):
-    """At the scaler's first scale, unless float16 cannot hold float32's own gradients with it."""
+    """At the scaler's first scale, with which nothing is infinite."""
     trainer, batch = stage.trainer, stage.batches[0]
     with same_weights_afterwards(trainer), same_choices(trainer):
         exact_loss, exact = step(trainer, batch, torch.float32)
         loss, gradients = step(trainer, batch, dtype)
-        if unrepresentable := too_large(exact):
-            assert not_finite(gradients) <= unrepresentable
-            loss, gradients = step(trainer, batch, dtype, fitting_scale(exact))
     cosine = F.cosine_similarity(flat(gradients), flat(exact), dim=0)
     assert loss == pytest.approx(exact_loss, rel=ROUNDING[dtype])
     assert gradients.keys() == exact.keys() and not not_finite(gradients)
     assert cosine > COSINE[dtype]
-
-
-def too_large(gradients: dict[str, Tensor]) -> set[str]:
-    """Gradients that float16 cannot hold with the scaler's first scale: they have a value of more than 1."""
-    return {name for name, gradient in gradients.items() if INITIAL_SCALE * largest(gradient) > LARGEST}
-
-
-def fitting_scale(gradients: dict[str, Tensor]) -> float:
-    """The scale to which a gradient scaler would fall: the largest with which float32's own gradients fit float16."""
-    return min(INITIAL_SCALE, 2.0 ** math.floor(math.log2(LARGEST / max(map(largest, gradients.values())))))
 
 
 @pytest.mark.parametrize("contrast", [4, 16])

@@ -38,7 +38,7 @@ def make_plans(source: Source, trainer: str, gpu_memory_gb: float, asked: Sequen
     Args:
         source: plans that nnU-Net has made, or a user has edited.
         trainer: name of the trainer; a length in it plays no part.
-        gpu_memory_gb: memory of the GPU, in GB of 2^30 bytes.
+        gpu_memory_gb: memory of the GPU, in GiB.
         asked: names of configurations; if empty, all that the method can do. Configurations that an earlier run of the
             command has planned are planned again with them.
 

@@ -57,10 +57,23 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     demo.add_argument("--keep", type=Path, metavar="DIR", help="work in this folder and leave everything there")
     demo.add_argument("--trainer", default="DCFFSNetTrainer", metavar="NAME", help="default: %(default)s")
     demo.add_argument("--epochs", type=int, metavar="N", help="default: a few, enough for a useful result")
+    add_selftest(commands)
     add_convert(commands)
     add_planning(commands)
     add_benchmark(commands)
     return parser.parse_args(arguments)
+
+
+def add_selftest(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    selftest = commands.add_parser(
+        "selftest",
+        help="let every main trainer train and predict on this machine, on generated data",
+        description="Train each trainer for a few steps on generated data, predict, and print what was measured.",
+    )
+    add = selftest.add_argument
+    add("trainers", nargs="*", metavar="TRAINER", help="names without a length; default: all main trainers")
+    add("--device", choices=("cuda", "cpu"), help="default: a GPU if torch sees one")
+    add("--json", type=Path, metavar="FILE", help="write the report to this file too")
 
 
 def add_convert(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -210,6 +223,13 @@ def demo(options: argparse.Namespace) -> None:
     run_demo(keep=options.keep, trainer=options.trainer, epochs=epochs)
 
 
+def selftest(options: argparse.Namespace) -> None:
+    from nnunet_plugins.selftest.command import run_selftest
+
+    if not run_selftest(options.trainers, options.device, options.json):
+        raise SystemExit(1)
+
+
 def convert(options: argparse.Namespace) -> None:
     from nnunet_plugins.dataset_conversion.command import list_converters, run
 
@@ -244,6 +264,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "env": print_environment,
     "doctor": doctor,
     "demo": demo,
+    "selftest": selftest,
     "convert": convert,
     "plan": plan,
     "memory": memory,

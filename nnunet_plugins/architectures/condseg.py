@@ -52,7 +52,8 @@ class Net0Head(nn.Module):
         self.seg_layers = nn.ModuleList([nn.Conv2d(channels * len(self.reduce), num_classes, 1)])
 
     def forward(self, features: Sequence[Tensor], size: Size) -> Tensor:
-        last = self.seg_layers[0]
+        (last,) = self.seg_layers
+        assert isinstance(last, nn.Conv2d) and last.bias is not None
         weights = last.weight.chunk(len(self.reduce), 1)
         levels = zip(features, weights, self.reduce, self.norms, strict=True)
         shares = [self.share(*level, size) for level in levels]

@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import FeaturePyramidNetwork, box_iou
+from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from nnunet_plugins.architectures.layers.boxes import crop_boxes, paste_boxes, perturbed
-from nnunet_plugins.architectures.layers.detector import Detections, Detector, Objects, runs_eagerly
+from nnunet_plugins.architectures.layers.detector import Detector, Objects, runs_eagerly
 from nnunet_plugins.architectures.layers.encoders import timm_encoder
 from nnunet_plugins.architectures.layers.msfa import GROUPS, MSFA, Segments
 from nnunet_plugins.architectures.layers.padding import pad_to_stride
@@ -29,9 +29,6 @@ Inside a box the head is about as sure of background. Tiles and mirrored copies 
 not outvote those in which it was.
 """
 
-MATCHING_IOU = 0.5
-"""Overlap from which on a detected box matches a true one."""
-
 
 class Annotated(NamedTuple):
     """Images and the objects to detect in them: the network's input in training."""
@@ -41,8 +38,7 @@ class Annotated(NamedTuple):
     objects: Objects
 
     def to(self, device: torch.device, *, non_blocking: bool = False) -> "Annotated":
-        objects = self.objects.to(device, non_blocking=non_blocking)
-        return Annotated(self.images.to(device, non_blocking=non_blocking), objects)
+        return self._replace(images=self.images.to(device, non_blocking=non_blocking))
 
 
 class DCSNetOutput(NamedTuple):
@@ -55,7 +51,7 @@ class DCSNetOutput(NamedTuple):
     boxes: Tensor | None = None
     """``(N, 5)``: image and corners of these boxes."""
     weights: Tensor | None = None
-    """``(N,)``: weights of these boxes, 0 for the one that stands in where there is none."""
+    """``(N,)``: weights of these boxes, 0 for those that stand in where there is no object."""
     detection_losses: dict[str, Tensor] | None = None
     """torchvision's four, by its names."""
 
@@ -111,8 +107,8 @@ class DCSNet(nn.Module):
         box_head_channels: channels of the two layers that classify a box.
         min_score: score from which on a box counts as detected.
         max_objects: most detections in an image.
-        max_true_boxes: at most this many true boxes of a batch are trained on, and as many detected ones; each keeps
-            0.1 GB for the backward pass (in float32).
+        boxes_per_image: the head is trained on at most this many boxes for each image of a batch,
+        max_boxes: and on at most so many in all; each keeps 0.1 GB for the backward pass (in float32).
 
     Shape:
         ``(B, in_channels, H, W)`` to logits ``(B, K, H, W)``, for any H and W.
@@ -144,7 +140,8 @@ class DCSNet(nn.Module):
         box_head_channels: int = 1024,
         min_score: float = 0.35,
         max_objects: int = 32,
-        max_true_boxes: int = 24,
+        boxes_per_image: int = 2,
+        max_boxes: int = 24,
     ):
         super().__init__()
         check_sizes(base_size, features, widths, fused_channels)
@@ -152,7 +149,8 @@ class DCSNet(nn.Module):
         self.num_classes = num_classes
         self.use_dghc = use_dghc
         self.backbone = backbone
-        self.max_true_boxes = max_true_boxes
+        self.boxes_per_image = boxes_per_image
+        self.max_boxes = max_boxes
         self.encoder, encoder_channels = timm_encoder(backbone, in_channels)
         if tuple(self.encoder.feature_info.reduction()[-4:]) != STRIDES:
             raise ValueError(f"backbone {backbone!r} has no feature maps at strides {STRIDES}; choose e.g. a ResNet.")
@@ -182,18 +180,23 @@ class DCSNet(nn.Module):
     def infer(self, images: Tensor) -> Tensor:
         """Segment images: detect boxes, and segment inside them."""
         features = self.pyramid(images)
-        boxes = self.detect(features, images, None).boxes
-        return self.predict(features, boxes, images)
+        return self.predict(features, self.detect(features, images), images)
 
     @runs_eagerly
     def learn(self, images: Tensor, objects: Objects) -> DCSNetOutput:
         """Segment inside boxes around true objects, for the losses; in validation also inside the detected ones."""
-        features = self.pyramid(images)
-        detected, losses = self.detect(features, images, objects)
-        boxes, weights = self.boxes_to_train_on(objects.boxes, detected, images)
+        features, size = self.pyramid(images), (images.shape[2], images.shape[3])
+        proposals = self.detector.propose(features)
+        max_boxes = min(self.boxes_per_image * len(images), self.max_boxes)
+        boxes, weights, losses = self.detector.learn(features, proposals, size, objects, max_boxes)
+        boxes, weights = self.boxes_to_train_on(boxes, weights, images)
         segments = self.segment(features, boxes)
         with torch.no_grad():  # nnU-Net scores these logits in validation, and ignores them in training
-            logits = self.background(images) if self.training else self.predict(features, detected, images)
+            if self.training:
+                logits = self.background(images)
+            else:
+                detected = self.detector.detect(features, proposals, size) if self.use_dghc else boxes
+                logits = self.predict(features, detected, images)
         return DCSNetOutput(logits, segments, boxes, weights, losses)
 
     def pyramid(self, images: Tensor) -> list[Tensor]:
@@ -207,12 +210,11 @@ class DCSNet(nn.Module):
         return self.msfa(self.dghc(features[: len(STRIDES)], boxes))
 
     @runs_eagerly
-    def detect(self, features: Sequence[Tensor], images: Tensor, objects: Objects | None) -> Detections:
-        """Detect the boxes to segment, whole images without DGHC; with objects, compute the detector's losses too."""
-        if not self.use_dghc and objects is None:
-            return Detections(whole_images(images), {})
-        detections = self.detector(features, (images.shape[2], images.shape[3]), objects)
-        return detections if self.use_dghc else detections._replace(boxes=whole_images(images))
+    def detect(self, features: Sequence[Tensor], images: Tensor) -> Tensor:
+        """Detect the boxes ``(N, 5)`` to segment, whole images without DGHC."""
+        if not self.use_dghc:
+            return whole_images(images)
+        return self.detector(features, (images.shape[2], images.shape[3]))
 
     @runs_eagerly
     def predict(self, features: Sequence[Tensor], boxes: Tensor, images: Tensor) -> Tensor:
@@ -229,31 +231,20 @@ class DCSNet(nn.Module):
         return outside.expand(len(images), -1, *images.shape[2:]).contiguous()
 
     @torch.compiler.disable
-    def boxes_to_train_on(self, true: Tensor, detected: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Choose boxes ``(N, 5)``, perturbed in training, and their weights ``(N,)``.
-
-        These are some true boxes, and as many detected ones that match a true one, so that the head sees what it gets
-        at inference. If there is none, one box of weight 0 stands in, so that all processes of a distributed training
-        compute the same.
-        """
+    def boxes_to_train_on(self, boxes: Tensor, weights: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Perturb boxes ``(N, 5)`` of a lesson in training; without DGHC, replace them and their weights ``(N,)``."""
         if not self.use_dghc:
-            return detected, torch.ones_like(detected[:, 0])
-        overlap = box_iou(detected[:, 1:], true[:, 1:]) * (detected[:, :1] == true[:, 0])
-        matching = detected[(overlap >= MATCHING_IOU).any(1)]
-        true, matching = (x[torch.randperm(len(x), device=x.device)] for x in (true, matching))
-        true = true[: self.max_true_boxes]
-        boxes = torch.cat((true, matching[: len(true)]))
-        if not len(boxes):
-            return whole_images(images[:1]), boxes.new_zeros(1)
-        size = (images.shape[2], images.shape[3])
-        return self.dghc.perturb(boxes, size), torch.ones_like(boxes[:, 0])
+            return whole_images(images), weights.new_ones(len(images))
+        return self.dghc.perturb(boxes, (images.shape[2], images.shape[3])), weights
 
 
 def whole_images(images: Tensor) -> Tensor:
     """Make one box for each of the images ``(B, C, H, W)``: ``(B, 5)``."""
     height, width = images.shape[2:]
-    corners = torch.tensor([0.0, 0.0, width, height], device=images.device).expand(len(images), 4)
-    return torch.cat((torch.arange(len(images), device=images.device)[:, None], corners), 1)
+    boxes = torch.zeros(len(images), 5, device=images.device)
+    boxes[:, 0] = torch.arange(len(images), device=images.device)
+    boxes[:, 3], boxes[:, 4] = width, height
+    return boxes
 
 
 def check_sizes(base_size: int, features: int, widths: Sequence[int], fused_channels: int) -> None:

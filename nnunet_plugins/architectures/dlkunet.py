@@ -13,10 +13,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nnunet_plugins.architectures.layers.convolutions import ConvOp, Size, conv_norm, depthwise_conv
+from nnunet_plugins.architectures.layers.depthwise import convolve_depthwise
 from nnunet_plugins.architectures.layers.dilation import dilated_conv
 from nnunet_plugins.architectures.layers.lean import MaxPool, SaturatingReLU
 from nnunet_plugins.architectures.layers.logits import MAX_LOGIT, bounded
 from nnunet_plugins.architectures.layers.padding import crop, pad_to_size, total_stride
+from nnunet_plugins.architectures.layers.recomputation import recomputable
 
 NUM_BLOCKS = {"S": 3, "M": 4, "L": 5}
 """Number of encoder blocks of every variant, Table 1."""
@@ -54,6 +56,7 @@ class SeparableConv(nn.Sequential):
             SaturatingReLU(MAX_ACTIVATION),
         )
 
+    @recomputable
     def forward(self, *parts: Tensor) -> Tensor:
         layers: Iterator[Any] = iter(self)
         depthwise, pointwise, norm, relu = layers
@@ -73,7 +76,7 @@ def separable_conv(
     weights = depthwise.weight.split(widths), depthwise.bias.split(widths), pointwise.weight.split(widths, 1)
     biases = [pointwise.bias] + [None] * (len(parts) - 1)
     mixed = (
-        conv(conv(part, weight, bias, padding=depthwise.padding, groups=len(weight)), mixing, mixing_bias)
+        conv(convolve_depthwise(part, weight, bias), mixing, mixing_bias)
         for part, weight, bias, mixing, mixing_bias in zip(parts, *weights, biases, strict=True)
     )
     return reduce(Tensor.add_, mixed)
@@ -93,8 +96,10 @@ class LargeKernelAttention(nn.Module):
         self.spatial = depthwise_conv(conv_op, channels, kernels.large_dilated, self.dilation)
         self.pointwise = conv_op(channels, channels, 1)
 
+    @recomputable
     def forward(self, x: Tensor) -> Tensor:
-        return self.pointwise(dilated_conv(self.spatial, self.depthwise(x))) * x
+        near = convolve_depthwise(x, self.depthwise.weight, self.depthwise.bias)
+        return self.pointwise(dilated_conv(self.spatial, near)) * x
 
 
 class EBlock(nn.Module):
@@ -111,6 +116,7 @@ class EBlock(nn.Module):
         )
         self.attention = LargeKernelAttention(conv_op, out_channels, kernels)
 
+    @recomputable
     def forward(self, *parts: Tensor) -> Tensor:
         first, second = self.convolution
         return self.attention(second(first(*parts)))
@@ -124,6 +130,7 @@ class DFB(nn.Module):
         self.upsample = get_matching_convtransp(conv_op)(2 * channels, channels, stride, stride)
         self.block = EBlock(conv_op, 2 * channels, channels, kernels)
 
+    @recomputable
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         x = pad_to_size(self.upsample(x), skip.shape[2:])  # "auto-resize": pooling may have rounded down
         return self.block(skip, x)  # the two are concatenated

@@ -186,7 +186,7 @@ def edge_loss(edges: Tensor, target: Target) -> Tensor:
 def laplacian_edges(one_hot: Tensor) -> Tensor:
     """Mark both sides of every edge of ``(N, K, S, S)`` maps of 0 and 1: their Laplacian is not 0 there."""
     maps = F.pad(one_hot.flatten(0, 1)[:, None], (1, 1, 1, 1), mode="replicate")
-    kernel = torch.tensor(LAPLACIAN, dtype=maps.dtype, device=maps.device)[None, None]
+    kernel = torch.tensor(LAPLACIAN, dtype=maps.dtype)[None, None].to(maps.device, non_blocking=True)
     return (F.conv2d(maps, kernel).abs() > 0.5).float().view_as(one_hot)
 
 

@@ -10,7 +10,6 @@ from support.fake_cuda import fake_cuda_autocast
 from torch import Tensor
 
 from nnunet_plugins.architectures import DCSNet
-from nnunet_plugins.architectures.dcsnet import DCSNetOutput
 from nnunet_plugins.trainers import find_trainer
 
 BATCH = 2
@@ -66,13 +65,6 @@ def batch_of(kind: str, dataset_id: int, trainer) -> dict:
 def outputs_for(trainer, images: Tensor, target: Tensor | list[Tensor]) -> Any:
     """Outputs of the network for a batch in training."""
     return trainer.network(trainer.network_input({"data": images, "target": target}))
-
-
-def outputs_for_given_boxes(network: DCSNet, images: Tensor) -> DCSNetOutput:
-    boxes = torch.zeros(3, 5)
-    segments = network.segment(network.pyramid(images), boxes)
-    logits = images[:, : network.num_classes]
-    return DCSNetOutput(logits, segments, boxes, boxes[:, 0], {"of the detector": boxes.sum()})
 
 
 def gradients(trainer) -> list[torch.Tensor]:
@@ -144,12 +136,11 @@ def test_mixed_precision_on_cuda_gives_a_float32_loss_on_the_device(trainer_and_
             fake_target = [torch.empty(t.shape, dtype=t.dtype) for t in target]
         else:
             fake_target = torch.empty(target.shape, dtype=target.dtype)
-        detects = isinstance(network, DCSNet)  # by values, which fake tensors have not
-        images = random_image(dataset_id)
-        loss = trainer.loss(outputs_for_given_boxes(network, images) if detects else network(images), fake_target)
+        batch = {"data": random_image(dataset_id), "target": fake_target}
+        loss = trainer.loss(network(trainer.network_input(batch)), fake_target)
         assert loss.dtype == torch.float32
         assert loss.device.type == "cuda"
-        if detects:
+        if isinstance(network, DCSNet):  # which detects at inference by values that fake tensors have not
             return
         network.deep_supervision = False
         with torch.no_grad():

@@ -22,7 +22,7 @@ NETWORK_KWARGS: dict[str, dict[str, Any]] = {
         "widths": (16, 16, 32, 32),
         "fused_channels": 16,
         "box_head_channels": 32,
-        "max_true_boxes": 2,
+        "max_boxes": 2,
     },
     "DLKUNetTrainer": {"base_channels": 12},
 }

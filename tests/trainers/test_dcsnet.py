@@ -15,7 +15,6 @@ from support.narrow import NETWORK_KWARGS
 from nnunet_plugins.architectures import DCSNet
 from nnunet_plugins.architectures.dcsnet import Segments
 from nnunet_plugins.architectures.layers.boxes import crop_boxes
-from nnunet_plugins.architectures.layers.detector import Detections
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.losses.common import LabelFormat
 from nnunet_plugins.trainers import find_trainer
@@ -63,7 +62,7 @@ FORTY = [(x, y, x + 2, y + 2) for x in range(0, 60, 6) for y in range(0, 40, 10)
 )
 @pytest.mark.parametrize("name", ["DCSNetTrainer", "DCSNetTrainer_woDGHC"])
 def test_degenerate_batches_train_and_validate(small, name, boxes):
-    trainer = small(name, max_true_boxes=24)
+    trainer = small(name, max_boxes=24)
     trainer.on_train_epoch_start()
     batch = with_lesions(boxes)
     assert np.isfinite(trainer.train_step(batch)["loss"])
@@ -103,7 +102,7 @@ WIDE = {
     "widths": (64, 128, 256, 512),
     "fused_channels": 64,
     "box_head_channels": 1024,
-    "max_true_boxes": 24,
+    "max_boxes": 24,
 }
 """The published network with a small backbone, which learns in a few steps."""
 
@@ -220,9 +219,8 @@ LESION = (slice(30, 44), slice(56, 74))
 def seeing(monkeypatch, network, overlooks=lambda image, boxes: boxes):
     """Let the network detect all bright objects but those that it overlooks, and segment them perfectly."""
 
-    def detect(features, images, objects):
-        found = objects_in((images > 0.5).short(), LabelFormat()).boxes
-        return Detections(overlooks(images, found), {})
+    def detect(features, images):
+        return overlooks(images, objects_in((images > 0.5).short(), LabelFormat()).boxes)
 
     def segment(features, boxes):
         maps = crop_boxes(12 * features - 6, boxes, 64)

@@ -4,16 +4,39 @@ The boxes of a batch are rows ``(image, x1, y1, x2, y2)``, as in torchvision: th
 pixels, where the first pixel extends from 0 to 1.
 """
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import clip_boxes_to_image, roi_align
+
+MAX_LOG_SCALE = math.log(1000 / 16)
+"""Largest logarithm by which a detector scales a box; torchvision's."""
 
 
 def boxes_of_images(boxes: list[Tensor]) -> Tensor:
     """Concatenate the boxes ``(N_i, 4)`` of every image to ``(N, 5)``."""
     images = [torch.full_like(b[:, :1], index) for index, b in enumerate(boxes)]
     return torch.cat((torch.cat(images), torch.cat(boxes)), 1)
+
+
+def moved(boxes: Tensor, offsets: Tensor, weights: Sequence[float]) -> Tensor:
+    """Move and scale boxes ``(..., 4)`` by a detector's offsets ``(..., 4)`` (Girshick et al., 2014).
+
+    It is torchvision's ``BoxCoder``, which makes a GPU wait.
+
+    Args:
+        boxes: two corners.
+        offsets: of the centre in widths and heights, and of the logarithms of these.
+        weights: factors of x, y, width and height in the offsets.
+    """
+    x, y, w, h = (offset / weight for offset, weight in zip(offsets.unbind(-1), weights, strict=True))
+    shift, scale = torch.stack((x, y), -1), torch.stack((w, h), -1).clamp(max=MAX_LOG_SCALE).exp()
+    sides = boxes[..., 2:] - boxes[..., :2]
+    center, half = boxes[..., :2] + sides / 2 + shift * sides, scale * sides / 2
+    return torch.cat((center - half, center + half), -1)
 
 
 def perturbed(boxes: Tensor, size: tuple[int, int], shift: float, scale: float) -> Tensor:

@@ -1,23 +1,42 @@
 """Faster R-CNN with one class of objects, composed of torchvision's parts (Ren et al., 2015; Lin et al., 2017)."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.image_list import ImageList
-from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
+from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead, concat_box_prediction_layers
-from torchvision.ops import MultiScaleRoIAlign
+from torchvision.ops import MultiScaleRoIAlign, box_iou, clip_boxes_to_image, roi_align
 
-from nnunet_plugins.architectures.layers.boxes import boxes_of_images
+from nnunet_plugins.architectures.layers.boxes import boxes_of_images, moved
+from nnunet_plugins.architectures.layers.selection import (
+    ANCHOR_IOU,
+    ANCHORS_PER_IMAGE,
+    CANDIDATE_IOU,
+    CANONICAL_SCALE,
+    POSITIVE_SHARES,
+    SAMPLE_IOU,
+    SAMPLES_PER_IMAGE,
+    Selection,
+    Truth,
+    select,
+)
 
 ASPECT_RATIOS = (0.5, 1.0, 2.0)
 POOLED_SIZE = 7
+SAMPLING_RATIO = 2
 FINEST_STRIDE = 4
 NUM_LEVELS = 5
+MATCHING_IOU = 0.5
+"""Overlap from which on a detected box matches a true one."""
+DETECTED_SHARE = 0.5
+"""Share of the boxes of a lesson that are detected ones, where these match."""
 
 
 runs_eagerly = torch.compiler.disable(recursive=False)
@@ -27,38 +46,43 @@ The modules that such a function calls are compiled.
 """
 
 
-class Objects(NamedTuple):
-    """Objects to detect in a batch."""
+@dataclass(frozen=True)
+class Objects:
+    """Objects to detect in a batch; they stay on the CPU, also where DDP moves all tensors that it finds in tuples."""
 
     boxes: Tensor
     """``(N, 5)`` of image and corners."""
     annotated: Tensor | None = None
     """``(B, 1, H, W)`` bool mask of annotated pixels, ``None`` for all; nothing else counts as background."""
 
-    def to(self, device: torch.device, *, non_blocking: bool = False) -> "Objects":
-        annotated = None if self.annotated is None else self.annotated.to(device, non_blocking=non_blocking)
-        return Objects(self.boxes.to(device, non_blocking=non_blocking), annotated)
 
-    def of_images(self, batch: int) -> list[dict[str, Tensor]]:
-        """Convert the boxes to torchvision's targets, one for each image."""
-        boxes = [self.boxes[self.boxes[:, 0] == index, 1:] for index in range(batch)]
-        return [{"boxes": b, "labels": torch.ones(len(b), dtype=torch.int64, device=b.device)} for b in boxes]
+class Proposals(NamedTuple):
+    """Outputs of the proposal head for the A anchors of every level."""
 
-    def seen(self, image: int, boxes: Tensor) -> Tensor:
-        """Tell whether the centres of boxes ``(N, 4)`` lie where the image is annotated: ``(N,)`` bool."""
-        assert self.annotated is not None, "everything is annotated: there is nothing to ask"
-        height, width = self.annotated.shape[2:]
-        x, y = ((boxes[:, :2] + boxes[:, 2:]) / 2).long().unbind(1)
-        return self.annotated[image, 0, y.clamp(0, height - 1), x.clamp(0, width - 1)]
+    objectness: list[Tensor]
+    """``(B, A, H / r, W / r)``."""
+    deltas: list[Tensor]
+    """``(B, 4 A, H / r, W / r)``."""
+
+    def flat(self) -> tuple[Tensor, Tensor, list[int]]:
+        """Scores ``(B, A)`` and offsets ``(B, A, 4)`` of all levels in float32, and the number of anchors of each."""
+        batch = len(self.objectness[0])
+        scores, offsets = concat_box_prediction_layers(
+            [level.float() for level in self.objectness], [level.float() for level in self.deltas]
+        )
+        counts = [level[0].numel() for level in self.objectness]
+        return scores.view(batch, -1), offsets.view(batch, -1, 4), counts
 
 
-class Detections(NamedTuple):
-    """Boxes detected in a batch, and the detector's losses."""
+class Lesson(NamedTuple):
+    """Boxes to learn the segmentation from, and the detector's losses."""
 
     boxes: Tensor
-    """``(N, 5)``, without a gradient."""
+    """``(M, 5)``, without a gradient: true boxes, half of them replaced by detected ones that match them, if any."""
+    weights: Tensor
+    """``(M,)``: 1, or 0 for the whole image that stands in where there is no object."""
     losses: dict[str, Tensor]
-    """torchvision's four losses by its names; empty if the objects are not known."""
+    """torchvision's four losses by its names."""
 
 
 class Detector(nn.Module):
@@ -67,8 +91,8 @@ class Detector(nn.Module):
     Thresholds are torchvision's except for ``min_score``.
 
     Deviation: a patch is smaller than torchvision's images of 800 pixels, and has few objects. Anchors, and the boxes
-    that belong to a level, are a quarter as large, and losses use 128 candidates of an image instead of 512, most of
-    which would be background.
+    that belong to a level, are a quarter as large, losses use 128 candidates of an image instead of 512, most of which
+    would be background, and in training they are drawn from the best 500 of a level instead of 2000.
 
     Args:
         channels: channels of the features.
@@ -93,26 +117,25 @@ class Detector(nn.Module):
         super().__init__()
         if len(anchor_sizes) != NUM_LEVELS:
             raise ValueError(f"anchor_sizes={anchor_sizes}: give {NUM_LEVELS} of them, one for each of P2 ... P6.")
-        candidates = {"training": 2000, "testing": 1000}
+        most = {"training": 500, "testing": 1000}
         self.rpn = RegionProposalNetwork(
             AnchorGenerator(tuple((size,) for size in anchor_sizes), (ASPECT_RATIOS,) * len(anchor_sizes)),
             RPNHead(channels, len(ASPECT_RATIOS)),
-            fg_iou_thresh=0.7,
-            bg_iou_thresh=0.3,
-            batch_size_per_image=256,
-            positive_fraction=0.5,
-            pre_nms_top_n=candidates,
-            post_nms_top_n=candidates,
-            nms_thresh=0.7,
+            *ANCHOR_IOU,
+            batch_size_per_image=ANCHORS_PER_IMAGE,
+            positive_fraction=POSITIVE_SHARES[0],
+            pre_nms_top_n=most,
+            post_nms_top_n=most | {"training": 2000},
+            nms_thresh=CANDIDATE_IOU,
         )
+        pool = MultiScaleRoIAlign(["0", "1", "2", "3"], POOLED_SIZE, SAMPLING_RATIO, canonical_scale=CANONICAL_SCALE)
         self.roi_heads = RoIHeads(
-            MultiScaleRoIAlign(["0", "1", "2", "3"], POOLED_SIZE, 2, canonical_scale=56),  # P6 only proposes
+            pool,  # without P6, which only proposes
             TwoMLPHead(channels * POOLED_SIZE**2, box_head_channels),
             rare_objects(FastRCNNPredictor(box_head_channels, num_classes=2)),
-            fg_iou_thresh=0.5,
-            bg_iou_thresh=0.5,
-            batch_size_per_image=128,
-            positive_fraction=0.25,
+            *SAMPLE_IOU,
+            batch_size_per_image=SAMPLES_PER_IMAGE,
+            positive_fraction=POSITIVE_SHARES[1],
             bbox_reg_weights=None,
             score_thresh=min_score,
             nms_thresh=0.5,
@@ -120,111 +143,128 @@ class Detector(nn.Module):
         )
 
     @runs_eagerly
-    def forward(self, features: Sequence[Tensor], size: tuple[int, int], objects: Objects | None = None) -> Detections:
-        """Detect boxes: in training among the proposals that are sampled for the losses, otherwise among all.
+    def forward(self, features: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+        """Detect boxes ``(N, 5)``, without a gradient.
 
         Args:
             features: ``(B, C, H / r, W / r)`` of every level, the finest first, with r = 4, 8, 16, ...
             size: (H, W) of the images before padding, which no box exceeds.
-            objects: objects to detect, for the losses.
         """
-        objectness, deltas = self.rpn.head(list(features))
-        return self.detect(features, objectness, deltas, size, objects)
+        return self.detect(features, self.propose(features), size)
+
+    @runs_eagerly
+    def propose(self, features: Sequence[Tensor]) -> Proposals:
+        """Judge all anchors of features as in :meth:`forward`."""
+        return Proposals(*self.rpn.head(list(features)))
 
     @torch.compiler.disable
-    def detect(
-        self,
-        features: Sequence[Tensor],
-        objectness: list[Tensor],
-        deltas: list[Tensor],
-        size: tuple[int, int],
-        objects: Objects | None,
-    ) -> Detections:
-        """Detect boxes, given the proposal head's outputs; coordinates and scores are in float32.
+    @torch.no_grad()
+    def detect(self, features: Sequence[Tensor], proposals: Proposals, size: tuple[int, int]) -> Tensor:
+        """Detect boxes ``(N, 5)`` among proposals.
 
         All shapes here depend on the values of tensors, so that nothing is compiled.
         """
-        batch = len(features[0])
-        like = [torch.empty((0, *f.shape[2:]), device=f.device) for f in features]
-        anchors = self.rpn.anchor_generator(
-            ImageList(like[0].new_empty((0, *padded_size(features))), [size] * batch), like
-        )
-        num_anchors = [level[0].numel() for level in objectness]
-        scores, offsets = concat_box_prediction_layers([o.float() for o in objectness], [d.float() for d in deltas])
-        candidates = self.rpn.box_coder.decode(offsets.detach(), anchors).view(batch, -1, 4)
-        proposals, _ = self.rpn.filter_proposals(candidates, scores, [size] * batch, num_anchors)
-
-        losses: dict[str, Tensor] = {}
-        if objects is not None:
-            targets = objects.of_images(batch)
-            losses = self.proposal_losses(scores, offsets, anchors, targets, objects)
-            samples, *matches = self.sample(proposals, targets, objects)
-            answers = self.classify(features, samples)
-            losses |= self.box_losses(*answers, *matches)
-            if self.training:
-                return Detections(self.best(*without_true_boxes(*answers, samples, targets), samples, size), losses)
-        return Detections(self.best(*self.classify(features, proposals), proposals, size), losses)
-
-    def proposal_losses(
-        self,
-        scores: Tensor,
-        offsets: Tensor,
-        anchors: list[Tensor],
-        targets: list[dict[str, Tensor]],
-        objects: Objects,
-    ) -> dict[str, Tensor]:
-        labels, matched = self.rpn.assign_targets_to_anchors(anchors, targets)
-        if objects.annotated is not None:
-            seen = [objects.seen(index, boxes) for index, boxes in enumerate(anchors)]
-            labels = [label.where(known | (label > 0), -1.0) for label, known in zip(labels, seen, strict=True)]
-        if torch.cat(labels).max() < 0:
-            objectness, boxes = 0 * scores.sum(), 0 * offsets.sum()
-        else:
-            objectness, boxes = self.rpn.compute_loss(
-                scores, offsets, labels, self.rpn.box_coder.encode(matched, anchors)
-            )
-        return {"loss_objectness": objectness, "loss_rpn_box_reg": boxes}
-
-    def sample(
-        self, proposals: list[Tensor], targets: list[dict[str, Tensor]], objects: Objects
-    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """Sample proposals for the losses, with their labels and their offsets from their objects."""
-        if objects.annotated is not None:
-            proposals = [boxes[objects.seen(index, boxes)] for index, boxes in enumerate(proposals)]
-        samples, _, labels, distances = self.roi_heads.select_training_samples(proposals, targets)
-        return samples, labels, distances
-
-    def classify(self, features: Sequence[Tensor], proposals: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Compute class logits and offsets of all proposals."""
+        scores, offsets, counts = proposals.flat()
+        sizes, anchors = [size] * len(scores), self.anchors(features).to(scores.device)
+        candidates = moved(anchors, offsets, self.rpn.box_coder.weights)
+        boxes, _ = self.rpn.filter_proposals(candidates, scores, sizes, counts)
         levels = {str(index): feature for index, feature in enumerate(features)}
-        pooled = self.roi_heads.box_roi_pool(levels, proposals, [padded_size(features)])
+        pooled = self.roi_heads.box_roi_pool(levels, boxes, [padded_size(features)])
+        logits, offsets = self.classify(pooled)
+        return boxes_of_images(self.roi_heads.postprocess_detections(logits, offsets, boxes, sizes)[0])
+
+    @torch.compiler.disable
+    def learn(
+        self,
+        features: Sequence[Tensor],
+        proposals: Proposals,
+        size: tuple[int, int],
+        objects: Objects,
+        max_boxes: int,
+    ) -> Lesson:
+        """Compute the losses, and choose boxes to learn the segmentation from.
+
+        Args:
+            features: as in :meth:`forward`.
+            proposals: what :meth:`propose` makes of them.
+            size: (H, W) of the images before padding.
+            objects: objects to detect.
+            max_boxes: most boxes in the lesson.
+        """
+        scores, offsets, counts = proposals.flat()
+        anchors = self.anchors(features)
+        number = self.rpn.post_nms_top_n()
+        candidates = self.candidates(scores, offsets, anchors.to(scores.device, non_blocking=True), counts)
+        selection = select(candidates, anchors, objects.boxes, objects.annotated, size, number, max_boxes)
+        pooled = [
+            roi_align(feature, boxes, POOLED_SIZE, FINEST_STRIDE**-1 / 2**level, SAMPLING_RATIO)
+            for level, (feature, boxes) in enumerate(zip(features, selection.samples, strict=False))
+        ]
+        answers = self.classify(torch.cat(pooled))
+        losses = proposal_losses(scores, offsets, selection) | box_losses(*answers, selection)
+        matching = self.matching(*answers, selection, size)
+        replaced = torch.rand_like(selection.weights)[:, None] < DETECTED_SHARE
+        return Lesson(torch.where(replaced, matching, selection.true), selection.weights, losses)
+
+    def anchors(self, features: Sequence[Tensor]) -> Tensor:
+        """Make the anchors ``(A, 4)`` of an image, on the CPU."""
+        like = [torch.empty((0, *feature.shape[2:]), device="cpu") for feature in features]
+        images = torch.empty((0, *padded_size(features)), device="cpu")
+        (anchors,) = self.rpn.anchor_generator(ImageList(images, [padded_size(features)]), like)
+        return anchors
+
+    @torch.no_grad()
+    def candidates(self, scores: Tensor, offsets: Tensor, anchors: Tensor, counts: list[int]) -> Tensor:
+        """Choose the best boxes of every level: corners, score and level ``(B, P, 6)``."""
+        best = []
+        levels = zip(scores.split(counts, 1), offsets.split(counts, 1), anchors.split(counts), strict=True)
+        for level, (of_level, offset, anchor) in enumerate(levels):
+            values, index = of_level.topk(min(self.rpn.pre_nms_top_n(), of_level.shape[1]))
+            chosen = offset.gather(1, index[..., None].expand(-1, -1, 4))
+            boxes = moved(anchor[index], chosen, self.rpn.box_coder.weights)
+            best.append(torch.cat((boxes, values[..., None], torch.full_like(values[..., None], level)), 2))
+        return torch.cat(best, 1)
+
+    def classify(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute class logits ``(R, 2)`` and offsets ``(R, 8)`` of boxes from their features ``(R, C, 7, 7)``."""
         logits, offsets = self.roi_heads.box_predictor(self.roi_heads.box_head(pooled))
         return logits.float(), offsets.float()
 
-    def box_losses(
-        self, logits: Tensor, offsets: Tensor, labels: list[Tensor], distances: list[Tensor]
-    ) -> dict[str, Tensor]:
-        if len(logits):
-            classes, boxes = fastrcnn_loss(logits, offsets, labels, distances)
-        else:
-            classes, boxes = logits.sum(), offsets.sum()
-        return {"loss_classifier": classes, "loss_box_reg": boxes}
-
     @torch.no_grad()
-    def best(self, logits: Tensor, offsets: Tensor, proposals: list[Tensor], size: tuple[int, int]) -> Tensor:
-        """Select the boxes ``(N, 5)`` that count as detected."""
-        boxes, _, _ = self.roi_heads.postprocess_detections(logits, offsets, proposals, [size] * len(proposals))
-        return boxes_of_images(boxes)
+    def matching(self, logits: Tensor, offsets: Tensor, selection: Selection, size: tuple[int, int]) -> Tensor:
+        """Find for each true box the detected one with the highest score that matches it, else itself: ``(M, 5)``."""
+        samples, true = torch.cat(selection.samples), selection.true
+        refined = moved(samples[:, 1:], offsets[:, 4:], self.roi_heads.box_coder.weights)
+        detected = torch.cat((samples[:, :1], clip_boxes_to_image(refined, size)), 1)
+        scores = logits.softmax(1)[:, 1] * selection.proposed
+        overlap = box_iou(true[:, 1:], detected[:, 1:]) * (true[:, :1] == detected[:, 0])
+        scores = scores * (overlap >= MATCHING_IOU) * (scores > self.roi_heads.score_thresh)  # (M, R)
+        highest, index = scores.max(1, keepdim=True)
+        return torch.where(highest > 0, detected[index[:, 0]], true)
 
 
-def without_true_boxes(
-    logits: Tensor, offsets: Tensor, samples: list[Tensor], targets: list[dict[str, Tensor]]
-) -> tuple[Tensor, Tensor]:
-    """Remove the scores of the true boxes, which torchvision adds to the proposals."""
-    true = [(boxes[:, None] == target["boxes"]).all(2).any(1) for boxes, target in zip(samples, targets, strict=True)]
-    return logits.masked_fill(
-        torch.cat(true)[:, None] & torch.tensor([False, True], device=logits.device), -torch.inf
-    ), offsets
+def proposal_losses(scores: Tensor, offsets: Tensor, selection: Selection) -> dict[str, Tensor]:
+    """Compute the losses of the proposal head for scores ``(B, A)`` and offsets ``(B, A, 4)`` of all anchors."""
+    truth = selection.of_anchors
+    scores, offsets = scores.flatten()[selection.anchors], offsets.flatten(0, 1)[selection.anchors]
+    objectness = F.binary_cross_entropy_with_logits(scores, truth.labels, truth.weights, reduction="sum")
+    return {"loss_objectness": objectness, "loss_rpn_box_reg": regression_loss(offsets, truth)}
+
+
+def box_losses(logits: Tensor, offsets: Tensor, selection: Selection) -> dict[str, Tensor]:
+    """Compute the losses of the samples' class logits ``(R, 2)`` and offsets ``(R, 8)``."""
+    truth = selection.of_samples
+    classes = F.cross_entropy(logits, truth.labels.long(), reduction="none")
+    return {
+        "loss_classifier": (truth.weights * classes).sum(),
+        "loss_box_reg": regression_loss(offsets[:, 4:], truth),
+    }
+
+
+def regression_loss(offsets: Tensor, truth: Truth) -> Tensor:
+    """Smooth L1 distance of the offsets ``(R, 4)`` of objects."""
+    distances = F.smooth_l1_loss(offsets, truth.offsets, beta=1 / 9, reduction="none").sum(1)
+    return (truth.weights * truth.labels * distances).sum()
 
 
 def rare_objects(predictor: FastRCNNPredictor) -> FastRCNNPredictor:

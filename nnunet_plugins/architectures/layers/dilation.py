@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from nnunet_plugins.architectures.layers.depthwise import convolve_depthwise
 from nnunet_plugins.architectures.layers.padding import pad_to_size
 
 GRIDS_ON = "cpu"
@@ -40,8 +40,7 @@ def conv_on_grids(conv: nn.Conv2d | nn.Conv3d, x: Tensor) -> Tensor:
     # Taps that are farther from the kernel's centre than a grid is long only meet padding.
     reach = [min(k // 2, size - 1) for k, size in zip(conv.kernel_size, grids.shape[2:], strict=True)]
     window = [slice(k // 2 - r, k // 2 + r + 1) for k, r in zip(conv.kernel_size, reach, strict=True)]
-    dense = F.conv2d if x.ndim == 4 else F.conv3d
-    grids = dense(grids, conv.weight[:, :, *window], conv.bias, padding=reach, groups=conv.groups)
+    grids = convolve_depthwise(grids, conv.weight[:, :, *window], conv.bias)
     return join_grids(grids, steps)[:, :, *map(slice, x.shape[2:])]
 
 

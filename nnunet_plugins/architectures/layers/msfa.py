@@ -103,8 +103,8 @@ class PixelFusion(nn.Module):
         )
 
     def forward(self, decoded: Sequence[Tensor]) -> Tensor:
-        weights = self.gate(torch.cat(list(decoded), 1)).softmax(1)
-        return (weights[:, :, None] * torch.stack(list(decoded), 1)).sum(1)
+        weights = self.gate(torch.cat(list(decoded), 1)).softmax(1).split(1, 1)
+        return torch.stack([weight * x for weight, x in zip(weights, decoded, strict=True)]).sum(0)
 
 
 class MeanFusion(nn.Module):

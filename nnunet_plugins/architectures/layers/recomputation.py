@@ -4,7 +4,7 @@ Results, gradients and running statistics stay those of the network without it; 
 pass. It is off until :func:`set_recomputation` switches it on, and without gradients it does nothing.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache, partial, wraps
 from typing import Any
@@ -22,8 +22,8 @@ def recomputable(forward: Callable[..., Any]) -> Callable[..., Any]:
 
     Example:
         >>> block = Recomputable(nn.Linear(2, 2), nn.ReLU())
-        >>> set_recomputation(block, True)
-        1
+        >>> set_recomputation([block], True)
+        True
         >>> block(torch.ones(1, 2)).sum().backward()
     """
 
@@ -56,9 +56,12 @@ class RecomputableBlocks(nn.Sequential):
 
 
 def make_blocks_recomputable(network: nn.Module) -> None:
-    """Make the outermost sequences of modules in a network recomputable, under the same names."""
+    """Make the outermost sequences of blocks in a network recomputable, under the same names.
+
+    Sequences of single layers are left alone: a layer that works in place would spoil what it is recomputed from.
+    """
     for name, child in network.named_children():
-        if type(child) is nn.Sequential:
+        if type(child) is nn.Sequential and all(any(block.children()) for block in child):
             setattr(network, name, RecomputableBlocks(*child))
         else:
             make_blocks_recomputable(child)
@@ -91,16 +94,16 @@ def frozen_statistics(module: nn.Module) -> Iterator[None]:
             norm._buffers.update(buffers)
 
 
-def set_recomputation(network: nn.Module, enabled: bool) -> int:
-    """Switch recomputation on or off in all parts of a network that can do it, and return their number."""
-    parts = [module for module in network.modules() if can_recompute(type(module))]
+def set_recomputation(modules: Iterable[nn.Module], enabled: bool) -> bool:
+    """Switch recomputation on or off in all parts of networks and losses, and tell whether there is such a part."""
+    parts = [part for module in modules for part in module.modules() if can_recompute(type(part))]  # type: ignore[arg-type]
     for part in parts:
         part.recomputes = enabled  # type: ignore[assignment]
-    return len(parts)
+    return bool(parts)
 
 
 @cache
-def can_recompute(kind: type[nn.Module]) -> bool:
-    """Whether a module is made of recomputable blocks, or one of its methods is :func:`recomputable`."""
+def can_recompute(kind: type) -> bool:
+    """Whether a class of modules is made of recomputable blocks, or one of its methods is :func:`recomputable`."""
     methods = (method for base in kind.__mro__ for method in vars(base).values())
     return hasattr(kind, "recomputes") or any(hasattr(method, "recomputable") for method in methods)

@@ -9,10 +9,14 @@ from torchvision.ops import clip_boxes_to_image
 
 from nnunet_plugins.architectures.layers.boxes import boxes_of_images
 from nnunet_plugins.architectures.layers.detector import Objects
+from nnunet_plugins.architectures.layers.operators import define
 from nnunet_plugins.losses.common import LabelFormat
 
 SPECK = 3
 """Pixels of the smallest component with a box of its own, and the smallest side of a box inside the image."""
+
+SUPPOSED_OBJECTS = 32
+"""Objects in an image without data, as in an estimate of memory: more than a training step looks at."""
 
 
 def objects_in(target: Tensor, label_format: LabelFormat) -> Objects:
@@ -26,11 +30,24 @@ def objects_in(target: Tensor, label_format: LabelFormat) -> Objects:
             ``(B, K [+ 1 if ignore], H, W)``.
         label_format: of the dataset.
     """
-    annotated = None
+    annotated, target = None, target.cpu()
     if label_format.ignore_label is not None:
         annotated = ~target[:, -1:].bool() if label_format.regions else target != label_format.ignore_label
         target = (target[:, :-1] if label_format.regions else target) * annotated
-    return Objects(boxes_of_images([object_boxes(maps.numpy()) for maps in target.cpu()]), annotated)
+    return Objects(OBJECT_BOXES(target), annotated)
+
+
+def boxes_of_batch(maps: Tensor) -> Tensor:
+    """Find the objects in label maps ``(B, M, H, W)``: ``(N, 5)``."""
+    return boxes_of_images([object_boxes(of_image.numpy()) for of_image in maps])
+
+
+def empty_boxes(maps: Tensor) -> Tensor:
+    """Make an empty tensor for the objects in label maps ``(B, M, H, W)`` without data."""
+    return maps.new_empty(len(maps) * SUPPOSED_OBJECTS, 5, dtype=torch.float32)
+
+
+OBJECT_BOXES = define("object_boxes(Tensor maps) -> Tensor", boxes_of_batch, empty_boxes)
 
 
 def object_boxes(maps: np.ndarray) -> Tensor:

@@ -65,7 +65,7 @@ def estimate_training(
     precision = contextlib.ExitStack()
     with temporary_home(own_plans), FakeTensorMode(), MemoryTracker() as memory, precision:
         trainer = made_trainer(trainer_class, own_plans, configuration, dict(dataset_json))
-        recomputes = set_recomputation(trainer.network, recompute) > 0 and recompute
+        recomputes = set_recomputation((trainer.network, trainer.loss), recompute) and recompute
         batch = empty_batch(trainer)
         at_optimizer = AtOptimizer(trainer.optimizer, memory)
         memory.reset_peak()

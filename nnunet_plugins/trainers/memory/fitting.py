@@ -34,9 +34,9 @@ class FittingTrainer(nnUNetTrainer):
     def on_train_start(self) -> None:
         asked = recomputation_asked_for()
         super().on_train_start()
-        if set_recomputation(self.network, False):
+        if set_recomputation((self.network, self.loss), False):
             decision = self.decide_on_recomputation(asked)
-            set_recomputation(self.network, decision.recompute)
+            set_recomputation((self.network, self.loss), decision.recompute)
             self.print_to_log_file(f"recomputation {'on' if decision.recompute else 'off'}: {decision.reason}")
 
     def decide_on_recomputation(self, asked: bool | None) -> Decision:
@@ -113,7 +113,7 @@ class FittingTrainer(nnUNetTrainer):
         """Tell what to do after the GPU ran out of memory."""
         own = self.how_to_fit(torch.cuda.get_device_properties(self.device).total_memory)
         recomputes = any(getattr(module, "recomputes", False) for module in self.network.modules())
-        if recomputes or not set_recomputation(self.network, False):
+        if recomputes or not set_recomputation((self.network, self.loss), False):
             return own
         return f"set {RECOMPUTE_VARIABLE}=1 and go on with --c, or {own}"
 
@@ -137,7 +137,7 @@ def available_memory(device: torch.device) -> int:
 
 
 def estimate_in_another_process(question: dict[str, Any]) -> tuple[int, int, bool]:
-    """Answer of ``python -m nnunet_plugins.trainers.memory``: peak in bytes, parameters, whether the network recomputes.
+    """Peak in bytes, number of parameters, and whether the network recomputes: an :class:`Estimate`'s three values.
 
     Raises:
         UserError: there is no answer.

@@ -6,8 +6,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.ndimage import find_objects, label
+from support.dcsnet import NARROW
 from support.label_maps import IGNORE, LABELS, LABELS_IGNORE, REGIONS, REGIONS_IGNORE, as_regions, boxes_in, drawing
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from nnunet_plugins.architectures import DCSNet
 from nnunet_plugins.trainers.data.object_boxes import objects_in
 
 
@@ -282,3 +285,13 @@ def test_targets_may_be_views_of_larger_ones():
     view = labels.mT[..., 3:20, ::2]
     assert not view.is_contiguous()
     assert boxes_in(view) == boxes_in(view.contiguous())
+
+
+@pytest.mark.parametrize("label_format", [LABELS, LABELS_IGNORE])
+def test_without_data_there_are_more_objects_than_a_step_looks_at(label_format):
+    """So that an estimate of memory is one of the fullest batch."""
+    with FakeTensorMode():
+        objects = objects_in(torch.empty(3, 1, 20, 30, dtype=torch.int16), label_format)
+        assert objects.boxes.shape[1] == 5 and objects.boxes.dtype == torch.float32
+        assert len(objects.boxes) > max(3 * DCSNet(1, 2, **NARROW).boxes_per_image, 24)
+    assert (objects.annotated is None) == (label_format is LABELS)

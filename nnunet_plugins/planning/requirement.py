@@ -32,6 +32,10 @@ class Requirement(NamedTuple):
         """Whether the step fits a GPU, with recomputation or without."""
         return with_margin(self.least) <= gpu_memory
 
+    def peak_on(self, gpu_memory: int) -> int:
+        """Peak of the way in which the trainer takes the step on a GPU: it recomputes only if it must."""
+        return self.keeping if with_margin(self.keeping) <= gpu_memory else self.least
+
     def verdict(self, gpu_memory: int) -> str:
         """Whether the step fits a GPU, in words."""
         if with_margin(self.keeping) <= gpu_memory:

@@ -68,8 +68,8 @@ def refused(step, suite: Suite, sentence: str, receipt: str) -> None:
 
 
 def test_plans_of_another_planner_must_be_there(run):
-    suite = replace(ONE_TRAINER, datasets=(Data(LABELS, plans="nnUNetResEncUNetMPlans"),))
-    refused(plan, suite, "nnUNetResEncUNetMPlans.json is not there: make it with nnUNetv2_plan_exp", "plan_receipt")
+    suite = replace(ONE_TRAINER, datasets=(Data(LABELS, plans="MyPlans"),))
+    refused(plan, suite, "MyPlans.json is not there: make it with nnUNetv2_plan_exp", "plan_receipt")
 
 
 def test_a_configuration_that_is_not_planned_is_refused(run):

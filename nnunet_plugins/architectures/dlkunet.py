@@ -6,6 +6,7 @@ One code for 2D and 3D: ``conv_op`` decides.
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from functools import reduce
+from math import prod
 from typing import Any, NamedTuple
 
 from dynamic_network_architectures.building_blocks.helper import convert_conv_op_to_dim, get_matching_convtransp
@@ -116,10 +117,21 @@ class EBlock(nn.Module):
         )
         self.attention = LargeKernelAttention(conv_op, out_channels, kernels)
 
-    @recomputable
     def forward(self, *parts: Tensor) -> Tensor:
         first, second = self.convolution
         return self.attention(second(first(*parts)))
+
+
+class EncoderLevel(EBlock):
+    """Encoder block with the pooling before it: ``(B, in_channels, *S)`` to ``(B, out_channels, *S / stride)``."""
+
+    def __init__(self, conv_op: ConvOp, in_channels: int, out_channels: int, stride: Size, kernels: Kernels):
+        super().__init__(conv_op, in_channels, out_channels, kernels)
+        self.pool = nn.Identity() if prod(stride) == 1 else MaxPool(stride)
+
+    @recomputable
+    def forward(self, *parts: Tensor) -> Tensor:
+        return super().forward(*map(self.pool, parts))
 
 
 class DFB(nn.Module):
@@ -200,11 +212,8 @@ class DLKUNet(nn.Module):
         widths = [base_channels * 2**level for level in range(num_blocks)]
 
         self.total_stride = total_stride(strides)
-        self.downsampling = nn.ModuleList(MaxPool(stride) for stride in strides[1:])
-        self.encoder = nn.ModuleList(
-            EBlock(conv_op, before, after, block_kernels)
-            for before, after, block_kernels in zip((in_channels, *widths[:-1]), widths, kernels, strict=True)
-        )
+        levels = zip((in_channels, *widths[:-1]), widths, strides, kernels, strict=True)
+        self.encoder = nn.ModuleList(EncoderLevel(conv_op, *level) for level in levels)
         self.decoder = nn.ModuleList(
             DFB(conv_op, widths[level], strides[level + 1], kernels[level]) for level in reversed(range(num_blocks - 1))
         )
@@ -213,12 +222,12 @@ class DLKUNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         size = x.shape[2:]
-        x = self.encoder[0](pad_to_size(x, self.total_stride))  # at least one pixel at the lowest resolution
-        skips = []
-        for downsample, eblock in zip(self.downsampling, self.encoder[1:], strict=True):
-            skips.append(x)
-            x = eblock(downsample(x))
-        for dfb, skip in zip(self.decoder, reversed(skips), strict=True):
+        x = pad_to_size(x, self.total_stride)  # at least one pixel at the lowest resolution
+        encoded = []
+        for level in self.encoder:
+            x = level(x)
+            encoded.append(x)
+        for dfb, skip in zip(self.decoder, reversed(encoded[:-1]), strict=True):
             x = dfb(x, skip)
         logits = bounded(self.reprojection(x), self.max_logit)
         return crop(logits, size)

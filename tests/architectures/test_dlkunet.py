@@ -1,5 +1,8 @@
 """Proves: DLKUNet has its published size, computes the equations, follows nnU-Net's plans, and cannot overflow."""
 
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 import torch
 from support.fake_cuda import fake_cuda_autocast
@@ -146,8 +149,8 @@ def test_network_is_blocks_max_pooling_and_upsampling_to_the_skips():
     x = torch.randn(1, 1, 8, 22)  # 22 pixels, 11, and 5, from which come 10
     with torch.no_grad():
         e1 = network.encoder[0](x)
-        e2 = network.encoder[1](F.max_pool2d(e1, 2))
-        e3 = network.encoder[2](F.max_pool2d(e2, 2))
+        e2 = EBlock.forward(network.encoder[1], F.max_pool2d(e1, 2))
+        e3 = EBlock.forward(network.encoder[2], F.max_pool2d(e2, 2))
         assert e3.shape == (1, 16, 2, 5)
         dfb2, dfb1 = network.decoder
         d2 = dfb2.block(torch.cat((e2, F.pad(dfb2.upsample(e3), (0, 1))), 1))
@@ -177,19 +180,19 @@ def test_blocks_keep_no_map_that_the_backward_pass_does_not_need(mixed_precision
     below = [torch.randn(5, 192 * 2**depth, 6, 6) for depth in (0, 1)]
     kept = []
     calls = [
-        *zip(network.encoder, (image, *skips), strict=True),
+        *zip((partial(EBlock.forward, level) for level in network.encoder), (image, *skips), strict=True),
         *zip(network.decoder[::-1], below, skips, strict=True),
     ]
     for block, *inputs in calls:
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=mixed_precision):
             kept.append(maps_kept(block, *(x.bfloat16() if mixed_precision else x for x in inputs)))
     # After every depthwise, pointwise and normalisation, where the first depthwise one of an encoder's block has one or
-    # half the channels and that of a decoder's twice as many; after each convolution of the attention; in the decoder the
-    # upsampled map. With a concatenation and torch's hardtanh, which copies its input, it would be 10, 10.5 and 14.
+    # half the channels and that of a decoder's twice as many; after each convolution of the attention; in the decoder
+    # the upsampled map. With a concatenation and torch's hardtanh, which copies its input, it would be 10, 10.5 and 14.
     assert kept == pytest.approx([8, 8.5, 8.5, 11, 11], abs=0.05)
 
 
-def maps_kept(block: nn.Module, *inputs: torch.Tensor) -> float:
+def maps_kept(block: Callable[..., torch.Tensor], *inputs: torch.Tensor) -> float:
     """Memory that autograd keeps of a batch of 5 besides inputs and output, in multiples of the output."""
     inputs = [x.contiguous(memory_format=torch.channels_last).requires_grad_() for x in inputs]
     kept = {}

@@ -33,7 +33,7 @@ def aggregate_windows(values: Tensor, outer: Tensor, inner: Tensor) -> Tensor:
 
 
 class WindowAggregation(torch.autograd.Function):
-    """Aggregation that keeps matrices and taps for the backward pass, but no unfolded values or products of matrices.
+    """Aggregation that keeps values and matrices for the backward pass, but nothing that it makes of them.
 
     The heads take turns, so that what exists for a moment only belongs to one of them. Nothing is written to a part of
     a tensor: ``torch.compile`` would take several times as long, and make slower kernels.
@@ -41,9 +41,8 @@ class WindowAggregation(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, outer: Tensor, inner: Tensor) -> Tensor:
-        results, taps = zip(*(aggregate_head(*head) for head in heads_of(values, outer, inner)), strict=True)
-        ctx.save_for_backward(values, outer, inner, torch.cat(taps, 1))
-        return torch.cat(results, 1)
+        ctx.save_for_backward(values, outer, inner)
+        return torch.cat([aggregate_head(*head) for head in heads_of(values, outer, inner)], 1)
 
     @staticmethod
     @once_differentiable
@@ -57,20 +56,19 @@ def heads_of(*tensors: Tensor) -> Iterable[tuple[Tensor, ...]]:
     return zip(*(x.split(1, 1) for x in tensors), strict=True)
 
 
-def aggregate_head(values: Tensor, outer: Tensor, inner: Tensor) -> tuple[Tensor, Tensor]:
-    """Aggregate the values of one head, and return the taps too."""
-    taps = taps_of_windows(torch.einsum("bhmkyx,bhknyx->bhmnyx", outer, inner))
+def aggregate_head(values: Tensor, outer: Tensor, inner: Tensor) -> Tensor:
+    """Aggregate the values of one head."""
+    taps = taps_of_windows(outer, inner)
     size, reach = values.shape[-2:], taps.shape[2] // 2
     padded, result = pad(values, reach), torch.zeros_like(values)
     for row, column in square(taps.shape[2]):
         result.addcmul_(taps[:, :, row, column, None], part(padded, row, column, size))
-    return result, taps
+    return result
 
 
-def gradients_of_head(
-    gradient: Tensor, values: Tensor, outer: Tensor, inner: Tensor, taps: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+def gradients_of_head(gradient: Tensor, values: Tensor, outer: Tensor, inner: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Compute the gradients with respect to values, outer and inner matrices of one head."""
+    taps = taps_of_windows(outer, inner)
     size, edge = values.shape[-2:], taps.shape[2]
     padded, padded_gradient, padded_taps = (pad(x, edge // 2) for x in (values, gradient, taps))
     values_gradient, taps_gradient = torch.zeros_like(values), []
@@ -102,11 +100,13 @@ def part(x: Tensor, row: int, column: int, size: Sequence[int]) -> Tensor:
     return x[..., row : row + size[0], column : column + size[1]]
 
 
-def taps_of_windows(matrices: Tensor) -> Tensor:
-    """Sum the windows' matrices ``(B, heads, K^2, K^2, H, W)`` to filters ``(B, heads, 2K - 1, 2K - 1, H, W)``.
+def taps_of_windows(outer: Tensor, inner: Tensor) -> Tensor:
+    """Multiply the windows' matrices ``(B, heads, K^2, K^2, H, W)`` and sum the products to filters.
 
-    The window around p contributes values at p + n to its member m at p + m, for which they belong to tap n - m.
+    The filters are ``(B, heads, 2K - 1, 2K - 1, H, W)``. The window around p contributes values at p + n to its member m
+    at p + m, for which they belong to tap n - m.
     """
+    matrices = torch.einsum("bhmkyx,bhknyx->bhmnyx", outer, inner)
     size, window = matrices.shape[-2:], math.isqrt(matrices.shape[2])
     padded = pad(matrices, window // 2).unflatten(3, (window, window)).unflatten(2, (window, window))
     taps = matrices.new_zeros((*matrices.shape[:2], 2 * window - 1, 2 * window - 1, *size))

@@ -114,7 +114,8 @@ class Run:
 
     def __str__(self) -> str:
         repeat = f" repeat {self.repeat}" if self.repeat > 1 else ""
-        return f"{self.dataset} {self.configuration} {self.trainer_name} fold {self.fold}{repeat}"
+        plans = f" {self.plans}" if self.plans != self.data.plans else ""
+        return f"{self.dataset} {self.configuration} {self.trainer_name}{plans} fold {self.fold}{repeat}"
 
 
 def runs(suite: Suite) -> list[Run]:

@@ -236,6 +236,10 @@ def problems_of_data(suite: Suite, data: Data) -> Iterator[tuple[str, Any, str]]
         for name in names:
             if not NAME.fullmatch(name):
                 yield key, name, "expected a name as for nnUNetv2_train"
+    trained = [(name, plans or data.plans) for name, plans in map(divided, suite.trainers_of(data))]
+    for (name, plans), trainer in zip(trained, suite.trainers_of(data), strict=True):
+        if trained.count((name, plans)) > 1 and PLANS_MARK in trainer:
+            yield "plans", plans, f"{trainer} is the same as {name} on this dataset: leave one out"
     if "3d_cascade_fullres" in data.configurations:
         yield "configurations", "3d_cascade_fullres", "the cascade needs all folds of 3d_lowres first: not supported"
     if not 0 <= data.tolerance < float("inf"):

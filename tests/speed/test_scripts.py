@@ -29,7 +29,7 @@ def test_step_time_compares_a_trainer_with_stock_nnunet(capsys):
     rows = capsys.readouterr().out.splitlines()
     for name in ("nnUNetTrainer", "DCFFSNetTrainer"):
         row = next(row for row in rows if row.startswith(f"| {name} |"))
-        assert re.fullmatch(rf"\| {name} (\| {SPREAD} ){{4}}\| \d+ \| [\d.]+ \| \S+ % \(\S+\) \|", row)
+        assert re.fullmatch(rf"\| {name} (\| {SPREAD} ){{5}}\| \d+ \| [\d.]+ \| \S+ % \(\S+\) \|", row)
 
 
 def test_step_time_measures_a_trainer_without_deep_supervision():
@@ -39,7 +39,7 @@ def test_step_time_measures_a_trainer_without_deep_supervision():
     timings = step_time.measure(["DLKUNetSTrainer_C64"], setting, steps=1, warmup=1)
     assert list(timings) == ["nnUNetTrainer", "DLKUNetSTrainer_C64"]
     for timing in timings.values():
-        assert min(*timing.train, *timing.inference, *timing.loss, timing.memory) > 0
+        assert min(*timing.train, *timing.inference, *timing.loss, timing.memory, timing.flops) > 0
 
 
 def test_step_time_plans_three_dimensions_too():

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from nnunet_plugins.architectures import CASNet, ConDSeg, DCFFSNet, DLKUNet
-from nnunet_plugins.architectures.layers.dilation import as_on_cuda
+from nnunet_plugins.architectures.layers.devices import as_on_cuda
 from nnunet_plugins.trainers.memory.half_precision import half_precision_as_on_cuda
 from nnunet_plugins.trainers.memory.tracker import MemoryTracker
 

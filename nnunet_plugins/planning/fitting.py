@@ -1,7 +1,10 @@
 """The search for patch and batch with which a trainer fits a GPU: the batch gives way first, then the patch."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
+
+from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.planning.patches import Patch, largest_allowed_batch, planner_of, smaller_patches, with_patch
@@ -56,8 +59,12 @@ class Search:
         """
         self.source = source
         self.gpu_memory = round(gpu_memory_gb * GIB)
-        self.planner = planner_of(source)
         self.estimator = Estimator(source, trainer)
+
+    @cached_property
+    def planner(self) -> ExperimentPlanner:
+        """The planner that made the plans."""
+        return planner_of(self.source)
 
     def fit(self, name: str) -> Fitted:
         """Fit a configuration to the GPU.
@@ -141,7 +148,7 @@ class Search:
         return (
             f"{self.estimator.trainer.__name__} does not fit {self.gpu_memory / GIB:g} GiB on {name} of "
             f"{self.source.dataset}: a batch of {MIN_BATCH} of its smallest patch, {in_words(smallest['patch_size'])}, "
-            f"needs {in_gib(with_margin(needs.least))} GiB: use a GPU with more memory{another}"
+            f"needs {in_gib(with_margin(needs.least))} GiB: use a larger GPU, plan other configurations (-c){another}"
         )
 
     def fits_another(self, trainer: str, name: str, configuration: dict[str, Any]) -> bool:

@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from nnunet_plugins.benchmark.runs import Run, planned_configuration, read_plans
+from nnunet_plugins.benchmark.runs import Run, estimate_of, planned_configuration, read_plans
 from nnunet_plugins.benchmark.survey import Survey
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.nnunet_folders import RESULTS
@@ -188,6 +188,8 @@ def suite_costs(survey: Survey, steps: int) -> list[dict[str, Any]]:
     chosen = [run for run in survey.runs if run.repeat == 1 and run.fold == survey.suite.folds[0]]
     for run in chosen:
         if not has_preprocessed_data(run):
+            if run.gpu_memory_gb is not None and has_preprocessed_data(run.unfitted):
+                raise UserError(f"{run.plans_file} is not there: start the suite with 'benchmark run', which makes it")
             raise UserError(
                 f"{run.dataset} is not preprocessed: run nnUNetv2_plan_and_preprocess -d {run.data.id} "
                 f"-c {run.configuration}"
@@ -233,9 +235,10 @@ def run_cost(run: Run, device: torch.device, steps: int) -> dict[str, Any]:
         "dataset": run.dataset,
         "configuration": run.configuration,
         "trainer": run.trainer,
-        "plans": run.data.plans,
+        "plans": run.plans,
         "patch": " x ".join(map(str, plan.patch_size)),
         "batch": plan.batch_size,
+        **estimate_of(run),
         "parameters": contestant.parameters(),
         "flops": flops,
         "memory_mb": memory / 2**20,
@@ -253,7 +256,7 @@ def contestant_of(run: Run, device: torch.device) -> Contestant:
     from nnunetv2.run.run_training import get_trainer_from_args
 
     trainer: Any = get_trainer_from_args(
-        run.dataset, run.configuration, run.fold, run.trainer_name, run.data.plans, device=device
+        run.dataset, run.configuration, run.fold, run.trainer_name, run.plans, device=device
     )
     plan = trainer.configuration_manager
     channels, classes = len(trainer.dataset_json["channel_names"]), len(trainer.label_manager.all_labels)

@@ -18,7 +18,16 @@ SPREAD = r"\d\S* \(\S+-\S+\)"
 def scripts_are_importable(monkeypatch):
     monkeypatch.syspath_prepend(str(FOLDER))
     yield
-    for name in ("step_time", "dcffsnet_ops", "dlkunet_ops", "condseg_ops", "drgo_ops", "dcsnet_ops", "conversion"):
+    for name in (
+        "step_time",
+        "dcffsnet_ops",
+        "dlkunet_ops",
+        "condseg_ops",
+        "drgo_ops",
+        "dcsnet_ops",
+        "conversion",
+        "memory",
+    ):
         sys.modules.pop(name, None)
 
 
@@ -187,3 +196,16 @@ def test_conversion_is_compared_with_a_bare_loop(capsys):
 
     conversion.main(["--images", "60", "--size", "32", "--processes", "1", "--turns", "1"])
     assert re.search(r"\| 0( \| [\d.]+){4} \|\n\nmedian ratio [\d.]+\n$", capsys.readouterr().out)
+
+
+def test_memory_prints_estimates_and_the_gpu_on_which_they_fit(capsys, monkeypatch, tmp_path):
+    import memory
+    import step_time
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(memory, "DEFAULT_PLANS", (step_time.Setting(patch=(16, 32, 32), batch=2, channels=1),))
+    monkeypatch.setattr(memory, "MAIN_TRAINERS", ("nnUNetTrainer", "DCFFSNetTrainer", "DLKUNetSTrainer"))
+    memory.main([])
+    _, _, stock, ours = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"\| 2 x 16 x 32 x 32 \| nnUNetTrainer \| [\d.]+ \| 1\.00 \| 8 (\| - ){3}\|", stock)
+    assert re.fullmatch(r"\| 2 x 16 x 32 x 32 \| DLKUNetSTrainer (\| [\d.]+ \| [\d.]+ \| 8 ){2}\|", ours)

@@ -33,7 +33,7 @@ def default_plans(folder: Path, shape: tuple[int, ...], channels: int, classes: 
     dataset_json = {
         "channel_names": {str(c): "MR" for c in range(channels)},
         "labels": {"background": 0} | {f"class{k}": k for k in range(1, classes)},
-        "numTraining": 500,
+        "numTraining": 5000,
         "file_ending": ".nii.gz",
         "overwrite_image_reader_writer": "SimpleITKIO",
         "dataset": {"case": {"images": ["case_0000.nii.gz"], "label": "case.nii.gz"}},

@@ -20,7 +20,7 @@ def conv_on_grids(conv: nn.Conv2d | nn.Conv3d, x: Tensor) -> Tensor:
 
     Positions that differ by a multiple of the dilation d never meet others, so that the convolution is a dense one on
     each of d**n grids in n dimensions. With the grids in the batch the CPU computes it 4 times as fast in 2D and up to
-    2.5 times in 3D, with gradients (``speed/dlkunet_ops.py``).
+    six times in 3D, with gradients (``speed/dlkunet_ops.py``).
     """
     steps = [d if k > 1 else 1 for d, k in zip(conv.dilation, conv.kernel_size, strict=True)]
     grids = split_grids(x, steps)

@@ -121,6 +121,7 @@ def test_a_batch_that_the_user_has_chosen_is_never_made_larger(root):
     assert search(read_source(IMAGES.id), STOCK, 100).fit("2d_b4").after["batch_size"] == 4
 
 
+@pytest.mark.slow
 def test_what_cannot_fit_is_told_with_what_would(root):
     with pytest.raises(DoesNotFit) as refused:
         search(read_source(IMAGES.id), "ConDSegTrainer", 1.5).fit("2d")

@@ -124,6 +124,7 @@ def test_the_configurations_of_a_cascade_stay_together(root, capsys, asked):
         assert after.get_configuration(name).spacing == before.get_configuration(name).spacing
 
 
+@pytest.mark.slow
 def test_plans_of_a_residual_encoder_are_planned_by_its_own_planner(root, capsys):
     options = ("-c", "3d_fullres", "-p", "nnUNetResEncUNetMPlans")
     plan(capsys, "-d", VOLUMES.id, *STOCK, "--gpu-memory", "3", *options)
@@ -134,7 +135,11 @@ def test_plans_of_a_residual_encoder_are_planned_by_its_own_planner(root, capsys
 
 
 @pytest.mark.parametrize(
-    ("trainer", "dataset", "name"), [("DLKUNetSTrainer", IMAGES, "2d"), ("CASNetTrainer", VOLUMES, "3d_fullres")]
+    ("trainer", "dataset", "name"),
+    [
+        ("DLKUNetSTrainer", IMAGES, "2d"),
+        pytest.param("CASNetTrainer", VOLUMES, "3d_fullres", marks=pytest.mark.slow),
+    ],
 )
 def test_nnunet_makes_the_trainer_and_its_network_from_the_plans(root, capsys, trainer, dataset, name):
     plan(capsys, "-d", dataset.id, "-tr", trainer, "--gpu-memory", "3", "-c", name)

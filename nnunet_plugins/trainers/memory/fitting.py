@@ -12,7 +12,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_plugins.architectures.layers.recomputation import set_recomputation
 from nnunet_plugins.errors import UserError
-from nnunet_plugins.trainers.memory.margin import GIB, gib, with_margin
+from nnunet_plugins.trainers.memory.margin import CONTEXT, GIB, gib, with_margin
 
 RECOMPUTE_VARIABLE = "NNUNET_PLUGINS_RECOMPUTE"
 
@@ -131,9 +131,9 @@ def recomputation_asked_for() -> bool | None:
 
 
 def available_memory(device: torch.device) -> int:
-    """Bytes of a GPU that this process has or could have."""
+    """Bytes of a GPU that this process has or could have, with the context that is there already."""
     free, _ = torch.cuda.mem_get_info(device)
-    return free + torch.cuda.memory_reserved(device)
+    return free + torch.cuda.memory_reserved(device) + CONTEXT
 
 
 def total_memory(device: torch.device) -> int:

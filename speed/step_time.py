@@ -54,7 +54,7 @@ class Timing(NamedTuple):
     memory: int
     """Bytes that one training step needs."""
     flops: int
-    """FLOPs of predicting one patch."""
+    """FLOPs of the forward pass of a training step."""
 
 
 def contestant(trainer_class: type[nnUNetTrainer], plans: dict, dataset_json: dict, setting: Setting) -> Contestant:
@@ -134,7 +134,7 @@ def measure(names: Sequence[str], setting: Setting, steps: int, warmup: int = 2)
         for name, contestant in made.items():
             for _ in range(warmup):
                 contestant.train()
-            timings[name] = Timing([], [], [], contestant.training_memory(), contestant.flops())
+            timings[name] = Timing([], [], [], contestant.training_memory(), contestant.training_flops())
             with contestant.inference_mode():
                 contestant.predict()
         losses = {name: contestant.loss_alone() for name, contestant in made.items()}
@@ -223,7 +223,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"{setting}, {arguments.steps} turns, torch {torch.__version__}\n")
     print(table(timings))
     print(f"\nMedian (quartiles) over the turns; ratios to {next(iter(timings))}, turn by turn.")
-    print("Per multiplication: the step's ratio, divided by that of the multiplications of predicting a patch.")
+    print("Per multiplication: the step's ratio, divided by that of the multiplications of its forward pass.")
     if setting.device == "cpu":
         print("Peak MB: what autograd saves for the backward pass, parameters, gradients and the optimiser's state.")
 

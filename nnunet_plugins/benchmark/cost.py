@@ -123,11 +123,22 @@ class Contestant:
 
     def flops(self) -> int:
         """FLOPs of predicting one patch without mirroring: 2 x MACs of convolutions and matrix products."""
-        network: Any = self.trainer.network
-        bare: nn.Module = network._orig_mod if isinstance(network, OptimizedModule) else network
         with FlopCounterMode(display=False) as counter, self.inference_mode():
-            bare(self.batch["data"][:1])
+            self.bare_network(self.batch["data"][:1])
         return counter.get_total_flops()
+
+    def training_flops(self) -> int:
+        """FLOPs of the forward pass of a training step, with all that only the loss needs."""
+        network_input = getattr(self.trainer, "network_input", itemgetter("data"))
+        with FlopCounterMode(display=False) as counter, torch.no_grad(), self.autocast():
+            self.bare_network(network_input(self.batch))
+        return counter.get_total_flops()
+
+    @property
+    def bare_network(self) -> nn.Module:
+        """The network without torch.compile's wrapper, in which FLOPs cannot be counted."""
+        network: Any = self.trainer.network
+        return network._orig_mod if isinstance(network, OptimizedModule) else network
 
     def parameters(self) -> int:
         """Number of parameters, each counted once, however many modules share it."""

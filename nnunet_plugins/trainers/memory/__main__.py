@@ -15,4 +15,4 @@ if __name__ == "__main__":
     _startup.extend()
     question = json.load(sys.stdin)
     trainer_class = recursive_find_trainer_class_by_name(question.pop("trainer"))
-    print(json.dumps(cached_estimate(trainer_class, **question)))
+    print(json.dumps([cached_estimate(trainer_class, **question, recompute=recompute) for recompute in (False, True)]))

@@ -12,6 +12,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_plugins.architectures.layers.recomputation import set_recomputation
 from nnunet_plugins.errors import UserError
+from nnunet_plugins.trainers.memory.estimate import Estimate
 from nnunet_plugins.trainers.memory.margin import CONTEXT, GIB, gib, with_margin
 
 RECOMPUTE_VARIABLE = "NNUNET_PLUGINS_RECOMPUTE"
@@ -62,7 +63,7 @@ class FittingTrainer(nnUNetTrainer):
     def compare_with(self, free: int) -> Decision:
         """Decide for this much free memory, in bytes."""
         try:
-            without, recomputing = (self.needed_memory(recompute) for recompute in (False, True))
+            without, recomputing = self.needed_memory()
         except UserError as error:
             return Decision(False, f"{error}")
         need = f"a training step needs about {gib(without)} without it and {gib(recomputing)} with it"
@@ -70,8 +71,8 @@ class FittingTrainer(nnUNetTrainer):
             return Decision(True, f"{need}, more than the {gib(free)} that are free; {self.how_to_fit(free)}")
         return Decision(without > free, f"{need}, of {gib(free)} that are free")
 
-    def needed_memory(self, recompute: bool) -> int:
-        """Bytes that a training step needs, margin included.
+    def needed_memory(self) -> tuple[int, int]:
+        """Bytes that a training step needs without recomputation and with it, margin included.
 
         Raises:
             UserError: the estimate has failed.
@@ -82,11 +83,10 @@ class FittingTrainer(nnUNetTrainer):
             "configuration": self.configuration_name,
             "dataset_json": self.dataset_json,
             "batch_size": self.batch_size,
-            "recompute": recompute,
         }
-        peak, parameters, _ = estimate_in_another_process(question)
-        buckets = 4 * parameters if self.is_ddp else 0  # in which gradients travel
-        return with_margin(peak + buckets)
+        keeping, recomputing = estimates_of_another_process(question)
+        buckets = 4 * keeping.parameters if self.is_ddp else 0  # in which gradients travel
+        return with_margin(keeping.peak + buckets), with_margin(recomputing.peak + buckets)
 
     def how_to_fit(self, memory: int) -> str:
         """Tell how to make a plan for this much memory, in bytes."""
@@ -141,8 +141,12 @@ def total_memory(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).total_memory
 
 
-def estimate_in_another_process(question: dict[str, Any]) -> tuple[int, int, bool]:
-    """Peak in bytes, number of parameters, and whether the network recomputes: an :class:`Estimate`'s three values.
+def estimates_of_another_process(question: dict[str, Any]) -> list[Estimate]:
+    """Estimates without recomputation and with it, by ``python -m nnunet_plugins.trainers.memory``.
+
+    Args:
+        question: the arguments of :func:`~nnunet_plugins.trainers.memory.cache.cached_estimate` by name, with the
+            trainer's name instead of its class.
 
     Raises:
         UserError: there is no answer.
@@ -153,5 +157,4 @@ def estimate_in_another_process(question: dict[str, Any]) -> tuple[int, int, boo
     if answer.returncode:
         reason = (answer.stderr.strip().splitlines() or ["no message"])[-1]
         raise UserError(f"the memory of {question['trainer']} cannot be estimated ({reason})")
-    peak, parameters, recomputes = json.loads(answer.stdout.splitlines()[-1])
-    return peak, parameters, recomputes
+    return [Estimate(*values) for values in json.loads(answer.stdout.splitlines()[-1])]

@@ -12,7 +12,7 @@ from support.cell_datasets import LABELS
 
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.trainers.memory import fitting
-from nnunet_plugins.trainers.memory.fitting import Decision, estimate_in_another_process
+from nnunet_plugins.trainers.memory.fitting import Decision, estimates_of_another_process
 from nnunet_plugins.trainers.memory.margin import GIB
 
 pytestmark = pytest.mark.usefixtures("planned", "narrow", "results")
@@ -32,8 +32,7 @@ def recomputing(trainer) -> set[bool]:
 def trainer(monkeypatch):
     """A trainer whose step needs 12 GiB, or 6 with recomputation."""
     trainer = cell_datasets.make_trainer(NAME, LABELS)
-    needed = {False: 12 * GIB, True: 6 * GIB}
-    monkeypatch.setattr(trainer, "needed_memory", needed.__getitem__)
+    monkeypatch.setattr(trainer, "needed_memory", lambda: (12 * GIB, 6 * GIB))
     return trainer
 
 
@@ -73,7 +72,7 @@ def test_nnunets_own_network_has_nothing_to_recompute(monkeypatch):
 
 
 def test_failing_estimate_is_said_and_changes_nothing(trainer, monkeypatch):
-    def fail(recompute: bool) -> int:
+    def fail() -> tuple[int, int]:
         raise UserError("the memory of X cannot be estimated (why)")
 
     monkeypatch.setattr(trainer, "needed_memory", fail)
@@ -83,17 +82,17 @@ def test_failing_estimate_is_said_and_changes_nothing(trainer, monkeypatch):
 def test_another_process_answers(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     question = {
-        "trainer": "nnUNetTrainer",
+        "trainer": "DLKUNetSTrainer",
         "plans": cell_datasets.load_plans(LABELS),
         "configuration": "2d",
         "dataset_json": cell_datasets.load_dataset_json(LABELS),
         "batch_size": 2,
-        "recompute": False,
     }
-    peak, parameters, recomputes = estimate_in_another_process(question)
-    assert peak > 4 * parameters > 0 and not recomputes
+    keeping, recomputing = estimates_of_another_process(question)
+    assert keeping.peak > 4 * keeping.parameters > 0
+    assert (keeping.recomputes, recomputing.recomputes) == (False, True)
     with pytest.raises(UserError, match="memory of NoTrainer cannot be estimated"):
-        estimate_in_another_process(question | {"trainer": "NoTrainer"})
+        estimates_of_another_process(question | {"trainer": "NoTrainer"})
 
 
 @pytest.mark.parametrize("recompute", ["0", "1"])

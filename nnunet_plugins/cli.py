@@ -57,9 +57,23 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     demo.add_argument("--keep", type=Path, metavar="DIR", help="work in this folder and leave everything there")
     demo.add_argument("--trainer", default="DCFFSNetTrainer", metavar="NAME", help="default: %(default)s")
     demo.add_argument("--epochs", type=int, metavar="N", help="default: a few, enough for a useful result")
+    add_selftest(commands)
     add_convert(commands)
+    add_planning(commands)
     add_benchmark(commands)
     return parser.parse_args(arguments)
+
+
+def add_selftest(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    selftest = commands.add_parser(
+        "selftest",
+        help="let every main trainer train and predict on this machine, on generated data",
+        description="Train each trainer for a few steps on generated data, predict, and print what was measured.",
+    )
+    add = selftest.add_argument
+    add("trainers", nargs="*", metavar="TRAINER", help="names without a length; default: all main trainers")
+    add("--device", choices=("cuda", "cpu"), help="default: a GPU if torch sees one")
+    add("--json", type=Path, metavar="FILE", help="write the report to this file too")
 
 
 def add_convert(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -100,6 +114,29 @@ def add_folder_options(convert: argparse.ArgumentParser) -> None:
     label_map = "e.g. 0=background 128=polyp 255=tool; default: two classes"
     add("--label-map", nargs="+", metavar="VALUE=NAME", help=label_map)
     add("--threshold", type=float, metavar="T", help="foreground is what is brighter than T")
+
+
+def add_planning(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    plan = commands.add_parser(
+        "plan",
+        help="write plans with which a trainer fits your GPU",
+        description="Write plans with which a trainer fits your GPU: the batch gives way first, then the patch. They "
+        "lie beside the dataset's plans, which stay, and use the same preprocessed data. See docs/planning.md.",
+    )
+    memory = commands.add_parser(
+        "memory",
+        help="what trainers need on a dataset's plans, and whether your GPU has it",
+        description="What trainers need on a dataset's plans, and whether your GPU has it. See docs/planning.md.",
+    )
+    plan.add_argument("-tr", dest="trainer", required=True, metavar="NAME", help="any trainer that nnU-Net finds")
+    plan.add_argument("--gpu-memory", required=True, metavar="GB", help="the GPU's memory, e.g. 24")
+    memory.add_argument("trainers", nargs="*", metavar="TRAINER", help="default: nnU-Net's and the main ones here")
+    memory.add_argument("--gpu-memory", metavar="GB", help="default: this machine's GPU's, or 8")
+    for command in (plan, memory):
+        add = command.add_argument
+        add("-d", "--dataset-id", type=int, required=True, metavar="N", help="number of the dataset")
+        add("-c", dest="configurations", nargs="+", default=[], metavar="NAME", help="e.g. 2d; default: all")
+        add("-p", dest="plans", default="nnUNetPlans", metavar="NAME", help="plans to start from; default: %(default)s")
 
 
 def add_benchmark(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -186,6 +223,13 @@ def demo(options: argparse.Namespace) -> None:
     run_demo(keep=options.keep, trainer=options.trainer, epochs=epochs)
 
 
+def selftest(options: argparse.Namespace) -> None:
+    from nnunet_plugins.selftest.command import run_selftest
+
+    if not run_selftest(options.trainers, options.device, options.json):
+        raise SystemExit(1)
+
+
 def convert(options: argparse.Namespace) -> None:
     from nnunet_plugins.dataset_conversion.command import list_converters, run
 
@@ -193,6 +237,20 @@ def convert(options: argparse.Namespace) -> None:
         list_converters()
     else:
         run(options)
+
+
+def plan(options: argparse.Namespace) -> None:
+    require_nnunet()
+    from nnunet_plugins.planning.command import plan
+
+    plan(options)
+
+
+def memory(options: argparse.Namespace) -> None:
+    require_nnunet()
+    from nnunet_plugins.planning.command import memory
+
+    memory(options)
 
 
 def benchmark(options: argparse.Namespace) -> None:
@@ -206,7 +264,10 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "env": print_environment,
     "doctor": doctor,
     "demo": demo,
+    "selftest": selftest,
     "convert": convert,
+    "plan": plan,
+    "memory": memory,
     "benchmark": benchmark,
 }
 

@@ -15,8 +15,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
-from importlib.metadata import entry_points
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +25,7 @@ from nnunet_plugins import _startup
 from nnunet_plugins.compatibility import require_nnunet
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.files import read_json, usable_cores
+from nnunet_plugins.processes import end, end_workers, python_command
 from nnunet_plugins.synthetic import write_dataset
 from nnunet_plugins.trainers import TRAINERS
 
@@ -208,36 +207,6 @@ def activation() -> list[str]:
     if _startup.DISCOVERY_FOLDER not in os.environ.get(_startup.SEARCH_PATH_VARIABLE, "").split(os.pathsep):
         lines.append('eval "$(nnunet-plugins env)"')
     return lines
-
-
-def python_command(arguments: list[str]) -> list[str]:
-    """Turn a call of one of nnU-Net's console scripts into a call of this interpreter with this ``sys.path``.
-
-    The script may be missing from PATH, and a new interpreter may not find the packages of this one, for instance
-    after ``pip install --target``.
-    """
-    script = next(iter(entry_points(group="console_scripts", name=arguments[0])))
-    path = [os.path.abspath(entry) for entry in sys.path]
-    code = (
-        f"import sys; sys.path[:] = {path!r}; sys.argv[0] = {arguments[0]!r}; "
-        f"from {script.module} import {script.attr} as run; run()"
-    )
-    return [sys.executable, "-P", "-c", code, *arguments[1:]]
-
-
-def end_workers(process: subprocess.Popen[str]) -> None:
-    """Wait for a command's end, then kill its worker processes: those of a killed nnU-Net keep its output open."""
-    process.wait()
-    end(process)
-
-
-def end(process: subprocess.Popen[str]) -> None:
-    """Kill a command and its worker processes."""
-    if os.name == "posix":
-        with suppress(ProcessLookupError):  # nothing is left
-            os.killpg(process.pid, signal.SIGKILL)
-    else:
-        process.kill()
 
 
 class EpochReport:

@@ -48,6 +48,30 @@ def make_nnunet_folder(variable: str) -> Path:
     return folder
 
 
+def dataset_name(dataset_id: int, variables: tuple[str, ...] = (RAW, PREPROCESSED)) -> str:
+    """Name of the folder ``DatasetNNN_Name`` in which nnU-Net finds the dataset of this number.
+
+    Args:
+        dataset_id: the number.
+        variables: of nnU-Net's folders, in any of which the dataset may be.
+
+    Raises:
+        UserError: there is no such dataset, or several share the number.
+    """
+    folders = [nnunet_folder(variable) for variable in variables]
+    names = {path.name for folder in folders for path in folder.glob(f"Dataset{dataset_id:03}_*") if path.is_dir()}
+    if not names:
+        raise UserError(
+            f"There is no dataset {dataset_id} in {' or '.join(map(str, folders))}: convert it first, with "
+            "'nnunet-plugins convert', or correct the number"
+        )
+    if len(names) > 1:
+        raise UserError(
+            f"The number {dataset_id} belongs to several datasets ({', '.join(sorted(names))}): rename all but one"
+        )
+    return names.pop()
+
+
 def splits_path(name: str) -> Path | None:
     """File in which nnU-Net looks for a dataset's folds; None if ``nnUNet_preprocessed`` is not set."""
     folder = find_nnunet_folder(PREPROCESSED)

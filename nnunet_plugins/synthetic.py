@@ -99,16 +99,17 @@ def to_uint8(image: NDArray[np.float64]) -> NDArray[np.uint8]:
     return (255 * image).clip(0, 255).round().astype(np.uint8)
 
 
-def write_dataset(folder: Path, *, num_train: int, num_test: int, seed: int = 0) -> None:
+def write_dataset(folder: Path, *, num_train: int, num_test: int, size: int = 128, seed: int = 0) -> None:
     """Write synthetic nuclei as an nnU-Net dataset, RGB PNG: ``imagesTr``, ``labelsTr``, ``imagesTs``, ``labelsTs``.
 
+    Images have ``size`` x ``size`` pixels.
     Every image has a random generator of its own, so image ``i`` is the same for any number of images.
     """
     for name in ("imagesTr", "labelsTr", "imagesTs", "labelsTs"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     for i in range(num_train + num_test):
         part = "Tr" if i < num_train else "Ts"
-        image, mask = synthetic_nuclei(np.random.default_rng((seed, i)), stain=STAINS[i % 2])
+        image, mask = synthetic_nuclei(np.random.default_rng((seed, i)), size, stain=STAINS[i % 2])
         imsave(folder / f"images{part}" / f"nuclei_{i:03}_0000.png", image, check_contrast=False)
         imsave(folder / f"labels{part}" / f"nuclei_{i:03}.png", mask, check_contrast=False)
     description = {

@@ -23,7 +23,17 @@ MAX_LINES_OF_A_FUNCTION = 40
 RIDDLES = {"Of", "Those", "As", "What"}
 """Words with which a first line cannot be understood without the code below it."""
 
-ROOMS_ABOVE = ("benchmark", "cli", "dataset_conversion", "demo", "doctor", "losses", "trainers")
+ROOMS_ABOVE = (
+    "benchmark",
+    "cli",
+    "dataset_conversion",
+    "demo",
+    "doctor",
+    "losses",
+    "planning",
+    "selftest",
+    "trainers",
+)
 NOT_BELOW = ("nnunetv2", *(f"nnunet_plugins.{room}" for room in ROOMS_ABOVE))
 NOT_ON_THE_GROUND_FLOOR = ("torch", *(f"nnunet_plugins.{room}" for room in (*ROOMS_ABOVE, "architectures")))
 
@@ -31,6 +41,7 @@ FORBIDDEN = {
     "errors.py": NOT_ON_THE_GROUND_FLOOR,
     "files.py": NOT_ON_THE_GROUND_FLOOR,
     "nnunet_folders.py": NOT_ON_THE_GROUND_FLOOR,
+    "processes.py": NOT_ON_THE_GROUND_FLOOR,
     "compatibility.py": NOT_ON_THE_GROUND_FLOOR,
     "architectures/layers": NOT_BELOW,
     "architectures": NOT_BELOW,
@@ -41,12 +52,19 @@ FORBIDDEN = {
         "nnunet_plugins.dataset_conversion",
         "nnunet_plugins.demo",
         "nnunet_plugins.doctor",
+        "nnunet_plugins.planning",
+        "nnunet_plugins.selftest",
+    ),
+    "planning": tuple(
+        f"nnunet_plugins.{room}" for room in ("architectures", *ROOMS_ABOVE) if room not in ("planning", "trainers")
     ),
     "dataset_conversion": (
         "torch",
         *(f"nnunet_plugins.{room}" for room in ("architectures", *ROOMS_ABOVE) if room != "dataset_conversion"),
     ),
-    "benchmark": tuple(f"nnunet_plugins.{room}" for room in ("architectures", *ROOMS_ABOVE) if room != "benchmark"),
+    "benchmark": tuple(
+        f"nnunet_plugins.{room}" for room in ("architectures", *ROOMS_ABOVE) if room not in ("benchmark", "planning")
+    ),
 }
 """Imports that the modules of a room must not have."""
 

@@ -16,6 +16,7 @@ from nnunet_plugins.architectures.layers.convolutions import ConvOp, conv, doubl
 from nnunet_plugins.architectures.layers.dilation import dilated_conv
 from nnunet_plugins.architectures.layers.logits import MAX_LOGIT, bounded
 from nnunet_plugins.architectures.layers.padding import crop, pad_to_size, total_stride
+from nnunet_plugins.architectures.layers.recomputation import Recomputable, recomputable
 from nnunet_plugins.architectures.layers.resize import resize
 from nnunet_plugins.architectures.layers.tokens import SelfAttention
 from nnunet_plugins.architectures.layers.transformer_fusion import TransformerFusion
@@ -47,7 +48,7 @@ class ModalityEncoder(nn.ModuleList):
         max_pool = get_matching_pool_op(conv_op, pool_type="max")
         for width, stride, kernel_size in zip(widths, strides, kernel_sizes, strict=True):
             pool = nn.Identity() if prod(stride) == 1 else max_pool(tuple(stride))
-            self.append(nn.Sequential(pool, double_conv(conv_op, in_channels, width, kernel_size)))
+            self.append(Recomputable(pool, double_conv(conv_op, in_channels, width, kernel_size)))
             in_channels = width
 
     def forward(self, x: Tensor) -> list[Tensor]:
@@ -121,6 +122,7 @@ class DecoderLevel(nn.Module):
         self.attention = ContextualAttention(skip_channels) if use_contextual_attention else nn.Identity()
         self.level = double_conv(conv_op, skip_channels + deeper_channels, out_channels, kernel_size)
 
+    @recomputable
     def forward(self, x: Tensor, modalities: Sequence[Tensor]) -> Tensor:
         skip = self.attention(torch.cat(tuple(modalities), 1))
         return self.level(torch.cat((skip, resize(x, skip.shape[2:])), 1))
@@ -133,6 +135,7 @@ class DecoderLevelWithoutSkip(nn.Module):
         super().__init__()
         self.level = double_conv(conv_op, deeper_channels, out_channels, kernel_size)
 
+    @recomputable
     def forward(self, x: Tensor, modalities: Sequence[Tensor]) -> Tensor:
         return self.level(resize(x, modalities[0].shape[2:]))
 

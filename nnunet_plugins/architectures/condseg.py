@@ -18,6 +18,7 @@ from nnunet_plugins.architectures.layers.convolutions import ConvOp, Size, conv_
 from nnunet_plugins.architectures.layers.encoders import timm_encoder
 from nnunet_plugins.architectures.layers.logits import bounded
 from nnunet_plugins.architectures.layers.padding import crop, pad_to_stride
+from nnunet_plugins.architectures.layers.recomputation import Recomputable, recomputable
 from nnunet_plugins.architectures.layers.resize import resize
 
 NUM_LEVELS = 4
@@ -39,7 +40,8 @@ class Net0Head(nn.Module):
     """Head of Net0: equally many channels of every level at full resolution, side by side, and a 1x1 convolution.
 
     ``Conv1x1(Upsample(.))`` is computed as ``Upsample(Conv1x1(.))``, which is the same (a 1x1 convolution and bilinear
-    interpolation commute): 0.2 instead of 7.8 GMACs for 3x256x256.
+    interpolation commute): 0.2 instead of 7.8 GMACs for 3x256x256. The last convolution is computed as the sum of those
+    of the levels, whose concatenation would be the largest map of all.
     """
 
     def __init__(self, widths: Iterable[int], num_classes: int, channels: int):
@@ -50,11 +52,17 @@ class Net0Head(nn.Module):
         self.seg_layers = nn.ModuleList([nn.Conv2d(channels * len(self.reduce), num_classes, 1)])
 
     def forward(self, features: Sequence[Tensor], size: Size) -> Tensor:
-        levels = [
-            F.relu(norm(resize(reduce(f), size)))
-            for f, reduce, norm in zip(features, self.reduce, self.norms, strict=True)
-        ]
-        return self.seg_layers[0](torch.cat(levels, 1))
+        (last,) = self.seg_layers
+        assert isinstance(last, nn.Conv2d) and last.bias is not None
+        weights = last.weight.chunk(len(self.reduce), 1)
+        levels = zip(features, weights, self.reduce, self.norms, strict=True)
+        shares = [self.share(*level, size) for level in levels]
+        return torch.stack(shares).sum(0, dtype=torch.float32) + last.bias[:, None, None]
+
+    @recomputable
+    def share(self, feature: Tensor, weight: Tensor, reduce: nn.Module, norm: nn.Module, size: Size) -> Tensor:
+        """Compute a level's share of the logits: ``(B, C, h, w)`` to ``(B, K, *size)``."""
+        return F.conv2d(F.relu(norm(resize(reduce(feature), size))), weight)
 
 
 class Net0(nn.Module):
@@ -118,6 +126,7 @@ class PreEnhancement(nn.Module):
         self.shortcut = conv_norm(conv_op, in_channels, channels, 1)
         self.gate = SpatialGate(conv_op)
 
+    @recomputable
     def forward(self, x: Tensor) -> Tensor:
         fused = self.fuse(torch.cat([branch(x) for branch in self.branches], 1))
         return self.gate(F.relu(fused + self.shortcut(x)))
@@ -132,6 +141,7 @@ class SADecoder(nn.Module):
         self.residuals = nn.ModuleList(conv_norm(conv_op, channels, channels, kernel_size) for kernel_size in (3, 3, 1))
         self.gates = nn.Sequential(ChannelGate(conv_op, channels), SpatialGate(conv_op))
 
+    @recomputable
     def forward(self, deep: Tensor, shallow: Tensor) -> Tensor:
         x = self.reduce(torch.cat((resize(deep, shallow.shape[2:]), shallow), 1))
         shortcut = x
@@ -207,8 +217,8 @@ class ConDSeg(nn.Module):
         )
         num_decoders = NUM_LEVELS - 1 if use_sa_decoder else 1
         self.decoders = nn.ModuleList(SADecoder(conv_op, channels) for _ in range(num_decoders))
-        self.fuse_sizes = conv_norm_relu(conv_op, num_decoders * channels, channels)
-        self.refine = nn.Sequential(
+        self.fuse_sizes = Recomputable(*conv_norm_relu(conv_op, num_decoders * channels, channels))
+        self.refine = Recomputable(
             conv_norm_relu(conv_op, channels, channels), conv_norm_relu(conv_op, channels, channels // 2, 1)
         )
         self.output = nn.Sequential(OrderedDict(seg_layers=nn.Sequential(conv_op(channels // 2, num_classes, 1))))
@@ -235,11 +245,9 @@ class ConDSeg(nn.Module):
                 decoupled = bounded(crop(masks, x.shape[2:]))
 
         fused = self.fuse(enhanced, contrast, upwards)  # F~4 .. F~1
-        finest = fused[-1].shape[2:]
         neighbours = list(pairwise(fused))[-len(self.decoders) :]  # for large, medium and small entities
-        decoded = [resize(decoder(*levels), finest) for decoder, levels in zip(self.decoders, neighbours, strict=True)]
-        refined = self.refine(resize(self.fuse_sizes(torch.cat(decoded, 1)), padded.shape[2:]))
-        return bounded(crop(self.output(refined), x.shape[2:])), decoupled
+        decoded = [decoder(*levels) for decoder, levels in zip(self.decoders, neighbours, strict=True)]
+        return bounded(crop(self.fuse_decoded(decoded, padded.shape[2:]), x.shape[2:])), decoupled
 
     def fuse(
         self, enhanced: Sequence[Tensor], contrast: tuple[Tensor, Tensor] | None, upwards: Sequence[Size]
@@ -250,6 +258,13 @@ class ConDSeg(nn.Module):
             level = torch.cat((e, resize(fused[-1], e.shape[2:])), 1) if fused else e
             fused.append(fusion(level) if contrast is None else fusion(level, *contrast, upwards[:doublings]))
         return fused
+
+    @recomputable
+    def fuse_decoded(self, decoded: Sequence[Tensor], size: Size) -> Tensor:
+        """Fuse the decoded levels, the finest last, to logits ``(B, K, *size)``."""
+        levels = [resize(level, decoded[-1].shape[2:]) for level in decoded]
+        fused = self.fuse_sizes(torch.cat(levels, 1))
+        return self.output(self.refine(resize(fused, size)))
 
     def with_idle_parameters(self, logits: Tensor) -> Tensor:
         """Add the parameters that the stage does not use to the logits, times 0: DDP waits for every gradient.

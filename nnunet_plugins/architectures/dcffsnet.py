@@ -18,6 +18,7 @@ from nnunet_plugins.architectures.layers.directions import NUM_DIRECTIONS, direc
 from nnunet_plugins.architectures.layers.encoders import timm_encoder
 from nnunet_plugins.architectures.layers.logits import bounded
 from nnunet_plugins.architectures.layers.padding import crop, pad_to_stride
+from nnunet_plugins.architectures.layers.recomputation import recomputable
 from nnunet_plugins.architectures.layers.resize import upsample
 
 
@@ -147,6 +148,7 @@ class PConv(nn.Module):
         self.norm = nn.BatchNorm2d(channels)
         self.seg_layers = nn.ModuleList([connectivity_head(channels, num_classes)])
 
+    @recomputable
     def forward(self, x: Tensor) -> Tensor:
         groups = shift_groups(x).unflatten(1, (NUM_DIRECTIONS, -1)).flatten(0, 1)  # (B*8, C/8, H, W)
         convolved = self.conv(groups).view_as(x)
@@ -177,6 +179,7 @@ class DecoderStage(nn.Module):
                 conv_norm_relu(nn.Conv2d, out_channels, out_channels, 3),
             )
 
+    @recomputable
     def forward(self, features: Tensor, connectivity: Tensor) -> Tensor:
         features, connectivity = self.fusion(self.project_skip(features), connectivity)
         return upsample(self.extract(torch.cat((connectivity, features), 1)), 2)
@@ -269,13 +272,18 @@ class DCFFSNet(nn.Module):
         for stage, features in zip(self.stages, (f4, f3, f2, f1), strict=True):
             c = stage(features, c)
         connectivity = self.per_class(crop(self.pconv(c), size))
-        with torch.autocast(x.device.type, enabled=False):
-            logits = bounded(directional_vote(connectivity, self.voting), self.max_logit)
+        logits = self.vote(connectivity)
         if not self.deep_supervision:
             return logits
         if p_out is not None:
             p_out = self.per_class(crop(upsample(p_out.float(), self.stride), size))  # 4000 gradients meet in a pixel
         return DCFFSNetOutput(logits, connectivity, p_out)
+
+    @recomputable
+    def vote(self, connectivity: Tensor) -> Tensor:
+        """Turn connectivity logits ``(B, K, 8, H, W)`` into class logits ``(B, K, H, W)``, in float32."""
+        with torch.autocast(connectivity.device.type, enabled=False):
+            return bounded(directional_vote(connectivity, self.voting), self.max_logit)
 
     def per_class(self, x: Tensor) -> Tensor:
         """``(B, 8 * K, H, W)`` to ``(B, K, 8, H, W)``."""

@@ -4,34 +4,33 @@ One code for 2D and 3D: ``conv_op`` decides.
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from functools import reduce
+from math import prod
+from typing import Any, NamedTuple
 
-import torch
-from dynamic_network_architectures.building_blocks.helper import (
-    convert_conv_op_to_dim,
-    get_matching_convtransp,
-    get_matching_pool_op,
-)
+from dynamic_network_architectures.building_blocks.helper import convert_conv_op_to_dim, get_matching_convtransp
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from nnunet_plugins.architectures.layers.convolutions import ConvOp, Size, conv_norm, depthwise_conv
+from nnunet_plugins.architectures.layers.depthwise import convolve_depthwise
 from nnunet_plugins.architectures.layers.dilation import dilated_conv
+from nnunet_plugins.architectures.layers.lean import MaxPool, SaturatingReLU
 from nnunet_plugins.architectures.layers.logits import MAX_LOGIT, bounded
 from nnunet_plugins.architectures.layers.padding import crop, pad_to_size, total_stride
+from nnunet_plugins.architectures.layers.recomputation import recomputable
 
 NUM_BLOCKS = {"S": 3, "M": 4, "L": 5}
 """Number of encoder blocks of every variant, Table 1."""
 
+MAX_ACTIVATION = 100.0
+"""Upper end of all ReLUs.
 
-def saturating_relu() -> nn.Module:
-    """ReLU up to 100.
-
-    Deviation: the paper's ReLU has no upper end. Large-kernel attention squares what it gets, and nine blocks in a row
-    square it nine times: a trained network, with its running statistics, answers an image of four times the usual
-    contrast with NaN even in float32. 100 standard deviations are rare, and their products still fit into float16.
-    """
-    return nn.Hardtanh(0.0, 100.0, inplace=True)
+Deviation: the paper's ReLU has no upper end. Large-kernel attention squares what it gets, and nine blocks in a row
+square it nine times: a trained network, with its running statistics, answers an image of four times the usual contrast
+with NaN even in float32. 100 standard deviations are rare, and their products still fit into float16.
+"""
 
 
 class Kernels(NamedTuple):
@@ -45,13 +44,43 @@ class Kernels(NamedTuple):
     """Second kernel of the attention part, which is dilated."""
 
 
-def separable_conv(conv_op: ConvOp, in_channels: int, out_channels: int, kernel_size: Size) -> nn.Sequential:
-    """Depthwise and pointwise convolution, batch normalisation, ReLU: eq. 1, and eq. 2 with the ReLU of its text."""
-    return nn.Sequential(
-        depthwise_conv(conv_op, in_channels, kernel_size),
-        *conv_norm(conv_op, in_channels, out_channels, 1, bias=True),
-        saturating_relu(),
+class SeparableConv(nn.Sequential):
+    """Depthwise and pointwise convolution, batch normalisation, ReLU: eq. 1, and eq. 2 with the ReLU of its text.
+
+    Takes a map ``(B, C, *S)``, or the parts of one whose channels add up to C: their concatenation is never made.
+    """
+
+    def __init__(self, conv_op: ConvOp, in_channels: int, out_channels: int, kernel_size: Size):
+        super().__init__(
+            depthwise_conv(conv_op, in_channels, kernel_size),
+            *conv_norm(conv_op, in_channels, out_channels, 1, bias=True),
+            SaturatingReLU(MAX_ACTIVATION),
+        )
+
+    @recomputable
+    def forward(self, *parts: Tensor) -> Tensor:
+        layers: Iterator[Any] = iter(self)
+        depthwise, pointwise, norm, relu = layers
+        return relu(norm(separable_conv(parts, depthwise, pointwise)))
+
+
+def separable_conv(
+    parts: Sequence[Tensor], depthwise: nn.Conv2d | nn.Conv3d, pointwise: nn.Conv2d | nn.Conv3d
+) -> Tensor:
+    """Compute ``pointwise(depthwise(x))`` for the concatenation x of the parts ``(B, C_i, *S)``.
+
+    A depthwise convolution acts on each part by itself, and a pointwise convolution is the sum of those of the parts.
+    """
+    assert depthwise.bias is not None
+    conv = F.conv2d if parts[0].ndim == 4 else F.conv3d
+    widths = [part.shape[1] for part in parts]
+    weights = depthwise.weight.split(widths), depthwise.bias.split(widths), pointwise.weight.split(widths, 1)
+    biases = [pointwise.bias] + [None] * (len(parts) - 1)
+    mixed = (
+        conv(convolve_depthwise(part, weight, bias), mixing, mixing_bias)
+        for part, weight, bias, mixing, mixing_bias in zip(parts, *weights, biases, strict=True)
     )
+    return reduce(Tensor.add_, mixed)
 
 
 class LargeKernelAttention(nn.Module):
@@ -68,26 +97,41 @@ class LargeKernelAttention(nn.Module):
         self.spatial = depthwise_conv(conv_op, channels, kernels.large_dilated, self.dilation)
         self.pointwise = conv_op(channels, channels, 1)
 
+    @recomputable
     def forward(self, x: Tensor) -> Tensor:
-        return self.pointwise(dilated_conv(self.spatial, self.depthwise(x))) * x
+        near = convolve_depthwise(x, self.depthwise.weight, self.depthwise.bias)
+        return self.pointwise(dilated_conv(self.spatial, near)) * x
 
 
 class EBlock(nn.Module):
     """Encoder block of a convolution part and an attention part, Figure 2.
 
-    ``(B, in_channels, *S)`` to ``(B, out_channels, *S)``.
+    ``(B, in_channels, *S)``, whole or in parts, to ``(B, out_channels, *S)``.
     """
 
     def __init__(self, conv_op: ConvOp, in_channels: int, out_channels: int, kernels: Kernels):
         super().__init__()
         self.convolution = nn.Sequential(
-            separable_conv(conv_op, in_channels, out_channels, kernels.depthwise),
-            separable_conv(conv_op, out_channels, out_channels, kernels.depthwise),
+            SeparableConv(conv_op, in_channels, out_channels, kernels.depthwise),
+            SeparableConv(conv_op, out_channels, out_channels, kernels.depthwise),
         )
         self.attention = LargeKernelAttention(conv_op, out_channels, kernels)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.attention(self.convolution(x))
+    def forward(self, *parts: Tensor) -> Tensor:
+        first, second = self.convolution
+        return self.attention(second(first(*parts)))
+
+
+class EncoderLevel(EBlock):
+    """Encoder block with the pooling before it: ``(B, in_channels, *S)`` to ``(B, out_channels, *S / stride)``."""
+
+    def __init__(self, conv_op: ConvOp, in_channels: int, out_channels: int, stride: Size, kernels: Kernels):
+        super().__init__(conv_op, in_channels, out_channels, kernels)
+        self.pool = nn.Identity() if prod(stride) == 1 else MaxPool(stride)
+
+    @recomputable
+    def forward(self, *parts: Tensor) -> Tensor:
+        return super().forward(*map(self.pool, parts))
 
 
 class DFB(nn.Module):
@@ -98,9 +142,10 @@ class DFB(nn.Module):
         self.upsample = get_matching_convtransp(conv_op)(2 * channels, channels, stride, stride)
         self.block = EBlock(conv_op, 2 * channels, channels, kernels)
 
+    @recomputable
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         x = pad_to_size(self.upsample(x), skip.shape[2:])  # "auto-resize": pooling may have rounded down
-        return self.block(torch.cat((skip, x), 1))
+        return self.block(skip, x)  # the two are concatenated
 
 
 class DLKUNet(nn.Module):
@@ -165,14 +210,10 @@ class DLKUNet(nn.Module):
         planned_kernels = extended([] if kernel_sizes is None else kernel_sizes, (3,) * dimensions, num_blocks)
         kernels = [kernels_of_block((depthwise_kernel, *large_kernels), planned) for planned in planned_kernels]
         widths = [base_channels * 2**level for level in range(num_blocks)]
-        max_pool = get_matching_pool_op(conv_op, pool_type="max")
 
         self.total_stride = total_stride(strides)
-        self.downsampling = nn.ModuleList(max_pool(stride) for stride in strides[1:])
-        self.encoder = nn.ModuleList(
-            EBlock(conv_op, before, after, block_kernels)
-            for before, after, block_kernels in zip((in_channels, *widths[:-1]), widths, kernels, strict=True)
-        )
+        levels = zip((in_channels, *widths[:-1]), widths, strides, kernels, strict=True)
+        self.encoder = nn.ModuleList(EncoderLevel(conv_op, *level) for level in levels)
         self.decoder = nn.ModuleList(
             DFB(conv_op, widths[level], strides[level + 1], kernels[level]) for level in reversed(range(num_blocks - 1))
         )
@@ -181,12 +222,12 @@ class DLKUNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         size = x.shape[2:]
-        x = self.encoder[0](pad_to_size(x, self.total_stride))  # at least one pixel at the lowest resolution
-        skips = []
-        for downsample, eblock in zip(self.downsampling, self.encoder[1:], strict=True):
-            skips.append(x)
-            x = eblock(downsample(x))
-        for dfb, skip in zip(self.decoder, reversed(skips), strict=True):
+        x = pad_to_size(x, self.total_stride)  # at least one pixel at the lowest resolution
+        encoded = []
+        for level in self.encoder:
+            x = level(x)
+            encoded.append(x)
+        for dfb, skip in zip(self.decoder, reversed(encoded[:-1]), strict=True):
             x = dfb(x, skip)
         logits = bounded(self.reprojection(x), self.max_logit)
         return crop(logits, size)

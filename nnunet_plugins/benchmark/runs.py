@@ -10,7 +10,7 @@ from typing import Any
 from nnunet_plugins.benchmark.suite import Data, Suite
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.files import read_json
-from nnunet_plugins.nnunet_folders import PREPROCESSED, RAW, RESULTS, SPLITS, Split, nnunet_folder
+from nnunet_plugins.nnunet_folders import PREPROCESSED, RAW, RESULTS, SPLITS, Split, dataset_name, nnunet_folder
 
 VALIDATION, TEST = "validation", "test"
 SUMMARY = f"{VALIDATION}/summary.json"
@@ -119,26 +119,6 @@ def runs(suite: Suite) -> list[Run]:
         for fold in suite.folds
         for trainer in suite.trainers_of(data)
     ]
-
-
-def dataset_name(dataset_id: int) -> str:
-    """Name of the folder ``DatasetNNN_Name`` in which nnU-Net finds the dataset of this number.
-
-    Raises:
-        UserError: there is no such dataset, or several share the number.
-    """
-    folders = [nnunet_folder(variable) for variable in (RAW, PREPROCESSED)]
-    names = {path.name for folder in folders for path in folder.glob(f"Dataset{dataset_id:03}_*") if path.is_dir()}
-    if not names:
-        raise UserError(
-            f"There is no dataset {dataset_id} in {' or '.join(map(str, folders))}: convert it first, with "
-            "'nnunet-plugins convert', or correct the suite's id"
-        )
-    if len(names) > 1:
-        raise UserError(
-            f"The number {dataset_id} belongs to several datasets ({', '.join(sorted(names))}): rename all but one"
-        )
-    return names.pop()
 
 
 # ---- files of a suite ------------------------------------------------------------------------------------------------

@@ -3,14 +3,11 @@
 import argparse
 import csv
 import math
-import signal
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from nnunet_plugins import __version__
 from nnunet_plugins.dataset_conversion.dataset import Dataset, Options
@@ -20,6 +17,7 @@ from nnunet_plugins.dataset_conversion.writer import convert
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.files import digest, usable_cores
 from nnunet_plugins.nnunet_folders import RAW, make_nnunet_folder
+from nnunet_plugins.processes import exit_on_signals
 
 FOLDER_OPTIONS = ("images", "masks", "dataset_name", "channels", "label_map", "threshold")
 
@@ -149,20 +147,3 @@ def read_groups(path: Path) -> Mapping[str, str]:
     if not groups:
         raise UserError(f"{path} has no rows: {form}")
     return groups
-
-
-@contextmanager
-def exit_on_signals() -> Iterator[None]:
-    """Turn SIGTERM and SIGHUP, as from a batch system or a closed terminal, into an exception that cleans up."""
-
-    def leave(number: int, _: object) -> NoReturn:
-        sys.exit(128 + number)
-
-    # Windows has no SIGHUP.
-    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    before = [signal.signal(number, leave) for number in numbers]
-    try:
-        yield
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)

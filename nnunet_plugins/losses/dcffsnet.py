@@ -13,6 +13,7 @@ from nnunet_plugins.architectures.layers.directions import (
     pick,
     vote_of_pairs,
 )
+from nnunet_plugins.architectures.layers.recomputation import recomputable
 from nnunet_plugins.losses.common import (
     LabelFormat,
     PluginLoss,
@@ -77,6 +78,7 @@ class ConnectivityLoss(nn.Module):
         self.batch_dice = batch_dice
         self.voting = voting
 
+    @recomputable
     def forward(self, connectivity: Tensor, target: Target, pairs: PairTarget) -> dict[str, Tensor]:
         """The weighted terms, each a scalar.
 

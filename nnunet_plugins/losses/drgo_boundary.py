@@ -62,7 +62,7 @@ class Pairs(NamedTuple):
 
     axis: int
     steps: Tensor
-    """``|y_i - y_(i+1)|`` of every class, ``(B, K, *S)``: 0 or 1."""
+    """``|y_i - y_(i+1)|`` of every class, ``(B, K, *S)``: 0 or 1, in a byte, as the backward pass keeps it."""
     weights: Tensor
     """w, ``(B, 1, *S)``."""
     annotated: Tensor
@@ -75,7 +75,9 @@ def boundary_pairs(target: Target) -> list[Pairs]:
     mask = target.annotated
     axes = range(2, mask.ndim)
     both = [mask * next_pixel(mask, axis) for axis in axes]
-    steps = [differences(target.one_hot, axis).abs() * valid for axis, valid in zip(axes, both, strict=True)]
+    steps = [
+        (differences(target.one_hot, axis).abs() * valid).to(torch.int8) for axis, valid in zip(axes, both, strict=True)
+    ]
     changes = [step.amax(1, keepdim=True) for step in steps]
     # Both pixels of a pair with different labels are on the boundary; the pair that is rolled to the beginning is 0.
     either_end = [torch.maximum(change, change.roll(1, axis)) for axis, change in zip(axes, changes, strict=True)]

@@ -28,6 +28,7 @@ from nnunet_plugins.compatibility import require_trainer
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.losses import DiceCrossEntropyLoss
 from nnunet_plugins.losses.common import LabelFormat, PluginLoss
+from nnunet_plugins.trainers.memory.fitting import FittingTrainer
 from nnunet_plugins.trainers.plan import REFERENCE_PLANS, NetworkPlan
 from nnunet_plugins.trainers.schedules import EpochSchedule, Schedule
 
@@ -36,7 +37,7 @@ require_trainer(nnUNetTrainer)
 SEED_VARIABLE = "NNUNET_PLUGINS_SEED"
 
 
-class BaseTrainer(nnUNetTrainer):
+class BaseTrainer(FittingTrainer):
     """nnU-Net's trainer with numbers as class attributes, repeatable trainings, and the loss's terms in the log.
 
     A class attribute with the name of one of ``nnUNetTrainer``'s instance attributes (``initial_lr``, ``num_epochs``,

@@ -1,5 +1,8 @@
 """Proves: DLKUNet has its published size, computes the equations, follows nnU-Net's plans, and cannot overflow."""
 
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 import torch
 from support.fake_cuda import fake_cuda_autocast
@@ -8,7 +11,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from nnunet_plugins.architectures import DLKUNet
-from nnunet_plugins.architectures.dlkunet import EBlock, Kernels, LargeKernelAttention, separable_conv
+from nnunet_plugins.architectures.dlkunet import EBlock, Kernels, LargeKernelAttention, SeparableConv
 
 PUBLISHED = {  # parameters for 1 channel and 9 classes, the same in millions, GMACs at 1x224x224
     "S": (1_131_379, 1.131, 10.28),
@@ -65,7 +68,7 @@ def test_width_and_number_of_blocks():
 def test_separable_convolution_computes_equation_1(conv_op):
     torch.manual_seed(0)
     dimensions = 2 if conv_op is nn.Conv2d else 3
-    layer = separable_conv(conv_op, 3, 5, (3,) * dimensions)
+    layer = SeparableConv(conv_op, 3, 5, (3,) * dimensions)
     depthwise, pointwise, norm, _ = layer
     x = torch.randn(2, 3, *(7, 6, 5)[:dimensions])
     conv = F.conv3d if dimensions == 3 else F.conv2d
@@ -146,13 +149,63 @@ def test_network_is_blocks_max_pooling_and_upsampling_to_the_skips():
     x = torch.randn(1, 1, 8, 22)  # 22 pixels, 11, and 5, from which come 10
     with torch.no_grad():
         e1 = network.encoder[0](x)
-        e2 = network.encoder[1](F.max_pool2d(e1, 2))
-        e3 = network.encoder[2](F.max_pool2d(e2, 2))
+        e2 = EBlock.forward(network.encoder[1], F.max_pool2d(e1, 2))
+        e3 = EBlock.forward(network.encoder[2], F.max_pool2d(e2, 2))
         assert e3.shape == (1, 16, 2, 5)
         dfb2, dfb1 = network.decoder
         d2 = dfb2.block(torch.cat((e2, F.pad(dfb2.upsample(e3), (0, 1))), 1))
         d1 = dfb1.block(torch.cat((e1, dfb1.upsample(d2)), 1))
         torch.testing.assert_close(network(x), network.reprojection(d1))
+
+
+@pytest.mark.parametrize("conv_op", [nn.Conv2d, nn.Conv3d])
+def test_parts_give_what_their_concatenation_gives(conv_op):
+    torch.manual_seed(0)
+    dimensions = 2 if conv_op is nn.Conv2d else 3
+    layer = SeparableConv(conv_op, 7, 4, (3,) * dimensions).double()
+    whole = torch.randn(2, 7, *(6, 5, 4)[:dimensions], dtype=torch.float64, requires_grad=True)
+    direction = torch.randn(2, 4, *whole.shape[2:], dtype=torch.float64)
+    inputs = (whole, *layer.parameters())
+    results = [
+        (y, *torch.autograd.grad(y, inputs, direction)) for y in (layer(whole), layer(*whole.split([2, 4, 1], 1)))
+    ]
+    torch.testing.assert_close(*results)
+
+
+@pytest.mark.parametrize("mixed_precision", [False, True])
+def test_blocks_keep_no_map_that_the_backward_pass_does_not_need(mixed_precision):
+    network = DLKUNet(1, 2, variant="S")
+    image = torch.randn(5, 1, 12, 12)
+    skips = [torch.randn(5, 96 * 2**depth, 12, 12) for depth in (0, 1)]
+    below = [torch.randn(5, 192 * 2**depth, 6, 6) for depth in (0, 1)]
+    kept = []
+    calls = [
+        *zip((partial(EBlock.forward, level) for level in network.encoder), (image, *skips), strict=True),
+        *zip(network.decoder[::-1], below, skips, strict=True),
+    ]
+    for block, *inputs in calls:
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=mixed_precision):
+            kept.append(maps_kept(block, *(x.bfloat16() if mixed_precision else x for x in inputs)))
+    # After every depthwise, pointwise and normalisation, where the first depthwise one of an encoder's block has one or
+    # half the channels and that of a decoder's twice as many; after each convolution of the attention; in the decoder
+    # the upsampled map. With a concatenation and torch's hardtanh, which copies its input, it would be 10, 10.5 and 14.
+    assert kept == pytest.approx([8, 8.5, 8.5, 11, 11], abs=0.05)
+
+
+def maps_kept(block: Callable[..., torch.Tensor], *inputs: torch.Tensor) -> float:
+    """Memory that autograd keeps of a batch of 5 besides inputs and output, in multiples of the output."""
+    inputs = [x.contiguous(memory_format=torch.channels_last).requires_grad_() for x in inputs]
+    kept = {}
+
+    def pack(x: torch.Tensor) -> torch.Tensor:
+        if x.shape[0] % 5 == 0:  # not a weight
+            kept[x.untyped_storage().data_ptr()] = x.untyped_storage()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        output = block(*inputs)
+    own = {x.untyped_storage().data_ptr() for x in (*inputs, output)}
+    return sum(storage.nbytes() for place, storage in kept.items() if place not in own) / output.nbytes
 
 
 def test_logits_are_clamped():

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from nnunet_plugins.architectures.layers.convolutions import ConvOp, Size, conv_norm_relu
+from nnunet_plugins.architectures.layers.recomputation import Recomputable, recomputable
 from nnunet_plugins.architectures.layers.resize import resize
 from nnunet_plugins.architectures.layers.windows import aggregate_windows
 
@@ -49,6 +50,7 @@ class AuxiliaryHead(nn.Module):
         self.convolutions = nn.ModuleList(conv_norm_relu(conv_op, a, b) for a, b in pairwise(widths))
         self.predict = conv_op(widths[-1], 1, 1)
 
+    @recomputable
     def forward(self, x: Tensor, sizes: Iterable[Size]) -> Tensor:
         return self.predict(convolve_upwards(self.convolutions, x, sizes))
 
@@ -75,17 +77,18 @@ class CDFA(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.weights_per_window = (window**2, window**2)
-        self.before = nn.Sequential(
+        self.before = Recomputable(
             conv_norm_relu(conv_op, in_channels, channels), conv_norm_relu(conv_op, channels, channels)
         )
         self.value = conv_op(channels, channels, 1)
         self.foreground = conv_op(channels, num_heads * window**4, 1)  # eq. 12
         self.background = conv_op(channels, num_heads * window**4, 1)
         self.project = conv_op(channels, channels, 1)
-        self.after = nn.Sequential(
+        self.after = Recomputable(
             conv_norm_relu(conv_op, channels, channels), conv_norm_relu(conv_op, channels, channels)
         )
 
+    @recomputable
     def forward(self, x: Tensor, foreground: Tensor, background: Tensor) -> Tensor:
         values = self.value(self.before(x)).unflatten(1, (self.num_heads, -1))  # (B, heads, C / heads, H, W)
         outer, inner = self.attention(self.foreground(foreground)), self.attention(self.background(background))
@@ -108,10 +111,12 @@ class ContrastFusion(nn.Module):
     ):
         super().__init__()
         self.prepare_foreground, self.prepare_background = (
-            nn.ModuleList(conv_norm_relu(conv_op, channels, channels) for _ in range(1 + doublings)) for _ in range(2)
+            nn.ModuleList(Recomputable(*conv_norm_relu(conv_op, channels, channels)) for _ in range(1 + doublings))
+            for _ in range(2)
         )
         self.cdfa = CDFA(conv_op, in_channels, channels, window, num_heads)
 
+    @recomputable
     def forward(self, x: Tensor, foreground: Tensor, background: Tensor, sizes: Sequence[Size]) -> Tensor:
         """Fuse; ``sizes`` are those of the levels after the deepest, up to that of ``x``."""
         foreground = convolve_upwards(self.prepare_foreground, foreground, sizes)

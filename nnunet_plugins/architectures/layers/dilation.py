@@ -1,16 +1,31 @@
 """Dilated convolution, on the CPU in a form that is faster than torch's own."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from nnunet_plugins.architectures.layers.depthwise import convolve_depthwise
 from nnunet_plugins.architectures.layers.padding import pad_to_size
+
+GRIDS_ON = "cpu"
+"""Device on which grids are faster than torch's own dilation."""
 
 
 def dilated_conv(conv: nn.Conv2d | nn.Conv3d, x: Tensor) -> Tensor:
     """Compute ``conv(x)`` for a convolution that keeps the size; on the CPU by :func:`conv_on_grids`."""
-    return conv_on_grids(conv, x) if x.device.type == "cpu" else conv(x)
+    return conv_on_grids(conv, x) if x.device.type == GRIDS_ON else conv(x)
+
+
+@contextmanager
+def as_on_cuda() -> Iterator[None]:
+    """Compute as on CUDA, on any device: for estimates of what a GPU needs."""
+    global GRIDS_ON
+    before, GRIDS_ON = GRIDS_ON, ""
+    try:
+        yield
+    finally:
+        GRIDS_ON = before
 
 
 def conv_on_grids(conv: nn.Conv2d | nn.Conv3d, x: Tensor) -> Tensor:
@@ -25,8 +40,7 @@ def conv_on_grids(conv: nn.Conv2d | nn.Conv3d, x: Tensor) -> Tensor:
     # Taps that are farther from the kernel's centre than a grid is long only meet padding.
     reach = [min(k // 2, size - 1) for k, size in zip(conv.kernel_size, grids.shape[2:], strict=True)]
     window = [slice(k // 2 - r, k // 2 + r + 1) for k, r in zip(conv.kernel_size, reach, strict=True)]
-    dense = F.conv2d if x.ndim == 4 else F.conv3d
-    grids = dense(grids, conv.weight[:, :, *window], conv.bias, padding=reach, groups=conv.groups)
+    grids = convolve_depthwise(grids, conv.weight[:, :, *window], conv.bias)
     return join_grids(grids, steps)[:, :, *map(slice, x.shape[2:])]
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import timm
 from torch import Tensor, nn
 
+from nnunet_plugins.architectures.layers.recomputation import make_blocks_recomputable
 from nnunet_plugins.errors import UserError
 
 WEIGHTS_FOLDER_VARIABLE = "NNUNET_PLUGINS_WEIGHTS"
@@ -35,6 +36,7 @@ def timm_encoder(name: str, in_channels: int, num_features: int | None = None) -
             f"backbone {name!r}: timm makes no encoder with {num_features or 'its'} feature maps of it ({error}); "
             "choose another of timm.list_models()."
         ) from error
+    make_blocks_recomputable(encoder)
     if str(getattr(encoder, "output_fmt", "NCHW")).endswith("NHWC"):
         encoder.register_forward_hook(channels_first)
     return encoder, encoder.feature_info.channels()

@@ -33,40 +33,56 @@ def aggregate_windows(values: Tensor, outer: Tensor, inner: Tensor) -> Tensor:
 
 
 class WindowAggregation(torch.autograd.Function):
-    """Aggregation that keeps matrices and taps for the backward pass, but no unfolded values or products of matrices.
+    """Aggregation that keeps values and matrices for the backward pass, but nothing that it makes of them.
 
-    Nothing is written to a part of a tensor: ``torch.compile`` would take several times as long, and make slower
-    kernels.
+    The heads take turns, so that what exists for a moment only belongs to one of them. Nothing is written to a part of
+    a tensor: ``torch.compile`` would take several times as long, and make slower kernels.
     """
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, outer: Tensor, inner: Tensor) -> Tensor:
-        taps = taps_of_windows(torch.einsum("bhmkyx,bhknyx->bhmnyx", outer, inner))
-        ctx.save_for_backward(values, outer, inner, taps)
-        size, reach = values.shape[-2:], taps.shape[2] // 2
-        padded, result = pad(values, reach), torch.zeros_like(values)
-        for row, column in square(taps.shape[2]):
-            result.addcmul_(taps[:, :, row, column, None], part(padded, row, column, size))
-        return result
+        ctx.save_for_backward(values, outer, inner)
+        return torch.cat([aggregate_head(*head) for head in heads_of(values, outer, inner)], 1)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        values, outer, inner, taps = ctx.saved_tensors
-        size, edge = values.shape[-2:], taps.shape[2]
-        padded, padded_gradient, padded_taps = (pad(x, edge // 2) for x in (values, gradient, taps))
-        values_gradient, taps_gradient = torch.zeros_like(values), []
-        for row, column in square(edge):
-            opposite = (edge - 1 - row, edge - 1 - column)  # from here, the position whose tap looked here
-            taps_there = part(padded_taps[:, :, row, column, None], *opposite, size)
-            values_gradient.addcmul_(taps_there, part(padded_gradient, *opposite, size))
-            taps_gradient.append((part(padded, row, column, size) * gradient).sum(2))
-        mixed_gradient = windows_of_taps(torch.stack(taps_gradient, 2).unflatten(2, (edge, edge)))
-        return (
-            values_gradient,
-            torch.einsum("bhmnyx,bhknyx->bhmkyx", mixed_gradient, inner),
-            torch.einsum("bhmkyx,bhmnyx->bhknyx", outer, mixed_gradient),
-        )
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
+        gradients = [gradients_of_head(*head) for head in heads_of(gradient, *ctx.saved_tensors)]
+        return tuple(torch.cat(heads, 1) for heads in zip(*gradients, strict=True))
+
+
+def heads_of(*tensors: Tensor) -> Iterable[tuple[Tensor, ...]]:
+    """Split tensors ``(B, heads, ...)`` into those of each head, ``(B, 1, ...)``."""
+    return zip(*(x.split(1, 1) for x in tensors), strict=True)
+
+
+def aggregate_head(values: Tensor, outer: Tensor, inner: Tensor) -> Tensor:
+    """Aggregate the values of one head."""
+    taps = taps_of_windows(outer, inner)
+    size, reach = values.shape[-2:], taps.shape[2] // 2
+    padded, result = pad(values, reach), torch.zeros_like(values)
+    for row, column in square(taps.shape[2]):
+        result.addcmul_(taps[:, :, row, column, None], part(padded, row, column, size))
+    return result
+
+
+def gradients_of_head(gradient: Tensor, values: Tensor, outer: Tensor, inner: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute the gradients with respect to values, outer and inner matrices of one head."""
+    taps = taps_of_windows(outer, inner)
+    size, edge = values.shape[-2:], taps.shape[2]
+    padded, padded_gradient, padded_taps = (pad(x, edge // 2) for x in (values, gradient, taps))
+    values_gradient, taps_gradient = torch.zeros_like(values), []
+    for row, column in square(edge):
+        opposite = (edge - 1 - row, edge - 1 - column)  # from here, the position whose tap looked here
+        taps_there = part(padded_taps[:, :, row, column, None], *opposite, size)
+        values_gradient.addcmul_(taps_there, part(padded_gradient, *opposite, size))
+        taps_gradient.append((part(padded, row, column, size) * gradient).sum(2))
+    mixed_gradient = windows_of_taps(torch.stack(taps_gradient, 2).unflatten(2, (edge, edge)))
+    return (
+        values_gradient,
+        torch.einsum("bhmnyx,bhknyx->bhmkyx", mixed_gradient, inner),
+        torch.einsum("bhmkyx,bhmnyx->bhknyx", outer, mixed_gradient),
+    )
 
 
 def square(edge: int) -> Iterable[tuple[int, ...]]:
@@ -84,11 +100,12 @@ def part(x: Tensor, row: int, column: int, size: Sequence[int]) -> Tensor:
     return x[..., row : row + size[0], column : column + size[1]]
 
 
-def taps_of_windows(matrices: Tensor) -> Tensor:
-    """Sum the windows' matrices ``(B, heads, K^2, K^2, H, W)`` to filters ``(B, heads, 2K - 1, 2K - 1, H, W)``.
+def taps_of_windows(outer: Tensor, inner: Tensor) -> Tensor:
+    """Multiply the windows' matrices ``(B, heads, K^2, K^2, H, W)`` and sum the products to filters.
 
-    The window around p contributes values at p + n to its member m at p + m, for which they belong to tap n - m.
+    The filters are ``(B, heads, 2K - 1, 2K - 1, H, W)``. The window around p contributes values at p + n to its member m at p + m, for which they belong to tap n - m.
     """
+    matrices = torch.einsum("bhmkyx,bhknyx->bhmnyx", outer, inner)
     size, window = matrices.shape[-2:], math.isqrt(matrices.shape[2])
     padded = pad(matrices, window // 2).unflatten(3, (window, window)).unflatten(2, (window, window))
     taps = matrices.new_zeros((*matrices.shape[:2], 2 * window - 1, 2 * window - 1, *size))

@@ -1,0 +1,105 @@
+"""Tables of what trainers need, with nnU-Net's commands to type next."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from tqdm import tqdm
+
+from nnunet_plugins.planning.fitting import Search
+from nnunet_plugins.planning.plans_file import MadePlans
+from nnunet_plugins.planning.requirement import (
+    GB,
+    CannotEstimate,
+    Requirement,
+    gigabytes,
+    in_words,
+    with_margin,
+)
+from nnunet_plugins.planning.source import (
+    Source,
+    dimensions_of,
+    find_trainer_class,
+    in_dimensions,
+    is_preprocessed,
+    known_configurations,
+)
+
+Row = Sequence[str]
+NEEDS = ("KEEPING, GB", "RECOMPUTING, GB", "NEEDED, GB", "VERDICT")
+PLAN_IT = "plan it"
+EXPLANATION = (
+    "GB are 2^30 bytes. Keeping, recomputing: estimated peaks of a training step in mixed precision that keeps all for "
+    "its\nbackward pass, or recomputes what the network can. Needed: the smaller one, 5 % and 1 GB, for what the "
+    "estimate does not\nsee. A trainer recomputes by itself, and only if it must."
+)
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Rows in aligned columns."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def size_cells(configuration: dict[str, Any]) -> Row:
+    return in_words(configuration["patch_size"]), str(configuration["batch_size"])
+
+
+def need_cells(needs: Requirement, verdict: str) -> Row:
+    recomputing = "cannot" if needs.recomputing is None else gigabytes(needs.recomputing)
+    return gigabytes(needs.keeping), recomputing, gigabytes(with_margin(needs.least)), verdict
+
+
+# ---- plan ------------------------------------------------------------------------------------------------------------
+
+
+def before_and_after(made: MadePlans, gpu_memory_gb: float) -> Iterator[Row]:
+    """Rows of the configurations as they were, and as they are planned now."""
+    memory = round(gpu_memory_gb * GB)
+    yield ("CONFIGURATION", "PLANS", "PATCH", "BATCH", *NEEDS)
+    for name, fit in made.fitted.items():
+        before, after = made.source.plans_name, made.content["plans_name"]
+        yield (name, before, *size_cells(fit.before), *need_cells(fit.needs_before, fit.needs_before.verdict(memory)))
+        yield (name, after, *size_cells(fit.after), *need_cells(fit.needs_after, fit.needs_after.verdict(memory)))
+
+
+def next_commands(trainer: str, made: MadePlans) -> Iterator[str]:
+    """Lines to type before the training and for it."""
+    number, plans = made.source.dataset_id, made.content["plans_name"]
+    if unprocessed := [name for name in made.fitted if not is_preprocessed(made.source, name)]:
+        yield f"nnUNetv2_preprocess -d {number} -plans_name {plans} -c {' '.join(unprocessed)}"
+    for name in made.fitted:
+        yield f"nnUNetv2_train {number} {name} FOLD -tr {trainer} -p {plans}"
+
+
+# ---- memory ----------------------------------------------------------------------------------------------------------
+
+
+def needs_of_trainers(
+    source: Source, trainers: Sequence[str], asked: Sequence[str], gpu_memory_gb: float
+) -> tuple[list[Row], list[str]]:
+    """Rows of what trainers need on configurations, and sentences about those that cannot be estimated."""
+    classes = {name: find_trainer_class(name) for name in trainers}
+    cells = [(configuration, name) for configuration in known_configurations(source, asked) for name in trainers]
+    rows: list[Row] = [("CONFIGURATION", "PATCH", "BATCH", "TRAINER", "PARAMETERS", *NEEDS)]
+    notes = []
+    for configuration, name in tqdm(cells, desc="Trainers", leave=False):
+        about = (configuration, *size_cells(source.configuration(configuration)), name)
+        try:
+            rows.append((*about, *needs_of(source, classes[name], configuration, gpu_memory_gb)))
+        except CannotEstimate as error:
+            rows.append((*about, *[""] * len(NEEDS), "not known"))
+            notes.append(str(error))
+    return rows, notes
+
+
+def needs_of(source: Source, trainer: type, configuration: str, gpu_memory_gb: float) -> Row:
+    """Cells of one trainer on one configuration: parameters, estimates and verdict."""
+    if source.dimensions(configuration) not in dimensions_of(trainer):
+        return *[""] * len(NEEDS), f"{in_dimensions(trainer)} only"
+    search = Search(source, trainer, gpu_memory_gb)
+    needs = search.estimator.requirement(configuration, source.configuration(configuration))
+    verdict = needs.verdict(search.gpu_memory)
+    if not needs.fits(search.gpu_memory):
+        verdict = PLAN_IT if search.fits_on_any_patch(configuration) else "cannot"
+    return f"{needs.parameters / 1e6:.2f} M", *need_cells(needs, verdict)

@@ -1,0 +1,61 @@
+"""Processes of this interpreter, their end with all their workers, and the signals that end us."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib.metadata import entry_points
+from typing import NoReturn
+
+
+def python_command(arguments: list[str]) -> list[str]:
+    """Turn a call of one of nnU-Net's console scripts, which may be missing from PATH, into one of this interpreter."""
+    script = next(iter(entry_points(group="console_scripts", name=arguments[0])))
+    return python_call(script.module, script.attr, arguments)
+
+
+def python_call(module: str, function: str, arguments: list[str]) -> list[str]:
+    """Command that calls a function in a new interpreter with this ``sys.path``, ``arguments`` being its ``sys.argv``.
+
+    A new interpreter may not find the packages of this one, for instance after ``pip install --target``.
+    """
+    path = [os.path.abspath(entry) for entry in sys.path]
+    code = (
+        f"import sys; sys.path[:] = {path!r}; sys.argv[0] = {arguments[0]!r}; "
+        f"from {module} import {function} as run; run()"
+    )
+    return [sys.executable, "-P", "-c", code, *arguments[1:]]
+
+
+def end_workers(process: subprocess.Popen[str]) -> None:
+    """Wait for a command's end, then kill its worker processes: those of a killed nnU-Net keep its output open."""
+    process.wait()
+    end(process)
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    """Kill a command and its worker processes."""
+    if os.name == "posix":
+        with suppress(ProcessLookupError):  # nothing is left
+            os.killpg(process.pid, signal.SIGKILL)
+    else:
+        process.kill()
+
+
+@contextmanager
+def exit_on_signals() -> Iterator[None]:
+    """Turn SIGTERM and SIGHUP, as from a batch system or a closed terminal, into an exception that cleans up."""
+
+    def leave(number: int, _: object) -> NoReturn:
+        sys.exit(128 + number)
+
+    # Windows has no SIGHUP.
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = [signal.signal(number, leave) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)

@@ -1,0 +1,152 @@
+"""Trainers that fit the GPU: they recompute where they must, and say what to do where even that is not enough."""
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from nnunet_plugins.architectures.layers.recomputation import set_recomputation
+from nnunet_plugins.errors import UserError
+from nnunet_plugins.trainers.memory.margin import GIB, gib, with_margin
+
+RECOMPUTE_VARIABLE = "NNUNET_PLUGINS_RECOMPUTE"
+
+
+class Decision(NamedTuple):
+    """Whether a network recomputes, and why."""
+
+    recompute: bool
+    reason: str
+
+
+class FittingTrainer(nnUNetTrainer):
+    """nnU-Net's trainer that decides at the start of a training whether its network recomputes.
+
+    On a GPU it compares its estimate with the free memory; elsewhere the network does not recompute. The environment
+    variable ``NNUNET_PLUGINS_RECOMPUTE=0|1`` decides instead.
+    """
+
+    def on_train_start(self) -> None:
+        asked = recomputation_asked_for()
+        super().on_train_start()
+        if set_recomputation((self.network, self.loss), False):
+            decision = self.decide_on_recomputation(asked)
+            set_recomputation((self.network, self.loss), decision.recompute)
+            self.print_to_log_file(f"recomputation {'on' if decision.recompute else 'off'}: {decision.reason}")
+
+    def decide_on_recomputation(self, asked: bool | None) -> Decision:
+        """Decide, in a distributed training for all processes alike.
+
+        Args:
+            asked: the answer if the user has given it.
+        """
+        if asked is not None:
+            return Decision(asked, f"{RECOMPUTE_VARIABLE}={asked:d}")
+        if self.device.type != "cuda":
+            return Decision(False, f"it is for GPUs, and this is {self.device.type}")
+        free = available_memory(self.device)
+        if not self.is_ddp:
+            return self.compare_with(free)
+        of_all: list[int] = [0] * dist.get_world_size()
+        dist.all_gather_object(of_all, free)
+        decision = [self.compare_with(min(of_all)) if self.local_rank == 0 else None]
+        dist.broadcast_object_list(decision)
+        assert decision[0] is not None, "rank 0 decides"
+        return decision[0]
+
+    def compare_with(self, free: int) -> Decision:
+        """Decide for this much free memory, in bytes."""
+        try:
+            without, recomputing = (self.needed_memory(recompute) for recompute in (False, True))
+        except UserError as error:
+            return Decision(False, f"{error}")
+        need = f"a training step needs about {gib(without)} without it and {gib(recomputing)} with it"
+        if min(without, recomputing) > free:
+            return Decision(True, f"{need}, more than the {gib(free)} that are free; {self.how_to_fit(free)}")
+        return Decision(without > free, f"{need}, of {gib(free)} that are free")
+
+    def needed_memory(self, recompute: bool) -> int:
+        """Bytes that a training step needs, margin included.
+
+        Raises:
+            UserError: the estimate has failed.
+        """
+        question = {
+            "trainer": type(self).__name__,
+            "plans": self.plans_manager.plans,
+            "configuration": self.configuration_name,
+            "dataset_json": self.dataset_json,
+            "batch_size": self.batch_size,
+            "recompute": recompute,
+        }
+        peak, parameters, _ = estimate_in_another_process(question)
+        buckets = 4 * parameters if self.is_ddp else 0  # in which gradients travel
+        return with_margin(peak + buckets)
+
+    def how_to_fit(self, memory: int) -> str:
+        """Tell how to make a plan for this much memory, in bytes."""
+        dataset = self.plans_manager.dataset_name.removeprefix("Dataset").split("_")[0].lstrip("0")
+        return (
+            f"make a plan that fits by: nnunet-plugins plan -d {dataset} -tr {type(self).__name__} "
+            f"-c {self.configuration_name} --gpu-memory {memory // GIB}"
+        )
+
+    def run_training(self) -> None:
+        try:
+            super().run_training()
+        except torch.cuda.OutOfMemoryError as error:
+            plan = self.configuration_manager
+            patch = " x ".join(map(str, plan.patch_size))
+            sentence = (
+                f"{type(self).__name__} needs more memory than the GPU has for a batch of {self.batch_size} x {patch} "
+                f"({self.plans_manager.plans_name}, {self.configuration_name}): {self.remedy()}."
+            )
+            self.print_to_log_file(sentence, also_print_to_console=False)
+            raise SystemExit(sentence) from error
+
+    def remedy(self) -> str:
+        """Tell what to do after the GPU ran out of memory."""
+        own = self.how_to_fit(torch.cuda.get_device_properties(self.device).total_memory)
+        recomputes = any(getattr(module, "recomputes", False) for module in self.network.modules())
+        if recomputes or not set_recomputation((self.network, self.loss), False):
+            return own
+        return f"set {RECOMPUTE_VARIABLE}=1 and go on with --c, or {own}"
+
+
+def recomputation_asked_for() -> bool | None:
+    """Value of ``NNUNET_PLUGINS_RECOMPUTE``, ``None`` if it is not set.
+
+    Raises:
+        UserError: it is neither 0 nor 1.
+    """
+    value = os.environ.get(RECOMPUTE_VARIABLE, "").strip()
+    if value not in ("", "0", "1"):
+        raise UserError(f"{RECOMPUTE_VARIABLE}={value}: expected 0 or 1, or nothing at all.")
+    return bool(int(value)) if value else None
+
+
+def available_memory(device: torch.device) -> int:
+    """Bytes of a GPU that this process has or could have."""
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device)
+
+
+def estimate_in_another_process(question: dict[str, Any]) -> tuple[int, int, bool]:
+    """Peak in bytes, number of parameters, and whether the network recomputes: an :class:`Estimate`'s three values.
+
+    Raises:
+        UserError: there is no answer.
+    """
+    command = [sys.executable, "-m", "nnunet_plugins.trainers.memory"]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    answer = subprocess.run(command, input=json.dumps(question), capture_output=True, text=True, env=environment)
+    if answer.returncode:
+        reason = (answer.stderr.strip().splitlines() or ["no message"])[-1]
+        raise UserError(f"the memory of {question['trainer']} cannot be estimated ({reason})")
+    peak, parameters, recomputes = json.loads(answer.stdout.splitlines()[-1])
+    return peak, parameters, recomputes

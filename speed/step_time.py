@@ -53,6 +53,8 @@ class Timing(NamedTuple):
     loss: list[float]
     memory: int
     """Bytes that one training step needs."""
+    flops: int
+    """FLOPs of the forward pass of a training step."""
 
 
 def contestant(trainer_class: type[nnUNetTrainer], plans: dict, dataset_json: dict, setting: Setting) -> Contestant:
@@ -132,7 +134,7 @@ def measure(names: Sequence[str], setting: Setting, steps: int, warmup: int = 2)
         for name, contestant in made.items():
             for _ in range(warmup):
                 contestant.train()
-            timings[name] = Timing([], [], [], contestant.training_memory())
+            timings[name] = Timing([], [], [], contestant.training_memory(), contestant.training_flops())
             with contestant.inference_mode():
                 contestant.predict()
         losses = {name: contestant.loss_alone() for name, contestant in made.items()}
@@ -160,13 +162,19 @@ def number(value: float) -> str:
 
 def table(timings: dict[str, Timing]) -> str:
     """Table row for each trainer, with ratios to the first."""
-    header = ("trainer", "training step, ms", "ratio", "inference, ms", "ratio", "peak MB", "ratio", "loss / step")
+    header = ("trainer", "training step, ms", "ratio", "per multiplication", "inference, ms", "ratio")
+    header += ("peak MB", "ratio", "loss / step")
     rows = [header, tuple("---" for _ in header)]
     stock = next(iter(timings.values()))
     for name, timing in timings.items():
         row = [name]
-        for own, other in ((timing.train, stock.train), (timing.inference, stock.inference)):
-            row += [spread([1e3 * t for t in own]), spread([a / b for a, b in zip(own, other, strict=True)])]
+        training, inference = (
+            [a / b for a, b in zip(own, other, strict=True)]
+            for own, other in ((timing.train, stock.train), (timing.inference, stock.inference))
+        )
+        row += [spread([1e3 * t for t in timing.train]), spread(training)]
+        row += [spread([ratio * stock.flops / timing.flops for ratio in training])]
+        row += [spread([1e3 * t for t in timing.inference]), spread(inference)]
         row += [f"{timing.memory / 2**20:.0f}", f"{timing.memory / stock.memory:.2f}"]
         row += [spread(loss_shares(timing), " %")]
         rows.append(tuple(row))
@@ -215,6 +223,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"{setting}, {arguments.steps} turns, torch {torch.__version__}\n")
     print(table(timings))
     print(f"\nMedian (quartiles) over the turns; ratios to {next(iter(timings))}, turn by turn.")
+    print("Per multiplication: the step's ratio, divided by that of the multiplications of its forward pass.")
     if setting.device == "cpu":
         print("Peak MB: what autograd saves for the backward pass, parameters, gradients and the optimiser's state.")
 

@@ -102,7 +102,7 @@ def test_an_unknown_command_is_answered_with_the_closest_ones(wrong, right):
 
 
 def test_a_command_unlike_any_other_is_answered_with_all_of_them():
-    with pytest.raises(SystemExit, match=r"list or env or doctor or demo or convert or .*train"):
+    with pytest.raises(SystemExit, match=r"list or env or doctor or demo or selftest or convert or .*train"):
         main(["x"])
 
 

@@ -5,8 +5,8 @@ the bottleneck up. Connectivity is the agreement of a pixel with each of its eig
 """
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from nnunet_plugins.architectures.layers.attention import ChannelAttention, SpatialAttention
 from nnunet_plugins.architectures.layers.convolutions import conv_norm, conv_norm_relu
+from nnunet_plugins.architectures.layers.devices import has_cpu_forms
 from nnunet_plugins.architectures.layers.directions import NUM_DIRECTIONS, directional_vote, shift_groups
 from nnunet_plugins.architectures.layers.encoders import timm_encoder
 from nnunet_plugins.architectures.layers.logits import bounded
@@ -110,7 +111,9 @@ class MSFFM(nn.Module):
         gates = self.coordinate(pooled).sigmoid().squeeze(3)  # eq. 4
         gate_rows, gate_columns = gates.split((height, width), 2)
         x_f = self.feature_norm(f * gate_rows.unsqueeze(3) * gate_columns.unsqueeze(2))  # eq. 5
-        x_c = self.connectivity_conv(c)  # eq. 6
+        layers: Iterator[Any] = iter(self.connectivity_conv)
+        conv, norm = layers
+        x_c = norm(convolve_groups(conv, connectivity).view_as(c))  # eq. 6
 
         attention = (channel_descriptor(x_f) * x_c + channel_descriptor(x_c) * x_f).sum(1, keepdim=True)  # eq. 7
         gate = attention.sigmoid().to(f.dtype)  # (B*8, 1, H, W); autocast sums in float32
@@ -150,9 +153,18 @@ class PConv(nn.Module):
 
     @recomputable
     def forward(self, x: Tensor) -> Tensor:
-        groups = shift_groups(x).unflatten(1, (NUM_DIRECTIONS, -1)).flatten(0, 1)  # (B*8, C/8, H, W)
-        convolved = self.conv(groups).view_as(x)
-        return self.seg_layers[0](F.relu(self.norm(convolved)))
+        return self.seg_layers[0](F.relu(self.norm(convolve_groups(self.conv, shift_groups(x)))))
+
+
+def convolve_groups(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """Convolve each of the eight groups of channels of ``(B, C, H, W)`` with the same kernel, which keeps the size.
+
+    On the CPU the kernel is repeated for a grouped convolution, with gradients a third of the time of a larger batch.
+    """
+    if not has_cpu_forms(x):
+        return conv(x.unflatten(1, (NUM_DIRECTIONS, -1)).flatten(0, 1)).view_as(x)
+    kernels = conv.weight.repeat(NUM_DIRECTIONS, 1, 1, 1)
+    return F.conv2d(x, kernels, padding=conv.padding, groups=NUM_DIRECTIONS)
 
 
 class IdentityFusion(nn.Module):

@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from nnunet_plugins.benchmark.runs import Run, planned_configuration, read_plans
+from nnunet_plugins.benchmark.runs import Run, estimate_of, planned_configuration, read_plans
 from nnunet_plugins.benchmark.survey import Survey
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.nnunet_folders import RESULTS
@@ -123,11 +123,22 @@ class Contestant:
 
     def flops(self) -> int:
         """FLOPs of predicting one patch without mirroring: 2 x MACs of convolutions and matrix products."""
-        network: Any = self.trainer.network
-        bare: nn.Module = network._orig_mod if isinstance(network, OptimizedModule) else network
         with FlopCounterMode(display=False) as counter, self.inference_mode():
-            bare(self.batch["data"][:1])
+            self.bare_network(self.batch["data"][:1])
         return counter.get_total_flops()
+
+    def training_flops(self) -> int:
+        """FLOPs of the forward pass of a training step, with all that only the loss needs."""
+        network_input = getattr(self.trainer, "network_input", itemgetter("data"))
+        with FlopCounterMode(display=False) as counter, torch.no_grad(), self.autocast():
+            self.bare_network(network_input(self.batch))
+        return counter.get_total_flops()
+
+    @property
+    def bare_network(self) -> nn.Module:
+        """The network without torch.compile's wrapper, in which FLOPs cannot be counted."""
+        network: Any = self.trainer.network
+        return network._orig_mod if isinstance(network, OptimizedModule) else network
 
     def parameters(self) -> int:
         """Number of parameters, each counted once, however many modules share it."""
@@ -188,6 +199,8 @@ def suite_costs(survey: Survey, steps: int) -> list[dict[str, Any]]:
     chosen = [run for run in survey.runs if run.repeat == 1 and run.fold == survey.suite.folds[0]]
     for run in chosen:
         if not has_preprocessed_data(run):
+            if run.gpu_memory_gb is not None and has_preprocessed_data(run.unfitted):
+                raise UserError(f"{run.plans_file} is not there: start the suite with 'benchmark run', which makes it")
             raise UserError(
                 f"{run.dataset} is not preprocessed: run nnUNetv2_plan_and_preprocess -d {run.data.id} "
                 f"-c {run.configuration}"
@@ -233,9 +246,10 @@ def run_cost(run: Run, device: torch.device, steps: int) -> dict[str, Any]:
         "dataset": run.dataset,
         "configuration": run.configuration,
         "trainer": run.trainer,
-        "plans": run.data.plans,
+        "plans": run.plans,
         "patch": " x ".join(map(str, plan.patch_size)),
         "batch": plan.batch_size,
+        **estimate_of(run),
         "parameters": contestant.parameters(),
         "flops": flops,
         "memory_mb": memory / 2**20,
@@ -253,7 +267,7 @@ def contestant_of(run: Run, device: torch.device) -> Contestant:
     from nnunetv2.run.run_training import get_trainer_from_args
 
     trainer: Any = get_trainer_from_args(
-        run.dataset, run.configuration, run.fold, run.trainer_name, run.data.plans, device=device
+        run.dataset, run.configuration, run.fold, run.trainer_name, run.plans, device=device
     )
     plan = trainer.configuration_manager
     channels, classes = len(trainer.dataset_json["channel_names"]), len(trainer.label_manager.all_labels)

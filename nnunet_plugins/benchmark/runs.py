@@ -3,14 +3,15 @@
 Nothing here needs torch or nnU-Net: Snakemake reads it in every job.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nnunet_plugins.benchmark.suite import Data, Suite
+from nnunet_plugins.benchmark.suite import Data, Suite, divided
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.files import read_json
 from nnunet_plugins.nnunet_folders import PREPROCESSED, RAW, RESULTS, SPLITS, Split, dataset_name, nnunet_folder
+from nnunet_plugins.planning.names import fitted_plans_name
 
 VALIDATION, TEST = "validation", "test"
 SUMMARY = f"{VALIDATION}/summary.json"
@@ -34,10 +35,24 @@ class Run:
     """Number of the repetition, from 1."""
     results: Path
     """Folder used as ``nnUNet_results`` for this run: each repetition has one of its own, in nnU-Net's layout too."""
+    gpu_memory_gb: float | None = None
+    """Memory, in GiB, that the run's plans fit; None: the run has the plans of the dataset."""
+
+    @property
+    def plans(self) -> str:
+        """Name of the plans that the run is trained with."""
+        trainer, own_plans = divided(self.trainer)
+        plans = own_plans or self.data.plans
+        return plans if self.gpu_memory_gb is None else fitted_plans_name(plans, trainer, self.gpu_memory_gb)
+
+    @property
+    def unfitted(self) -> "Run":
+        """The same run with the plans that its own are made from, and that its data are preprocessed with."""
+        return replace(self, gpu_memory_gb=None)
 
     @property
     def model(self) -> Path:
-        return self.results / self.dataset / f"{self.trainer_name}__{self.data.plans}__{self.configuration}"
+        return self.results / self.dataset / f"{self.trainer_name}__{self.plans}__{self.configuration}"
 
     @property
     def folder(self) -> Path:
@@ -54,7 +69,7 @@ class Run:
 
     @property
     def plans_file(self) -> Path:
-        return self.preprocessed / f"{self.data.plans}.json"
+        return self.preprocessed / f"{self.plans}.json"
 
     @property
     def splits_file(self) -> Path:
@@ -62,16 +77,16 @@ class Run:
 
     @property
     def plan_receipt(self) -> Path:
-        return self.preprocessed / f"bench_{self.data.plans}.json"
+        return self.preprocessed / f"bench_{self.plans}.json"
 
     @property
     def preprocessing_receipt(self) -> Path:
-        return self.preprocessed / f"bench_{self.data.plans}_{self.configuration}.json"
+        return self.preprocessed / f"bench_{self.unfitted.plans}_{self.configuration}.json"
 
     @property
     def source_note(self) -> Path:
         """Note of the plans and labels from which the preprocessed data were made."""
-        return self.preprocessed / f"bench_source_{self.data.plans}_{self.configuration}.json"
+        return self.preprocessed / f"bench_source_{self.unfitted.plans}_{self.configuration}.json"
 
     @property
     def training_receipt(self) -> Path:
@@ -99,7 +114,8 @@ class Run:
 
     def __str__(self) -> str:
         repeat = f" repeat {self.repeat}" if self.repeat > 1 else ""
-        return f"{self.dataset} {self.configuration} {self.trainer_name} fold {self.fold}{repeat}"
+        plans = f" {self.plans}" if self.plans != self.data.plans else ""
+        return f"{self.dataset} {self.configuration} {self.trainer_name}{plans} fold {self.fold}{repeat}"
 
 
 def runs(suite: Suite) -> list[Run]:
@@ -112,7 +128,17 @@ def runs(suite: Suite) -> list[Run]:
     roots = {repeat: root / f"repeat_{repeat}" if repeat > 1 else root for repeat in range(1, suite.repeats + 1)}
     names = {data.id: dataset_name(data.id) for data in suite.datasets}
     return [
-        Run(data, names[data.id], configuration, trainer, suite.trainer_name(trainer), fold, repeat, results)
+        Run(
+            data,
+            names[data.id],
+            configuration,
+            trainer,
+            suite.trainer_name(trainer),
+            fold,
+            repeat,
+            results,
+            suite.gpu_memory_gb,
+        )
         for repeat, results in roots.items()
         for data in suite.datasets
         for configuration in data.configurations
@@ -168,9 +194,13 @@ def read_plans(run: Run) -> dict[str, Any]:
     Raises:
         UserError: the file cannot be read.
     """
-    planner = "" if run.data.plans == "nnUNetPlans" else " -pl PLANNER"
+    planner = "" if run.plans == "nnUNetPlans" else " -pl PLANNER"
     command = f"nnUNetv2_plan_experiment -d {run.data.id}{planner}"
-    return read_json(run.plans_file, remedy=f"plan the dataset again, with {command}")
+    fitted = run.gpu_memory_gb is not None
+    return read_json(
+        run.plans_file,
+        remedy="remove it and run the benchmark again" if fitted else f"plan the dataset again, with {command}",
+    )
 
 
 def planned_configuration(run: Run) -> dict[str, Any]:
@@ -187,6 +217,19 @@ def planned_configuration(run: Run) -> dict[str, Any]:
         found = plans[name] | found
         name = plans[name].get("inherits_from")
     return found
+
+
+def estimate_of(run: Run) -> dict[str, float | None]:
+    """Estimated peak of a step on the GPU that the run's plans are made for, in GiB; nothing of a run of other plans.
+
+    The estimate is None if the plans were edited since.
+    """
+    if run.gpu_memory_gb is None:
+        return {}
+    from nnunet_plugins.planning.plans_file import noted_requirement
+
+    needs = noted_requirement(read_plans(run), run.configuration)
+    return {"estimate_gb": None if needs is None else needs.peak_on(round(run.gpu_memory_gb * 2**30)) / 2**30}
 
 
 def images_folder(run: Run, part: str) -> Path:

@@ -35,7 +35,8 @@ def in_words(survey: Survey, run: Run) -> str:
 def next_step(suite: Suite, run: Run) -> tuple[str, Path]:
     """First step of a run that has left no receipt, and its log."""
     receipts = {
-        "plan": run.plan_receipt,
+        "plan": run.unfitted.plan_receipt,
+        "fit": run.plan_receipt,
         "preprocess": run.preprocessing_receipt,
         "train": run.training_receipt,
         "validate": run.validation_receipt,

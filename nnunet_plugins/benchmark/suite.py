@@ -13,6 +13,9 @@ from nnunet_plugins.errors import UserError
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 LENGTH = re.compile(r"_(1epoch|\d+epochs|\d+iterations)$")
 
+PLANS_MARK = "@"
+"""Stands between a trainer and its own plans, e.g. ``nnUNetTrainer@nnUNetResEncUNetMPlans``."""
+
 
 class BadSuite(UserError):
     """Error in a suite file: the file, the key, its value, the expectation and the remedy."""
@@ -77,12 +80,15 @@ class Suite:
     datasets: tuple[Data, ...]
     iterations: int | None = None
     """Steps of an epoch; if None, nnU-Net's 250."""
+    gpu_memory_gb: float | None = None
+    """Memory of a GPU, in GiB, that every trainer gets plans for; if None, all of a dataset share its plans."""
     folds: tuple[int, ...] = (0, 1, 2, 3, 4)
     repeats: int = 1
     resources: Resources = field(default_factory=Resources)
 
     def trainer_name(self, trainer: str) -> str:
         """Name under which nnU-Net trains a trainer of the suite for the suite's length."""
+        trainer, _ = divided(trainer)
         length = f"_{self.epochs}epoch{'' if self.epochs == 1 else 's'}"
         return f"{trainer}{length}" + (f"_{self.iterations}iterations" if self.iterations else "")
 
@@ -92,6 +98,17 @@ class Suite:
 
     def data(self, dataset_id: int) -> Data:
         return next(data for data in self.datasets if data.id == dataset_id)
+
+
+def divided(trainer: str) -> tuple[str, str]:
+    """Name of a trainer of a suite, and that of its own plans, if it has any.
+
+    Example:
+        >>> divided("nnUNetTrainer@nnUNetResEncUNetMPlans"), divided("nnUNetTrainer")
+        (('nnUNetTrainer', 'nnUNetResEncUNetMPlans'), ('nnUNetTrainer', ''))
+    """
+    name, _, plans = trainer.partition(PLANS_MARK)
+    return name, plans
 
 
 def read_suite(path: Path) -> Suite:
@@ -148,6 +165,8 @@ def build(record: type, table: Mapping[str, Any], prefix: str) -> Any:
 
 def converted(value: Any, kind: Any, key: str) -> Any:
     """The value, if it is of the type; lists become tuples."""
+    if kind == float | None:
+        kind = float
     if kind is float and type(value) is int:
         try:
             return float(value)
@@ -175,9 +194,12 @@ def problems(suite: Suite) -> Iterator[tuple[str, Any, str]]:
         yield "trainers", [], "name at least one trainer, e.g. 'nnUNetTrainer'"
     yield from not_unique("trainers", suite.trainers)
     for trainer in suite.trainers:
-        if not trainer.isidentifier():
+        name, plans = divided(trainer)
+        if not name.isidentifier():
             yield "trainers", trainer, "this is no name of a trainer; 'nnunet-plugins list' prints ours"
-        if LENGTH.search(trainer):
+        if PLANS_MARK in trainer and not NAME.fullmatch(plans):
+            yield "trainers", trainer, "expected a trainer, or a trainer and its plans: 'nnUNetTrainer@nnUNetPlans'"
+        if LENGTH.search(name):
             yield "trainers", trainer, "leave the length out of the name: epochs and iterations set it for all"
     if suite.reference not in suite.trainers:
         yield "reference", suite.reference, f"it must be one of trainers: {', '.join(suite.trainers)}"
@@ -185,6 +207,8 @@ def problems(suite: Suite) -> Iterator[tuple[str, Any, str]]:
         value = getattr(suite, key)
         if value is not None and not 1 <= value <= 999_999_999:
             yield key, value, "expected a whole number from 1 to 999999999"
+    if suite.gpu_memory_gb is not None and not 0 < suite.gpu_memory_gb < float("inf"):
+        yield "gpu_memory_gb", suite.gpu_memory_gb, "expected the memory of a GPU in GiB, e.g. 24"
     if not suite.folds or min(suite.folds) < 0:
         yield "folds", list(suite.folds), "expected fold numbers from 0, e.g. [0, 1, 2, 3, 4]"
     yield from not_unique("folds", suite.folds)
@@ -212,6 +236,10 @@ def problems_of_data(suite: Suite, data: Data) -> Iterator[tuple[str, Any, str]]
         for name in names:
             if not NAME.fullmatch(name):
                 yield key, name, "expected a name as for nnUNetv2_train"
+    trained = [(name, plans or data.plans) for name, plans in map(divided, suite.trainers_of(data))]
+    for (name, plans), trainer in zip(trained, suite.trainers_of(data), strict=True):
+        if trained.count((name, plans)) > 1 and PLANS_MARK in trainer:
+            yield "plans", plans, f"{trainer} is the same as {name} on this dataset: leave one out"
     if "3d_cascade_fullres" in data.configurations:
         yield "configurations", "3d_cascade_fullres", "the cascade needs all folds of 3d_lowres first: not supported"
     if not 0 <= data.tolerance < float("inf"):

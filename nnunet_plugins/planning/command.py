@@ -16,11 +16,11 @@ from nnunet_plugins.planning.overview import (
     table,
 )
 from nnunet_plugins.planning.plans_file import make_plans
-from nnunet_plugins.planning.requirement import GB
 from nnunet_plugins.planning.source import read_source
+from nnunet_plugins.trainers.memory.margin import GIB
 
 DEFAULT_GPU_MEMORY = 8.0
-"""GB of the GPU for which nnU-Net makes its default plans."""
+"""GiB of the GPU for which nnU-Net makes its default plans."""
 
 
 def plan(options: argparse.Namespace) -> None:
@@ -28,7 +28,7 @@ def plan(options: argparse.Namespace) -> None:
     memory = checked_memory(options.gpu_memory)
     source = read_source(options.dataset_id, options.plans)
     made = make_plans(source, options.trainer, memory, options.configurations)
-    print(f"{options.trainer} on {source.dataset}, for a GPU of {memory:g} GB\n")
+    print(f"{options.trainer} on {source.dataset}, for a GPU of {memory:g} GiB\n")
     print(table(list(before_and_after(made, memory))))
     print(f"\n{EXPLANATION}\n\n{made.path} {'is written' if made.written else 'is there already, unchanged'}. Next:\n")
     print("\n".join(next_commands(options.trainer, made)))
@@ -39,12 +39,12 @@ def memory(options: argparse.Namespace) -> None:
     if options.gpu_memory is not None:
         gpu_memory, whose = checked_memory(options.gpu_memory), "a GPU"
     elif torch.cuda.is_available():
-        gpu_memory, whose = torch.cuda.mem_get_info()[1] / GB, "this machine's GPU"
+        gpu_memory, whose = torch.cuda.mem_get_info()[1] / GIB, "this machine's GPU"
     else:
         gpu_memory, whose = DEFAULT_GPU_MEMORY, "a GPU (none is here; --gpu-memory says which)"
     source = read_source(options.dataset_id, options.plans)
     rows, notes = needs_of_trainers(source, options.trainers or MAIN_TRAINERS, options.configurations, gpu_memory)
-    print(f"{source.plans_name} of {source.dataset}, on {whose} of {gpu_memory:.4g} GB\n")
+    print(f"{source.plans_name} of {source.dataset}, on {whose} of {gpu_memory:.4g} GiB\n")
     print(table(rows))
     print(f"\n{EXPLANATION}")
     if any(row[-1] == PLAN_IT for row in rows):
@@ -54,7 +54,7 @@ def memory(options: argparse.Namespace) -> None:
 
 
 def checked_memory(given: str) -> float:
-    """GB of a GPU, as typed.
+    """GiB of a GPU, as typed.
 
     Raises:
         UserError: it is no number, or not above 0.
@@ -64,5 +64,5 @@ def checked_memory(given: str) -> float:
     except ValueError:
         value = math.nan
     if not 0 < value < math.inf:
-        raise UserError(f"--gpu-memory {given}: expected the GPU's memory in GB, a number above 0, e.g. 24")
+        raise UserError(f"--gpu-memory {given}: expected the GPU's memory in GiB, a number above 0, e.g. 24")
     return value

@@ -1,20 +1,22 @@
 """The search for patch and batch with which a trainer fits a GPU: the batch gives way first, then the patch."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
+
+from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.planning.patches import Patch, largest_allowed_batch, planner_of, smaller_patches, with_patch
 from nnunet_plugins.planning.requirement import (
-    GB,
     CannotEstimate,
     Estimator,
     Requirement,
-    gigabytes,
+    in_gib,
     in_words,
-    with_margin,
 )
 from nnunet_plugins.planning.source import Source, dimensions_of, find_trainer_class
+from nnunet_plugins.trainers.memory.margin import GIB, with_margin
 
 MIN_BATCH = 2
 """nnU-Net's smallest batch."""
@@ -53,12 +55,16 @@ class Search:
         Args:
             source: the plans.
             trainer: class of the trainer.
-            gpu_memory_gb: memory of the GPU, in GB of 2^30 bytes.
+            gpu_memory_gb: memory of the GPU, in GiB.
         """
         self.source = source
-        self.gpu_memory = round(gpu_memory_gb * GB)
-        self.planner = planner_of(source)
+        self.gpu_memory = round(gpu_memory_gb * GIB)
         self.estimator = Estimator(source, trainer)
+
+    @cached_property
+    def planner(self) -> ExperimentPlanner:
+        """The planner that made the plans."""
+        return planner_of(self.source)
 
     def fit(self, name: str) -> Fitted:
         """Fit a configuration to the GPU.
@@ -140,9 +146,9 @@ class Search:
         fitting = next((other for other in others if self.fits_another(other, name, smallest)), None)
         another = f", or train {fitting}, which fits" if fitting else ""
         return (
-            f"{self.estimator.trainer.__name__} does not fit {self.gpu_memory / GB:g} GB on {name} of "
+            f"{self.estimator.trainer.__name__} does not fit {self.gpu_memory / GIB:g} GiB on {name} of "
             f"{self.source.dataset}: a batch of {MIN_BATCH} of its smallest patch, {in_words(smallest['patch_size'])}, "
-            f"needs {gigabytes(with_margin(needs.least))} GB: use a GPU with more memory{another}"
+            f"needs {in_gib(with_margin(needs.least))} GiB: use a larger GPU, plan other configurations (-c){another}"
         )
 
     def fits_another(self, trainer: str, name: str, configuration: dict[str, Any]) -> bool:

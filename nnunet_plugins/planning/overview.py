@@ -8,12 +8,10 @@ from tqdm import tqdm
 from nnunet_plugins.planning.fitting import Search
 from nnunet_plugins.planning.plans_file import MadePlans
 from nnunet_plugins.planning.requirement import (
-    GB,
     CannotEstimate,
     Requirement,
-    gigabytes,
+    in_gib,
     in_words,
-    with_margin,
 )
 from nnunet_plugins.planning.source import (
     Source,
@@ -23,14 +21,15 @@ from nnunet_plugins.planning.source import (
     is_preprocessed,
     known_configurations,
 )
+from nnunet_plugins.trainers.memory.margin import GIB, with_margin
 
 Row = Sequence[str]
-NEEDS = ("KEEPING, GB", "RECOMPUTING, GB", "NEEDED, GB", "VERDICT")
+NEEDS = ("KEEPING, GiB", "RECOMPUTING, GiB", "NEEDED, GiB", "VERDICT")
 PLAN_IT = "plan it"
 EXPLANATION = (
-    "GB are 2^30 bytes. Keeping, recomputing: estimated peaks of a training step in mixed precision that keeps all for "
-    "its\nbackward pass, or recomputes what the network can. Needed: the smaller one, 5 % and 1 GB, for what the "
-    "estimate does not\nsee. A trainer recomputes by itself, and only if it must."
+    "Keeping, recomputing: estimated peaks of a training step in mixed precision that keeps all for its backward pass,"
+    "\nor recomputes what the network can. Needed: the smaller one, 5 % and 1 GiB, for what the estimate does not see."
+    "\nA trainer recomputes by itself, and only if it must."
 )
 
 
@@ -46,8 +45,8 @@ def size_cells(configuration: dict[str, Any]) -> Row:
 
 
 def need_cells(needs: Requirement, verdict: str) -> Row:
-    recomputing = "cannot" if needs.recomputing is None else gigabytes(needs.recomputing)
-    return gigabytes(needs.keeping), recomputing, gigabytes(with_margin(needs.least)), verdict
+    recomputing = "cannot" if needs.recomputing is None else in_gib(needs.recomputing)
+    return in_gib(needs.keeping), recomputing, in_gib(with_margin(needs.least)), verdict
 
 
 # ---- plan ------------------------------------------------------------------------------------------------------------
@@ -55,7 +54,7 @@ def need_cells(needs: Requirement, verdict: str) -> Row:
 
 def before_and_after(made: MadePlans, gpu_memory_gb: float) -> Iterator[Row]:
     """Rows of the configurations as they were, and as they are planned now."""
-    memory = round(gpu_memory_gb * GB)
+    memory = round(gpu_memory_gb * GIB)
     yield ("CONFIGURATION", "PLANS", "PATCH", "BATCH", *NEEDS)
     for name, fit in made.fitted.items():
         before, after = made.source.plans_name, made.content["plans_name"]

@@ -38,7 +38,7 @@ def make_plans(source: Source, trainer: str, gpu_memory_gb: float, asked: Sequen
     Args:
         source: plans that nnU-Net has made, or a user has edited.
         trainer: name of the trainer; a length in it plays no part.
-        gpu_memory_gb: memory of the GPU, in GB of 2^30 bytes.
+        gpu_memory_gb: memory of the GPU, in GiB.
         asked: names of configurations; if empty, all that the method can do. Configurations that an earlier run of the
             command has planned are planned again with them.
 
@@ -74,6 +74,7 @@ def fitted_plans(source: Source, trainer: str, gpu_memory_gb: float, fitted: Map
     estimates = {name: fit.needs_after._asdict() for name, fit in fitted.items()}
     about = {
         "from": source.plans_name,
+        "from_sha256": content_hash(source.plans),
         "trainer": without_length(trainer),
         "gpu_memory_gb": gpu_memory_gb,
         "estimates": estimates,
@@ -92,9 +93,27 @@ def own_part(name: str, old: Mapping[str, Any], fitted: Mapping[str, Fitted]) ->
 
 
 def noted_requirement(plans: Mapping[str, Any], configuration: str) -> Requirement | None:
-    """Estimate that the plans keep of a configuration; None in plans that this package has not made."""
-    estimates = plans.get(NOTE, {}).get("estimates", {})
-    return Requirement(**estimates[configuration]) if configuration in estimates else None
+    """Estimate that the plans keep of a configuration; None in plans that were not made here, or edited since."""
+    if not is_own(plans) or configuration not in plans[NOTE]["estimates"]:
+        return None
+    return Requirement(**plans[NOTE]["estimates"][configuration])
+
+
+def is_own(plans: Any) -> bool:
+    """Whether plans were made here and not edited since."""
+    note = plans.get(NOTE) if isinstance(plans, Mapping) else None
+    if not isinstance(note, Mapping):
+        return False
+    return note.get("sha256") == content_hash({key: value for key, value in plans.items() if key != NOTE})
+
+
+def is_made_from(path: Path, source: Source, configurations: Sequence[str]) -> bool:
+    """Whether there are plans with these configurations, made from plans as they are now, edited since or not."""
+    if not path.exists():
+        return False
+    plans = read_json(path, remedy="remove it, and give the command again")
+    note = plans.get(NOTE, {})
+    return note.get("from_sha256") == content_hash(source.plans) and set(configurations) <= set(plans["configurations"])
 
 
 # ---- the file --------------------------------------------------------------------------------------------------------
@@ -110,9 +129,7 @@ def read_earlier(path: Path) -> dict[str, Any] | None:
         return None
     remedy = "move it away, and give the command again"
     plans = read_json(path, remedy=remedy)
-    note = plans.get(NOTE) if isinstance(plans, dict) else None
-    without_note = {key: value for key, value in plans.items() if key != NOTE} if note else {}
-    if not note or note.get("sha256") != content_hash(without_note):
+    if not is_own(plans):
         raise UserError(f"{path} was not made by 'nnunet-plugins plan', or was edited since, and stays: {remedy}")
     return plans
 

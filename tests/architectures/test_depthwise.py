@@ -32,6 +32,13 @@ def test_depthwise_convolution_is_that_of_torch(size, data, has_bias):
     )
 
 
+@pytest.mark.parametrize("edges", [(3, 3), (7, 7), (3, 5, 7)])
+def test_gradients_have_the_strides_of_the_weights(edges):
+    x, weight = torch.randn(1, 3, *[6] * len(edges)), torch.randn(3, 1, *edges, requires_grad=True)
+    convolve_depthwise(x, weight, None).sum().backward()
+    assert weight.grad.stride() == weight.stride()
+
+
 def test_gradients_without_autocast_alone_are_our_own():
     x, weight = torch.randn(1, 3, 6, 6), torch.randn(3, 1, 5, 5, requires_grad=True)
     assert convolve_depthwise(x, weight, None).grad_fn.name().startswith(DepthwiseConv.__name__)

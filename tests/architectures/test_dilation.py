@@ -13,14 +13,15 @@ from nnunet_plugins.architectures.layers.dilation import dilated_conv, join_grid
     dimensions=st.sampled_from([2, 3]),
     data=st.data(),
     dilation=st.integers(1, 4),
+    groups=st.sampled_from([1, 2, 4]),
 )
-def test_dilated_convolution_equals_the_plain_one(dimensions, data, dilation):
+def test_dilated_convolution_equals_the_plain_one(dimensions, data, dilation, groups):
     size = data.draw(st.lists(st.integers(1, 13), min_size=dimensions, max_size=dimensions))
     kernel_size = data.draw(st.tuples(*[st.sampled_from([1, 3, 5, 7])] * dimensions))
     padding = tuple(dilation * (k // 2) for k in kernel_size)
     conv_op = {2: nn.Conv2d, 3: nn.Conv3d}[dimensions]
     torch.manual_seed(0)
-    conv = conv_op(4, 4, kernel_size, padding=padding, dilation=dilation, groups=4).double()
+    conv = conv_op(4, 4, kernel_size, padding=padding, dilation=dilation, groups=groups).double()
     x = torch.randn(2, 4, *size, dtype=torch.float64, requires_grad=True)
     direction = torch.randn(2, 4, *size, dtype=torch.float64)
 

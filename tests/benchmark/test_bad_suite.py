@@ -112,6 +112,7 @@ def test_unknown_key_is_refused_with_the_one_that_was_meant(short_suite, section
 WORDS = {
     int: ("a whole number", ["true", "1.0", "'1'", "[1]"]),
     int | None: ("a whole number", ["true", "1.0", "'1'", "[1]"]),
+    float | None: ("a number", ["true", "'24GB'", "[24]"]),
     float: ("a number", ["true", "'1'", "[1.0]", "{x = 1}"]),
     bool: ("true or false", ["1", "0", "'yes'"]),
     str: ("text in quotes", ["1", "true", "['a']", "1979-05-27"]),
@@ -159,6 +160,13 @@ REFUSED = [  # section, key, value; what the message shows of it, and what it sa
         ("", "trainers", f"['A', 'B{length}']", f"'B{length}'", NO_LENGTH)
         for length in ("_1epoch", "_100epochs", "_5iterations", "_2epochs_5iterations")
     ),
+    *(("", "trainers", f"['A', '{name}']", f"'{name}'", "its plans: 'nnUNetTrainer@") for name in ("B@", "B@a/b")),
+    ("", "trainers", "['A', '@nnUNetPlans']", "'@nnUNetPlans'", NO_TRAINER),
+    ("", "trainers", "['A', 'B_1epoch@Mine']", "'B_1epoch@Mine'", NO_LENGTH),
+    *(
+        ("", "gpu_memory_gb", value, f"{float(value)}", "memory of a GPU in GiB")
+        for value in ("0", "-8.0", "nan", "inf")
+    ),
     ("", "reference", "'C'", "'C'", "it must be one of trainers: A, B"),
     ("", "reference", "''", "''", "it must be one of trainers: A, B"),
     *(("", key, value, value, "from 1") for key in ("epochs", "iterations", "repeats") for value in ("0", "-1")),
@@ -202,6 +210,13 @@ def test_bad_value_is_refused_with_file_key_value_and_remedy(short_suite, sectio
 @pytest.mark.parametrize(("section", "key"), [("datasets[0].", "tolerance"), ("resources.", "hours")])
 def test_number_that_no_float_can_hold_is_refused(short_suite, section, key):
     assert refusal(short_suite(section, key, "1" + 400 * "0")).startswith(f": {section}{key} = ")
+
+
+def test_trainer_that_is_another_one_on_a_dataset_is_refused(short_suite):
+    message = refusal(short_suite("", "trainers", "['A', 'A@nnUNetPlans']"))
+    assert message == (
+        ": datasets[0].plans = 'nnUNetPlans': A@nnUNetPlans is the same as A on this dataset: leave one out"
+    )
 
 
 def test_dataset_named_twice_is_refused(short_suite):

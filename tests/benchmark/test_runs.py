@@ -76,3 +76,16 @@ def test_number_of_two_datasets_is_refused(folders):
 def test_a_dataset_in_both_folders_is_one(folders):
     (folders / "preprocessed" / "Dataset001_Cells").mkdir()
     assert runs(TWO_DATASETS)[0].dataset == "Dataset001_Cells"
+
+
+def test_plans_are_the_datasets_or_the_trainers_own_or_made_for_a_gpu(folders):
+    own = replace(TWO_DATASETS, trainers=("A", "B@Mine"), datasets=TWO_DATASETS.datasets[:1])
+    first, second = runs(own)[:2]
+    assert (first.plans, second.plans) == ("nnUNetPlans", "Mine")
+    assert second.model.name == "B_100epochs__Mine__2d"
+    assert second.unfitted == second and second.plan_receipt.name == "bench_Mine.json"
+    fitted = runs(replace(own, gpu_memory_gb=24.0))[1]
+    assert fitted.plans == "Mine_B_24G" and fitted.model.name == "B_100epochs__Mine_B_24G__2d"
+    assert fitted.unfitted == second
+    assert str(fitted) == "Dataset001_Cells 2d B_100epochs Mine_B_24G fold 0"
+    assert fitted.preprocessing_receipt == second.preprocessing_receipt

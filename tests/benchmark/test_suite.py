@@ -16,6 +16,7 @@ trainers = ["nnUNetTrainer", "DCFFSNetTrainer", "DLKUNetTrainer"]
 reference = "nnUNetTrainer"
 epochs = 200
 iterations = 100
+gpu_memory_gb = 24
 folds = [0, 2]
 repeats = 3
 
@@ -53,6 +54,7 @@ def test_complete_suite_is_read_completely(tmp_path):
         reference="nnUNetTrainer",
         epochs=200,
         iterations=100,
+        gpu_memory_gb=24.0,
         folds=(0, 2),
         repeats=3,
         datasets=(

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from support.repository import REPOSITORY
 
+from nnunet_plugins.benchmark.jobs.preparation import PLANNERS
 from nnunet_plugins.benchmark.metrics import HIGHER_IS_BETTER
 from nnunet_plugins.benchmark.report.page import FIGURES, OWN_FILES, verify
 from nnunet_plugins.benchmark.report.record import read_record
-from nnunet_plugins.benchmark.suite import Suite, read_suite
+from nnunet_plugins.benchmark.suite import Suite, divided, read_suite
 from nnunet_plugins.dataset_conversion.dataset import PNG
 from nnunet_plugins.dataset_conversion.datasets import CONVERTERS
 from nnunet_plugins.trainers import TRAINERS, find_trainer
@@ -61,7 +62,9 @@ def test_suite_is_valid_and_has_the_name_of_its_file(path, suite):
 
 
 def test_suite_names_trainers_and_datasets_that_exist(suite):
-    assert set(suite.trainers) <= KNOWN_TRAINERS
+    for name, plans in map(divided, suite.trainers):
+        assert name in KNOWN_TRAINERS
+        assert not plans or plans in PLANNERS
     assert {data.id for data in suite.datasets} <= DATASETS.keys()
 
 
@@ -72,11 +75,16 @@ def test_comparisons_refer_to_nnunet_and_ablations_to_the_papers_method(path, su
         assert suite.reference == "nnUNetTrainer"
 
 
+def test_comparisons_have_nnunets_residual_encoders_as_references(path, suite):
+    residual = {f"nnUNetTrainer@nnUNetResEncUNet{size}Plans" for size in "ML"}
+    assert residual & set(suite.trainers) == (set() if path.stem.endswith("_ablation") else residual)
+
+
 def test_what_is_2d_only_has_no_3d_configuration(suite):
     for data in suite.datasets:
         if DATASETS[data.id].file_ending == PNG:
             assert data.configurations == ("2d",)
-        for trainer in set(suite.trainers_of(data)) - {"nnUNetTrainer"}:
+        for trainer in {divided(trainer)[0] for trainer in suite.trainers_of(data)} - {"nnUNetTrainer"}:
             if 3 not in find_trainer(trainer).supported_dimensions:
                 assert data.configurations == ("2d",)
 

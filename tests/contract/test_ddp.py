@@ -12,10 +12,15 @@ from pathlib import Path
 
 import pytest
 import torch.multiprocessing as mp
-from support.table import WITH_OTHER_OUTPUTS
+from support.table import MAIN_NETWORKS, WITH_OTHER_OUTPUTS
 
 EVEN, UNEVEN = 4, 5
-JOBS = [(WITH_OTHER_OUTPUTS[0], EVEN), *((name, UNEVEN) for name in WITH_OTHER_OUTPUTS)]
+JOBS = [
+    (WITH_OTHER_OUTPUTS[0], EVEN, False),
+    *((name, UNEVEN, False) for name in WITH_OTHER_OUTPUTS),
+    *((name, UNEVEN, True) for name in MAIN_NETWORKS),
+]
+"""Trainer, batch size of both processes together, and whether the network recomputes."""
 
 
 @pytest.fixture(scope="module")
@@ -31,12 +36,13 @@ def outcomes(planned, tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("name", "batch_size"), JOBS, ids=lambda value: str(value))
-def test_both_processes_hold_the_same_weights_after_training(outcomes, name, batch_size):
-    ranks = [json.loads((outcomes / f"{name}-{batch_size}-rank{rank}.json").read_text()) for rank in range(2)]
+@pytest.mark.parametrize(("name", "batch_size", "recompute"), JOBS, ids=lambda value: str(value))
+def test_both_processes_hold_the_same_weights_after_training(outcomes, name, batch_size, recompute):
+    files = [outcomes / f"{name}-{batch_size}-{recompute}-rank{rank}.json" for rank in range(2)]
+    ranks = [json.loads(file.read_text()) for file in files]
     assert not [rank["error"] for rank in ranks if "error" in rank]
     assert [rank["local_batch"] for rank in ranks] == [batch_size - batch_size // 2, batch_size // 2]
-    assert all(rank["equal"] and rank["finite"] for rank in ranks)
+    assert all(rank["equal"] and rank["finite"] and rank["recomputes"] == recompute for rank in ranks)
 
 
 def test_both_processes_know_the_regions_that_either_has_seen(outcomes):

@@ -18,7 +18,16 @@ SPREAD = r"\d\S* \(\S+-\S+\)"
 def scripts_are_importable(monkeypatch):
     monkeypatch.syspath_prepend(str(FOLDER))
     yield
-    for name in ("step_time", "dcffsnet_ops", "dlkunet_ops", "condseg_ops", "drgo_ops", "dcsnet_ops", "conversion"):
+    for name in (
+        "step_time",
+        "dcffsnet_ops",
+        "dlkunet_ops",
+        "condseg_ops",
+        "drgo_ops",
+        "dcsnet_ops",
+        "conversion",
+        "memory",
+    ):
         sys.modules.pop(name, None)
 
 
@@ -29,7 +38,7 @@ def test_step_time_compares_a_trainer_with_stock_nnunet(capsys):
     rows = capsys.readouterr().out.splitlines()
     for name in ("nnUNetTrainer", "DCFFSNetTrainer"):
         row = next(row for row in rows if row.startswith(f"| {name} |"))
-        assert re.fullmatch(rf"\| {name} (\| {SPREAD} ){{4}}\| \d+ \| [\d.]+ \| \S+ % \(\S+\) \|", row)
+        assert re.fullmatch(rf"\| {name} (\| {SPREAD} ){{5}}\| \d+ \| [\d.]+ \| \S+ % \(\S+\) \|", row)
 
 
 def test_step_time_measures_a_trainer_without_deep_supervision():
@@ -39,7 +48,7 @@ def test_step_time_measures_a_trainer_without_deep_supervision():
     timings = step_time.measure(["DLKUNetSTrainer_C64"], setting, steps=1, warmup=1)
     assert list(timings) == ["nnUNetTrainer", "DLKUNetSTrainer_C64"]
     for timing in timings.values():
-        assert min(*timing.train, *timing.inference, *timing.loss, timing.memory) > 0
+        assert min(*timing.train, *timing.inference, *timing.loss, timing.memory, timing.flops) > 0
 
 
 def test_step_time_plans_three_dimensions_too():
@@ -188,3 +197,16 @@ def test_conversion_is_compared_with_a_bare_loop(capsys):
 
     conversion.main(["--images", "60", "--size", "32", "--processes", "1", "--turns", "1"])
     assert re.search(r"\| 0( \| [\d.]+){4} \|\n\nmedian ratio [\d.]+\n$", capsys.readouterr().out)
+
+
+def test_memory_prints_estimates_and_the_gpu_on_which_they_fit(capsys, monkeypatch, tmp_path):
+    import memory
+    import step_time
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(memory, "DEFAULT_PLANS", (step_time.Setting(patch=(16, 32, 32), batch=2, channels=1),))
+    monkeypatch.setattr(memory, "MAIN_TRAINERS", ("nnUNetTrainer", "DCFFSNetTrainer", "DLKUNetSTrainer"))
+    memory.main([])
+    _, _, stock, ours = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"\| 2 x 16 x 32 x 32 \| nnUNetTrainer \| [\d.]+ \| 1\.00 \| 8 (\| - ){3}\|", stock)
+    assert re.fullmatch(r"\| 2 x 16 x 32 x 32 \| DLKUNetSTrainer (\| [\d.]+ \| [\d.]+ \| 8 ){2}\|", ours)

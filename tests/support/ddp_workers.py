@@ -46,8 +46,8 @@ class OnCpu:
         return super().train_step(batch)
 
 
-def train(rank: int, environment: dict[str, str], port: int, jobs: list[tuple[str, int]], folder: Path) -> None:
-    """Train every ``(trainer name, global batch size)`` and write ``<name>-<batch size>-rank<rank>.json``."""
+def train(rank: int, environment: dict[str, str], port: int, jobs: list[tuple[str, int, bool]], folder: Path) -> None:
+    """Train every trainer with a global batch size, recomputing or not, and write a JSON file for each."""
     os.environ.update(environment)
     torch.set_num_threads(1)
     os.environ["nnUNet_n_proc_DA"] = "0"  # load in this process
@@ -58,12 +58,13 @@ def train(rank: int, environment: dict[str, str], port: int, jobs: list[tuple[st
     dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2, timeout=timeout)
     (folder / f"dice-rank{rank}.json").write_text(json.dumps(batch_dice_over_processes(rank)))
     (folder / f"regions-rank{rank}.json").write_text(json.dumps(regions_over_processes(rank)))
-    for name, batch_size in jobs:
+    for name, batch_size, recompute in jobs:
+        os.environ["NNUNET_PLUGINS_RECOMPUTE"] = str(int(recompute))
         try:
             outcome = train_one(name, batch_size)
         except Exception:
             outcome = {"error": traceback.format_exc()}
-        (folder / f"{name}-{batch_size}-rank{rank}.json").write_text(json.dumps(outcome))
+        (folder / f"{name}-{batch_size}-{recompute}-rank{rank}.json").write_text(json.dumps(outcome))
         if "error" in outcome:
             break  # the other rank waits for a partner that is gone
     dist.destroy_process_group()
@@ -116,4 +117,5 @@ def train_one(name: str, batch_size: int) -> dict:
         "local_batch": trainer.batch_size,
         "equal": torch.equal(*both),
         "finite": bool(mine.isfinite().all()),
+        "recomputes": any(getattr(module, "recomputes", False) for module in trainer.network.modules()),
     }

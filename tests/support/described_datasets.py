@@ -1,5 +1,7 @@
 """Datasets of any size that are only described, and planned by nnU-Net itself: planning reads no image."""
 
+import contextlib
+import io
 import json
 import os
 from pathlib import Path
@@ -20,7 +22,7 @@ class Described(NamedTuple):
 
 IMAGES = Described(921, (1, 512, 512), (999.0, 1.0, 1.0))
 VOLUMES = Described(922, (140, 140, 140), cases=60)
-LARGE_VOLUMES = Described(923, (400, 512, 512), cases=60)
+LARGE_VOLUMES = Described(923, (280, 280, 280), cases=60)
 """Volumes of which nnU-Net also plans a low resolution and a cascade."""
 
 
@@ -32,7 +34,8 @@ def describe(dataset: Described, planner: str = "ExperimentPlanner") -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     (raw / "dataset.json").write_text(json.dumps(dataset_json(dataset)))
     (preprocessed / "dataset_fingerprint.json").write_text(json.dumps(fingerprint(dataset)))
-    plan_experiments([dataset.id], planner)
+    with contextlib.redirect_stdout(io.StringIO()):
+        plan_experiments([dataset.id], planner)
     return preprocessed
 
 

@@ -52,7 +52,10 @@ class AuxiliaryHead(nn.Module):
 
     @recomputable
     def forward(self, x: Tensor, sizes: Iterable[Size]) -> Tensor:
-        return self.predict(convolve_upwards(self.convolutions, x, sizes))
+        features = convolve_upwards(self.convolutions, x, sizes)
+        # The bias in float32: its gradient is the sum of all pixels', which times a scaler's factor would overflow.
+        assert self.predict.bias is not None
+        return self.predict._conv_forward(features, self.predict.weight, None).float() + self.predict.bias
 
 
 def convolve_upwards(convolutions: Iterable[nn.Module], x: Tensor, sizes: Iterable[Size]) -> Tensor:

@@ -7,6 +7,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from nnunet_plugins.architectures.layers.devices import has_cpu_forms
+
 BAND = 3
 """Columns of the widest kernel for whose gradient oneDNN has a depthwise form."""
 
@@ -16,7 +18,7 @@ def convolve_depthwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor
 
     On the CPU memory becomes channels last, and in full precision the gradients are those of :class:`DepthwiseConv`.
     """
-    if x.device.type != "cpu":
+    if not has_cpu_forms(x):
         return same_conv(x, weight, bias)
     x = channels_last(x)
     if torch.is_autocast_enabled("cpu") or x.dtype != weight.dtype:
@@ -70,7 +72,7 @@ def weight_gradient(gradient: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     long. So it has where the padding is as wide as the map: the map is padded beforehand.
     """
     padded = F.pad(x, [edge // 2 for edge in reversed(weight.shape[2:]) for _ in range(2)])
-    depth = 1
+    depth, shape = 1, weight.shape
     if x.ndim == 5:  # planes in the batch, those of the gradient with as many zeros after them as the input has
         depth = weight.shape[2]
         gradient = F.pad(gradient, (0, 0, 0, 0, 0, depth - 1)).movedim(2, 1).flatten(0, 1)
@@ -82,7 +84,7 @@ def weight_gradient(gradient: Tensor, x: Tensor, weight: Tensor) -> Tensor:
         columns = channels_last(columns)
         planes = [plane_gradient(gradient[: len(gradient) - z], columns[z:], band) for z in range(depth)]
         bands.append(planes[0] if x.ndim == 4 else torch.stack(planes, 2))
-    return torch.cat(bands, -1)
+    return torch.cat(bands, -1).flatten().view(shape)  # with strides like the weights', for DDP
 
 
 def plane_gradient(gradient: Tensor, x: Tensor, weight: Tensor) -> Tensor:

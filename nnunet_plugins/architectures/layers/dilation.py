@@ -1,31 +1,18 @@
 """Dilated convolution, on the CPU in a form that is faster than torch's own."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from nnunet_plugins.architectures.layers.depthwise import convolve_depthwise
+from nnunet_plugins.architectures.layers.devices import has_cpu_forms
 from nnunet_plugins.architectures.layers.padding import pad_to_size
-
-GRIDS_ON = "cpu"
-"""Device on which grids are faster than torch's own dilation."""
 
 
 def dilated_conv(conv: nn.Conv2d | nn.Conv3d, x: Tensor) -> Tensor:
     """Compute ``conv(x)`` for a convolution that keeps the size; on the CPU by :func:`conv_on_grids`."""
-    return conv_on_grids(conv, x) if x.device.type == GRIDS_ON else conv(x)
-
-
-@contextmanager
-def as_on_cuda() -> Iterator[None]:
-    """Compute as on CUDA, on any device: for estimates of what a GPU needs."""
-    global GRIDS_ON
-    before, GRIDS_ON = GRIDS_ON, ""
-    try:
-        yield
-    finally:
-        GRIDS_ON = before
+    return conv_on_grids(conv, x) if has_cpu_forms(x) else conv(x)
 
 
 def conv_on_grids(conv: nn.Conv2d | nn.Conv3d, x: Tensor) -> Tensor:
@@ -33,14 +20,19 @@ def conv_on_grids(conv: nn.Conv2d | nn.Conv3d, x: Tensor) -> Tensor:
 
     Positions that differ by a multiple of the dilation d never meet others, so that the convolution is a dense one on
     each of d**n grids in n dimensions. With the grids in the batch the CPU computes it 4 times as fast in 2D and up to
-    2.5 times in 3D, with gradients (``speed/dlkunet_ops.py``).
+    six times in 3D, with gradients (``speed/dlkunet_ops.py``).
     """
     steps = [d if k > 1 else 1 for d, k in zip(conv.dilation, conv.kernel_size, strict=True)]
     grids = split_grids(x, steps)
     # Taps that are farther from the kernel's centre than a grid is long only meet padding.
     reach = [min(k // 2, size - 1) for k, size in zip(conv.kernel_size, grids.shape[2:], strict=True)]
     window = [slice(k // 2 - r, k // 2 + r + 1) for k, r in zip(conv.kernel_size, reach, strict=True)]
-    grids = convolve_depthwise(grids, conv.weight[:, :, *window], conv.bias)
+    weight = conv.weight[:, :, *window]
+    if conv.groups == conv.in_channels == conv.out_channels:
+        grids = convolve_depthwise(grids, weight, conv.bias)
+    else:
+        dense = F.conv2d if x.ndim == 4 else F.conv3d
+        grids = dense(grids, weight, conv.bias, padding=reach, groups=conv.groups)
     return join_grids(grids, steps)[:, :, *map(slice, x.shape[2:])]
 
 

@@ -94,9 +94,13 @@ def frozen_statistics(module: nn.Module) -> Iterator[None]:
             norm._buffers.update(buffers)
 
 
-def set_recomputation(modules: Iterable[nn.Module], enabled: bool) -> bool:
-    """Switch recomputation on or off in all parts of networks and losses, and tell whether there is such a part."""
-    parts = [part for module in modules for part in module.modules() if can_recompute(type(part))]  # type: ignore[arg-type]
+def set_recomputation(modules: Iterable[Any], enabled: bool) -> bool:
+    """Switch recomputation on or off in all parts of networks and losses, and tell whether there is such a part.
+
+    A loss that is no module has none.
+    """
+    wholes = [module for module in modules if isinstance(module, nn.Module)]
+    parts = [part for whole in wholes for part in whole.modules() if can_recompute(type(part))]  # type: ignore[arg-type]
     for part in parts:
         part.recomputes = enabled  # type: ignore[assignment]
     return bool(parts)

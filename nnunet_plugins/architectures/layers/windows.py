@@ -103,7 +103,8 @@ def part(x: Tensor, row: int, column: int, size: Sequence[int]) -> Tensor:
 def taps_of_windows(outer: Tensor, inner: Tensor) -> Tensor:
     """Multiply the windows' matrices ``(B, heads, K^2, K^2, H, W)`` and sum the products to filters.
 
-    The filters are ``(B, heads, 2K - 1, 2K - 1, H, W)``. The window around p contributes values at p + n to its member m at p + m, for which they belong to tap n - m.
+    The filters are ``(B, heads, 2K - 1, 2K - 1, H, W)``. The window around p contributes values at p + n to its member
+    m at p + m, for which they belong to tap n - m.
     """
     matrices = torch.einsum("bhmkyx,bhknyx->bhmnyx", outer, inner)
     size, window = matrices.shape[-2:], math.isqrt(matrices.shape[2])

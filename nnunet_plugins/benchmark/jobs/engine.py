@@ -169,11 +169,14 @@ def dry_run(survey: Survey) -> None:
     """Print how many jobs of which kind are left, and write nothing."""
     untrained = [run for run, state in survey.states.items() if not state.trained]
     left = {
-        "plan": {run.plan_receipt for run in untrained if not is_planned(run)},
+        "plan": {run.unfitted.plan_receipt for run in untrained if not is_planned(run.unfitted)},
+        "fit": {run.plan_receipt for run in untrained if not is_planned(run)},
         "preprocess": {run.preprocessing_receipt for run in untrained if not is_preprocessed(run)},
         "train": {run.training_receipt for run in untrained},
         "validate": {run.validation_receipt for run in survey.runs if run not in survey.done},
     }
+    if survey.suite.gpu_memory_gb is None:
+        del left["fit"]
     for step, receipts in left.items():
         print(f"{step:12}{len(receipts):6}")
 

@@ -1,20 +1,33 @@
-"""The steps plan and preprocess: nnU-Net's plans, folds and preprocessed data of a dataset."""
+"""The steps plan, fit and preprocess: nnU-Net's plans, folds and preprocessed data of a dataset."""
 
 import os
 from dataclasses import replace
 
 from nnunet_plugins.benchmark.checks import check_folds
 from nnunet_plugins.benchmark.jobs.locks import lock
-from nnunet_plugins.benchmark.jobs.receipts import current_source, missing_cases, preprocessed_data_are_stale
+from nnunet_plugins.benchmark.jobs.receipts import (
+    current_source,
+    missing_cases,
+    plan_receipt,
+    preprocessed_data_are_stale,
+)
 from nnunet_plugins.benchmark.runs import Run, planned_configuration
-from nnunet_plugins.benchmark.suite import Suite
+from nnunet_plugins.benchmark.suite import Suite, divided
 from nnunet_plugins.errors import UserError
-from nnunet_plugins.files import digest, write_json
+from nnunet_plugins.files import write_json
 from nnunet_plugins.nnunet_folders import RAW, nnunet_folder
+
+PLANNERS = {
+    "nnUNetPlans": "ExperimentPlanner",
+    "nnUNetResEncUNetMPlans": "nnUNetPlannerResEncM",
+    "nnUNetResEncUNetLPlans": "nnUNetPlannerResEncL",
+    "nnUNetResEncUNetXLPlans": "nnUNetPlannerResEncXL",
+}
+"""nnU-Net's planners by the names of their plans, which are made where they are missing."""
 
 
 def plan(suite: Suite, run: Run) -> None:
-    """Make the plans and folds that all trainings share, unless they are there already.
+    """Make the dataset's plans and folds, unless they are there already.
 
     Raises:
         UserError: the plans are another planner's and missing, or plans or folds lack what the suite asks for.
@@ -22,20 +35,41 @@ def plan(suite: Suite, run: Run) -> None:
     allow_planning()
     from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprints, plan_experiments
 
+    run = run.unfitted
     with lock(run.dataset_lock_file):
         if not run.plans_file.exists():
-            if run.data.plans != "nnUNetPlans":
+            if run.plans not in PLANNERS:
                 raise UserError(
                     f"{run.plans_file} is not there: make it with nnUNetv2_plan_experiment -d {run.data.id} "
                     "-pl PLANNER, or leave the suite's key plans out"
                 )
             extract_fingerprints([run.data.id], num_processes=suite.resources.cpus, clean=False)
-            plan_experiments([run.data.id])
+            plan_experiments([run.data.id], PLANNERS[run.plans])
         for configuration in run.data.configurations:
             planned_configuration(replace(run, configuration=configuration))
         write_missing_splits(run)
         check_folds(run, suite.folds)
-        write_json(run.plan_receipt, {"sha256": digest(run.plans_file)})
+        write_json(run.plan_receipt, plan_receipt(run))
+
+
+def fit(suite: Suite, run: Run) -> None:
+    """Make plans with which the run's trainer fits the suite's GPU, as ``nnunet-plugins plan`` does.
+
+    Plans that are there and made from the dataset's plans as they are now stay, edited or not.
+
+    Raises:
+        UserError: the trainer fits on no patch, or plans that are made anew were edited.
+    """
+    from nnunet_plugins.planning.plans_file import is_made_from, make_plans
+    from nnunet_plugins.planning.source import read_source
+
+    assert suite.gpu_memory_gb is not None, "only suites with gpu_memory_gb have this step"
+    with lock(run.dataset_lock_file):
+        source = read_source(run.data.id, run.unfitted.plans)
+        if not is_made_from(run.plans_file, source, run.data.configurations):
+            trainer, _ = divided(run.trainer)
+            make_plans(source, trainer, suite.gpu_memory_gb, run.data.configurations)
+        write_json(run.plan_receipt, plan_receipt(run))
 
 
 def write_missing_splits(run: Run) -> None:
@@ -64,12 +98,13 @@ def preprocess(suite: Suite, run: Run) -> None:
     allow_planning()
     from nnunetv2.experiment_planning.plan_and_preprocess_api import preprocess_dataset
 
+    run = run.unfitted
     next_stages = planned_configuration(run).get("next_stage") or []
     names = [run.configuration, *([next_stages] if isinstance(next_stages, str) else next_stages)]
     with lock(run.dataset_lock_file):
         for stage in (replace(run, configuration=name) for name in names):
             if missing_cases(stage) or preprocessed_data_are_stale(stage):
-                preprocess_dataset(run.data.id, run.data.plans, [stage.configuration], [suite.resources.cpus])
+                preprocess_dataset(run.data.id, run.plans, [stage.configuration], [suite.resources.cpus])
             write_json(stage.source_note, current_source(stage))
             if missing := missing_cases(stage):
                 raise UserError(

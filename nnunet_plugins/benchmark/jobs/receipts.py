@@ -44,15 +44,24 @@ def read_receipt(path: Path) -> dict[str, Any]:
 
 
 def is_planned(run: Run) -> bool:
-    """Whether there are folds, and plans that have not changed since the plan step."""
+    """Whether there are folds, and plans that have not changed since the plan step, nor those they are made from."""
     files = run.plan_receipt, run.plans_file, run.splits_file
-    return all(path.exists() for path in files) and read_receipt(run.plan_receipt)["sha256"] == digest(run.plans_file)
+    if not all(path.exists() for path in files) or read_receipt(run.plan_receipt) != plan_receipt(run):
+        return False
+    return run.unfitted == run or is_planned(run.unfitted)
+
+
+def plan_receipt(run: Run) -> dict[str, str]:
+    """Receipt of the run's plans as they are now."""
+    if run.unfitted == run:
+        return {"sha256": digest(run.plans_file)}
+    return {"sha256": digest(run.plans_file), "from_sha256": digest(run.unfitted.plans_file)}
 
 
 def is_preprocessed(run: Run) -> bool:
     """Whether the preprocessed data are complete and up to date."""
     return (
-        is_planned(run)
+        is_planned(run.unfitted)
         and run.preprocessing_receipt.exists()
         and not (preprocessed_data_are_stale(run) or missing_cases(run))
     )
@@ -110,8 +119,9 @@ def discard_stale_receipts(states: Mapping[Run, State]) -> None:
         run.training_receipt.unlink(missing_ok=True)
         if not is_preprocessed(run):
             run.preprocessing_receipt.unlink(missing_ok=True)
-        if not is_planned(run):
-            run.plan_receipt.unlink(missing_ok=True)
+        for planned in (run, run.unfitted):
+            if not is_planned(planned):
+                planned.plan_receipt.unlink(missing_ok=True)
 
 
 # ---- what data and models were made from -----------------------------------------------------------------------------
@@ -119,7 +129,14 @@ def discard_stale_receipts(states: Mapping[Run, State]) -> None:
 
 def preprocessed_data_are_stale(run: Run) -> bool:
     """Whether the labels, or what the plans say of the data, have changed since preprocessing."""
-    return run.source_note.exists() and notes_differ(read_receipt(run.source_note), current_source(run))
+    if not run.source_note.exists():
+        return False
+    now = current_source(run)
+    if not notes_differ(read_receipt(run.source_note), now):
+        return False
+    written = run.source_note.stat().st_mtime_ns
+    later = [path for path in run.preprocessed.glob("bench_source_*.json") if path.stat().st_mtime_ns > written]
+    return all(notes_differ(read_receipt(path), now) for path in later)  # other plans may share the data
 
 
 def plans_have_changed(run: Run) -> bool:
@@ -127,11 +144,20 @@ def plans_have_changed(run: Run) -> bool:
     trained_with = run.model / "plans.json"
     if not (trained_with.exists() and run.plans_file.exists()):
         return False
+    if fitted_to_other_plans(run):
+        return True
     before = read_json(trained_with, remedy=f"move {run.model} away and run the benchmark again")
     now = read_plans(run)
     for plans in (before, now):
         plans.pop("continue_training", None)  # nnU-Net's own note, not part of the plans
     return before != now
+
+
+def fitted_to_other_plans(run: Run) -> bool:
+    """Whether the run's plans were made for a GPU from plans of the dataset that have changed since."""
+    if run.unfitted == run or not (run.plan_receipt.exists() and run.unfitted.plans_file.exists()):
+        return False
+    return read_receipt(run.plan_receipt)["from_sha256"] != digest(run.unfitted.plans_file)
 
 
 def split_has_changed(run: Run) -> bool:
@@ -145,9 +171,11 @@ def split_has_changed(run: Run) -> bool:
 
 def current_source(run: Run) -> dict[str, Any]:
     """Hash of the labels and all in the plans from which preprocessing would make its data now."""
-    plans = read_plans(run)
+    plans = read_plans(run.unfitted)
     content = {name: plans.get(name) for name in ("transpose_forward", "foreground_intensity_properties_per_channel")}
-    content |= {name: value for name, value in planned_configuration(run).items() if name not in FOR_TRAINING_ALONE}
+    content |= {
+        name: value for name, value in planned_configuration(run.unfitted).items() if name not in FOR_TRAINING_ALONE
+    }
     return content | {"labels": labels_digest(run)}
 
 
@@ -179,7 +207,7 @@ def folder_digest(folder: Path) -> str | None:
 def missing_cases(run: Run) -> set[str]:
     """Cases of the folds that lack a reference or their properties, which nnU-Net writes after the image."""
     ending = dataset_json(run)["file_ending"]
-    folder = run.preprocessed / planned_configuration(run)["data_identifier"]
+    folder = run.preprocessed / planned_configuration(run.unfitted)["data_identifier"]
     known = {path.stem for path in folder.glob("*.pkl")}
     known &= {path.name.removesuffix(ending) for path in (run.preprocessed / "gt_segmentations").glob(f"*{ending}")}
     return {case for fold in read_splits(run) for cases in fold.values() for case in cases} - known

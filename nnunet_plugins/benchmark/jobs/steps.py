@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from nnunet_plugins import _startup
-from nnunet_plugins.benchmark.jobs.preparation import plan, preprocess
+from nnunet_plugins.benchmark.jobs.preparation import fit, plan, preprocess
 from nnunet_plugins.benchmark.jobs.training import train
 from nnunet_plugins.benchmark.jobs.validation import validate
 from nnunet_plugins.benchmark.runs import Run, log_file, runs, stop_file
@@ -23,6 +23,7 @@ from nnunet_plugins.benchmark.suite import Suite, read_suite
 PROCESS_VARIABLES = ("nnUNet_n_proc_DA", "nnUNet_def_n_proc")
 STEPS: dict[str, Callable[[Suite, Run], None]] = {
     "plan": plan,
+    "fit": fit,
     "preprocess": preprocess,
     "train": train,
     "validate": validate,
@@ -34,16 +35,18 @@ def main(arguments: Sequence[str]) -> None:
     suite = read_suite(suite_file)
     if stop_file(suite).exists():
         raise SystemExit(1)
-    run = next(
-        run
-        for run in runs(suite)
-        if receipt in (run.plan_receipt, run.preprocessing_receipt, run.training_receipt, run.validation_receipt)
-    )
+    run = next(run for run in runs(suite) if receipt in receipts(run))
     for variable in PROCESS_VARIABLES:
         os.environ.setdefault(variable, str(suite.resources.cpus))
     _startup.extend()
     with logged(log_file(suite, step, receipt), f"{step} {run}"):
         STEPS[step](suite, run)
+
+
+def receipts(run: Run) -> tuple[Path, ...]:
+    """Receipts of all steps of a run."""
+    planned = run.unfitted.plan_receipt, run.plan_receipt
+    return *planned, run.preprocessing_receipt, run.training_receipt, run.validation_receipt
 
 
 @contextmanager

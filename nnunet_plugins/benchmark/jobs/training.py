@@ -144,7 +144,7 @@ def load_trainer(run: Run, trained: bool, device: Any) -> Any:
     from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoint
 
     trainer: Any = get_trainer_from_args(
-        run.dataset, run.configuration, run.fold, run.trainer_name, run.data.plans, not trained, device
+        run.dataset, run.configuration, run.fold, run.trainer_name, run.plans, not trained, device
     )
     trainer.save_every = max(1, min(trainer.save_every, trainer.num_epochs // 20))
     maybe_load_checkpoint(trainer, continue_training=not trained, validation_only=trained)

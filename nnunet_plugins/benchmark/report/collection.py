@@ -11,8 +11,21 @@ import pandas as pd
 
 from nnunet_plugins.benchmark.jobs.receipts import read_receipt
 from nnunet_plugins.benchmark.report.record import DatasetRecord, Machine, Record
-from nnunet_plugins.benchmark.report.results import CASE_COLUMNS, EVALUATION_COLUMNS, TRAINING_COLUMNS, Results
-from nnunet_plugins.benchmark.runs import VALIDATION, Run, dataset_json, work_folder
+from nnunet_plugins.benchmark.report.results import (
+    CASE_COLUMNS,
+    EVALUATION_COLUMNS,
+    FIT_COLUMNS,
+    TRAINING_COLUMNS,
+    Results,
+)
+from nnunet_plugins.benchmark.runs import (
+    VALIDATION,
+    Run,
+    dataset_json,
+    estimate_of,
+    planned_configuration,
+    work_folder,
+)
 from nnunet_plugins.benchmark.suite import Suite
 from nnunet_plugins.benchmark.survey import Survey
 from nnunet_plugins.errors import UserError
@@ -39,15 +52,16 @@ def collect(survey: Survey) -> Results:
         receipt = read_receipt(run.training_receipt)
         rows = [row for row in read_receipt(run.validation_receipt)["cases"] if row["part"] in run.parts]
         cases += [about | row | {"cluster": run.data.cluster(row["case"])} for row in rows]
-        trainings.append(about | training_row(run, receipt, rows))
+        trainings.append(about | training_row(run, receipt, rows) | fit_row(run))
         curve = pd.DataFrame(receipt["curves"]).assign(**about)
         curves.append(curve.assign(epoch=range(1, len(curve) + 1)))
     if not cases:
         raise UserError(f"No training of {survey.suite.name} is done yet: see 'nnunet-plugins benchmark status'")
+    fitted = FIT_COLUMNS if survey.suite.gpu_memory_gb is not None else []
     order = [*EVALUATION_COLUMNS, "trainer", "repeat", "fold", "case", "label"]
     return Results(
         cases=pd.DataFrame(cases).reindex(columns=CASE_COLUMNS).sort_values(order, ignore_index=True),
-        trainings=pd.DataFrame(trainings).reindex(columns=TRAINING_COLUMNS),
+        trainings=pd.DataFrame(trainings).reindex(columns=[*TRAINING_COLUMNS, *fitted]),
         curves=pd.concat(curves, ignore_index=True),
         costs=read_costs(survey),
         record=make_record(survey),
@@ -71,6 +85,15 @@ def training_row(run: Run, receipt: dict[str, Any], rows: list[dict[str, Any]]) 
     }
 
 
+def fit_row(run: Run) -> dict[str, Any]:
+    """Plans of a run, with the estimate of the step's memory; nothing, unless they are made for a GPU."""
+    if run.gpu_memory_gb is None:
+        return {}
+    configuration = planned_configuration(run)
+    patch = " x ".join(map(str, configuration["patch_size"]))
+    return {"plans": run.plans, "patch": patch, "batch": configuration["batch_size"]} | estimate_of(run)
+
+
 def gigabytes(size: float | None) -> float | None:
     return None if size is None else size / 2**30
 
@@ -83,7 +106,7 @@ def read_costs(survey: Survey) -> pd.DataFrame:
     """Measurements of ``benchmark cost`` for the runs that the suite has now."""
     path = cost_file(survey.suite)
     rows = read_json(path, remedy="remove it, and run 'benchmark cost' again") if path.exists() else []
-    wanted = {(run.dataset, run.configuration, run.trainer, run.data.plans) for run in survey.runs}
+    wanted = {(run.dataset, run.configuration, run.trainer, run.plans) for run in survey.runs}
     about = ("dataset", "configuration", "trainer", "plans")
     return pd.DataFrame(row for row in rows if tuple(row[name] for name in about) in wanted)
 

@@ -30,9 +30,11 @@ def describe_suite(record: Record) -> str:
     suite, machine = record.suite, record.machine
     folds = ", ".join(map(str, suite.folds))
     versions = ", ".join(f"{name} {version}" for name, version in record.versions.items() if version)
+    memory = suite.gpu_memory_gb
+    plans = "" if memory is None else f" on plans that fit {memory:g} GiB"
     return (
-        f"{suite.epochs} epochs of {suite.iterations or NNUNET_STEPS} steps for every trainer; folds {folds}, repeated "
-        f"{suite.repeats} time(s); reference {suite.reference}. Report written on {machine.processor} "
+        f"{suite.epochs} epochs of {suite.iterations or NNUNET_STEPS} steps for every trainer{plans}; folds {folds}, "
+        f"repeated {suite.repeats} time(s); reference {suite.reference}. Report written on {machine.processor} "
         f"({machine.usable_cores} cores, {machine.platform}) with {versions}."
     )
 

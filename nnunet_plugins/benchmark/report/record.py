@@ -72,7 +72,10 @@ class Record:
         return len(self.suite.folds) * self.suite.repeats
 
     def to_json(self) -> str:
-        return json.dumps({"schema": SCHEMA} | asdict(self), indent=1)
+        content = asdict(self)
+        if self.suite.gpu_memory_gb is None:
+            del content["suite"]["gpu_memory_gb"]  # records are older than this key
+        return json.dumps({"schema": SCHEMA} | content, indent=1)
 
 
 def read_record(folder: Path) -> Record:

@@ -33,9 +33,11 @@ TRAINING_COLUMNS = [
     "seconds_per_case", "peak_gb_allocated", "peak_gb_reserved", "compiled", "device", "gpu_name", "hostname",
     "torch_version", "cudnn_version",
 ]  # fmt: skip
+FIT_COLUMNS = ["plans", "patch", "batch", "estimate_gb"]
+"""Further columns of trainings whose plans are made for a GPU."""
 TEXTS = (
     *EVALUATION_COLUMNS, "trainer", "case", "cluster", "label", "outcome", "device", "gpu_name", "hostname",
-    "torch_version", "cudnn_version", "plans",
+    "torch_version", "cudnn_version", "plans", "patch",
 )  # fmt: skip
 """Columns read as text, in any of the files."""
 WHOLE_NUMBERS = ("repeat", "fold", "epochs", "batch", "parameters", "flops")
@@ -43,6 +45,7 @@ WHOLE_NUMBERS = ("repeat", "fold", "epochs", "batch", "parameters", "flops")
 REAL_NUMBERS = (
     *METRICS, "seconds_per_epoch", "training_hours", "seconds_per_case", "peak_gb_allocated", "peak_gb_reserved",
     "memory_mb", "step_ms", "step_ms_low", "step_ms_high", "latency_ms", "latency_ms_low", "latency_ms_high",
+    "estimate_gb",
 )  # fmt: skip
 """Columns read as real numbers, in any of the files."""
 

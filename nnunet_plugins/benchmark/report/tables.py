@@ -194,9 +194,11 @@ def training_cost(results: Results) -> Table:
     """Time, memory and machine of the trainings."""
     wanted = results.record.num_trainings
     names = ["trainer", "dataset", "configuration"]
+    fitted = results.record.suite.gpu_memory_gb is not None
     rows = [
         [
             *map(Cell, map(str, key)),
+            *(fit_cells(group.iloc[0]) if fitted else ()),
             Cell(f"{len(group)}/{wanted}", len(group)),
             number(group.seconds_per_epoch.median(), 1),
             number(group.training_hours.sum(), 2),
@@ -208,7 +210,7 @@ def training_cost(results: Results) -> Table:
         ]
         for key, group in results.trainings.groupby(names)
     ]
-    columns = [*names, "folds", "s / epoch", "hours, finished folds", "s / case"]
+    columns = [*names, *(FIT_TITLES if fitted else ()), "folds", "s / epoch", "hours, finished folds", "s / case"]
     columns += ["peak GB allocated", "peak GB reserved", "compiled", "device", "torch", "cuDNN"]
     note = (
         "From nnU-Net's logs: medians over folds and repetitions, hours in total, highest peaks. s / case: duration of "
@@ -218,9 +220,18 @@ def training_cost(results: Results) -> Table:
     return Table("Cost of the trainings", columns, rows, note)
 
 
+FIT_TITLES = ("plans", "patch", "batch", "estimate, GB")
+
+
+def fit_cells(row: pd.Series) -> list[Cell]:
+    """Plans of a training, with the estimated memory of a step."""
+    return [*texts(row, ["plans", "patch"]), Cell(str(row["batch"]), row["batch"]), number(row["estimate_gb"], 2)]
+
+
 def measured_cost(costs: pd.DataFrame) -> Table:
     """Measurements of ``benchmark cost``."""
     names = ["trainer", "dataset", "configuration", "patch"]
+    fitted = "estimate_gb" in costs
     rows = [
         [
             *texts(row, names),
@@ -228,6 +239,7 @@ def measured_cost(costs: pd.DataFrame) -> Table:
             number(row["parameters"] / 1e6, 2),
             number(row["flops"] / 1e9, 2),
             *(interval(row[n], row[f"{n}_low"], row[f"{n}_high"], ".1f") for n in ("step_ms", "latency_ms")),
+            *([number(1024 * row["estimate_gb"], 0)] if fitted else []),
             number(row["memory_mb"], 0),
             Cell(row["device"]),
         ]
@@ -239,7 +251,8 @@ def measured_cost(costs: pd.DataFrame) -> Table:
         "last epoch, one batch in memory, without loading and augmentation. Medians [quartiles]. Memory: CUDA's peak; "
         "on the CPU the tensors kept by autograd, parameters, gradients and the optimiser's state."
     )
-    return Table("Cost without training", [*columns, "training memory, MB", "device"], rows, note)
+    estimate = ["estimated memory on a GPU, MB"] if fitted else []
+    return Table("Cost without training", [*columns, *estimate, "training memory, MB", "device"], rows, note)
 
 
 # ---- published results -----------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
-from nnunet_plugins.architectures.layers.dilation import as_on_cuda
+from nnunet_plugins.architectures.layers.devices import as_on_cuda
 from nnunet_plugins.architectures.layers.recomputation import set_recomputation
 from nnunet_plugins.nnunet_folders import PREPROCESSED, RESULTS
 from nnunet_plugins.trainers.memory.half_precision import half_precision_as_on_cuda

@@ -12,7 +12,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_plugins.architectures.layers.recomputation import set_recomputation
 from nnunet_plugins.errors import UserError
-from nnunet_plugins.trainers.memory.margin import GIB, gib, with_margin
+from nnunet_plugins.trainers.memory.margin import CONTEXT, GIB, gib, with_margin
 
 RECOMPUTE_VARIABLE = "NNUNET_PLUGINS_RECOMPUTE"
 
@@ -111,7 +111,7 @@ class FittingTrainer(nnUNetTrainer):
 
     def remedy(self) -> str:
         """Tell what to do after the GPU ran out of memory."""
-        own = self.how_to_fit(torch.cuda.get_device_properties(self.device).total_memory)
+        own = self.how_to_fit(total_memory(self.device))
         recomputes = any(getattr(module, "recomputes", False) for module in self.network.modules())
         if recomputes or not set_recomputation((self.network, self.loss), False):
             return own
@@ -131,9 +131,14 @@ def recomputation_asked_for() -> bool | None:
 
 
 def available_memory(device: torch.device) -> int:
-    """Bytes of a GPU that this process has or could have."""
+    """Bytes of a GPU that this process has or could have, with the context that is there already."""
     free, _ = torch.cuda.mem_get_info(device)
-    return free + torch.cuda.memory_reserved(device)
+    return free + torch.cuda.memory_reserved(device) + CONTEXT
+
+
+def total_memory(device: torch.device) -> int:
+    """Bytes of a GPU."""
+    return torch.cuda.get_device_properties(device).total_memory
 
 
 def estimate_in_another_process(question: dict[str, Any]) -> tuple[int, int, bool]:

@@ -22,7 +22,7 @@ from nnunet_plugins.benchmark.jobs.receipts import (
     preprocessed_data_are_stale,
     read_receipt,
 )
-from nnunet_plugins.benchmark.runs import Run, read_plans, read_splits, runs
+from nnunet_plugins.benchmark.runs import Run, planned_configuration, read_plans, read_splits, runs
 from nnunet_plugins.benchmark.suite import Data, Suite
 from nnunet_plugins.benchmark.survey import survey
 from nnunet_plugins.errors import UserError
@@ -68,8 +68,8 @@ def refused(step, suite: Suite, sentence: str, receipt: str) -> None:
 
 
 def test_plans_of_another_planner_must_be_there(run):
-    suite = replace(ONE_TRAINER, datasets=(Data(LABELS, plans="nnUNetResEncUNetMPlans"),))
-    refused(plan, suite, "nnUNetResEncUNetMPlans.json is not there: make it with nnUNetv2_plan_exp", "plan_receipt")
+    suite = replace(ONE_TRAINER, datasets=(Data(LABELS, plans="MyPlans"),))
+    refused(plan, suite, "MyPlans.json is not there: make it with nnUNetv2_plan_exp", "plan_receipt")
 
 
 def test_a_configuration_that_is_not_planned_is_refused(run):
@@ -144,6 +144,32 @@ def test_data_made_of_other_labels_or_with_another_spacing_are_made_again(run):
     plans["configurations"]["2d"]["spacing"] = [2.0, 2.0]
     write_plans(run, plans)
     assert is_made_again()
+
+
+def test_data_that_several_plans_share_are_made_again_once(run):
+    write_json(run.preprocessed / "Other.json", read_plans(run) | {"plans_name": "Other"})
+    suite = replace(ONE_TRAINER, datasets=(Data(LABELS, plans="Other"),))
+    other = runs(suite)[0]
+    for step in (plan, preprocess):
+        step(suite, other)
+    erase(Path(os.environ["nnUNet_raw"], run.dataset, "labelsTr", "case0.png"))
+    folder_digest.cache_clear()
+    assert preprocessed_data_are_stale(run) and preprocessed_data_are_stale(other)
+    preprocess(ONE_TRAINER, run)
+    before = {path: path.stat().st_mtime_ns for path in (run.preprocessed / "nnUNetPlans_2d").iterdir()}
+    assert is_preprocessed(other)
+    preprocess(suite, other)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_nnunets_residual_encoders_are_planned_where_their_plans_are_missing(run):
+    suite = replace(ONE_TRAINER, trainers=("A@nnUNetResEncUNetMPlans",), reference="A@nnUNetResEncUNetMPlans")
+    (residual,) = runs(suite)[:1]
+    before = run.plans_file.read_bytes()
+    plan(suite, residual)
+    assert read_plans(residual)["experiment_planner_used"] == "nnUNetPlannerResEncM"
+    assert run.plans_file.read_bytes() == before and is_planned(residual)
+    assert planned_configuration(residual)["data_identifier"] == planned_configuration(run)["data_identifier"]
 
 
 def write_plans(run: Run, plans: dict) -> None:

@@ -1,9 +1,10 @@
-"""Cost of what DCSNet does besides convolutions: finding boxes in segmentations, and pasting segments into patches.
+"""Cost of what DCSNet does besides convolutions: finding boxes, selecting what to train on, and pasting segments.
 
 python speed/dcsnet_ops.py --patch 512 512 --batch 12 --channels 1
 
 Boxes: ``objects_in`` for 1, 8 and 40 objects in every patch, which runs before each training step on the CPU, against
-the step of nnU-Net's own trainer and of DCSNet's. Pasting: ``paste_boxes`` for 1, 8 and 32 boxes in every patch against
+the step of nnU-Net's own trainer and of DCSNet's. Selection: ``select`` for as many, in the middle of the step on the
+CPU, where a GPU waits for it. Pasting: ``paste_boxes`` for 1, 8 and 32 boxes in every patch against
 DCSNet's prediction of a patch without any.
 """
 
@@ -17,7 +18,9 @@ from skimage.draw import ellipse
 from step_time import Setting, add_setting, contestants, read_setting, seconds, spread
 from tqdm import tqdm
 
+from nnunet_plugins.architectures import DCSNet
 from nnunet_plugins.architectures.layers.boxes import paste_boxes
+from nnunet_plugins.architectures.layers.selection import select
 from nnunet_plugins.losses.common import LabelFormat
 from nnunet_plugins.trainers.data.object_boxes import objects_in
 
@@ -44,6 +47,16 @@ def random_boxes(number: int, patch: Sequence[int], batch: int) -> torch.Tensor:
     return torch.cat((images, corners, corners + sides), 1)
 
 
+@torch.no_grad()
+def detectors_candidates(network: DCSNet, setting: Setting) -> tuple[torch.Tensor, torch.Tensor]:
+    """Candidates ``(B, P, 6)`` that an untrained detector makes in training, and the anchors."""
+    images = torch.randn(setting.batch, setting.channels, *setting.patch, device=setting.device)
+    features, detector = network.train().pyramid(images), network.detector
+    scores, offsets, counts = detector.propose(features).flat()
+    anchors = detector.anchors(features)
+    return detector.candidates(scores, offsets, anchors.to(setting.device), counts), anchors
+
+
 def compare(setting: Setting, steps: int) -> list[tuple[str, ...]]:
     """Table row for each number of objects: time, and its shares in percent, turn by turn."""
     batch, patch = setting.batch, setting.patch
@@ -53,6 +66,10 @@ def compare(setting: Setting, steps: int) -> list[tuple[str, ...]]:
             f"boxes of {number} objects": partial(objects_in, segmentations(number, patch, batch), LabelFormat())
             for number in (1, 8, 40)
         }
+        candidates, anchors = detectors_candidates(ours.trainer.bare_network, setting)
+        for number in (1, 8, 40):
+            true = random_boxes(number, patch, batch)
+            runs[f"selection for {number} objects"] = partial(select, candidates, anchors, true, None, patch, 2000, 24)
         canvas = torch.full((batch, setting.classes, *patch), -5.0, device=setting.device)
         for number in (1, 8, 32):
             boxes = random_boxes(number, patch, batch).to(setting.device)
@@ -71,7 +88,7 @@ def compare(setting: Setting, steps: int) -> list[tuple[str, ...]]:
     for name, turns in times.items():
         own, *whole = np.array(turns).T
         shares = [spread(100 * own / other, " %") for other in whole]
-        shares = [*shares[:2], "-"] if name.startswith("boxes") else ["-", "-", shares[2]]
+        shares = ["-", "-", shares[2]] if name.startswith("pasting") else [*shares[:2], "-"]
         rows.append((name, spread(1e3 * own), *shares))
     return rows
 

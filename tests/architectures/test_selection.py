@@ -8,7 +8,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torchvision.models.detection._utils import BoxCoder
 
 from nnunet_plugins.architectures.layers.boxes import moved
-from nnunet_plugins.architectures.layers.selection import Selection, empty_selection, select, selected_on_cpu
+from nnunet_plugins.architectures.layers.selection import (
+    Selection,
+    empty_anchors,
+    empty_boxes,
+    select,
+    selected_anchors,
+    selected_boxes,
+)
 
 SIZE = (64, 96)
 TRUE = torch.tensor([[0.0, 10, 12, 20, 24], [0, 50, 30, 90, 60], [1, 40, 40, 46, 45]])
@@ -200,9 +207,11 @@ def test_shapes_are_known_before_the_data_are(objects, max_boxes):
             max_boxes,
         )
     assert shapes(real) == shapes(fake)
-    arguments = (random_candidates(20), random_boxes(30), TRUE, None, SIZE, 9, 4)
-    computed, empty = selected_on_cpu(*arguments), empty_selection(*arguments)
-    assert [x.dtype for x in computed] == [x.dtype for x in empty]
+    for compute, empty, arguments in (
+        (selected_anchors, empty_anchors, (random_boxes(300), TRUE, None, 2)),
+        (selected_boxes, empty_boxes, (random_candidates(200), TRUE, None, SIZE, 9, 4)),
+    ):
+        assert [x.dtype for x in compute(*arguments)] == [x.dtype for x in empty(*arguments)]
 
 
 def test_moving_a_box_equals_torchvisions_coder():

@@ -178,7 +178,8 @@ def test_dcsnet_ops_prints_shares(capsys):
     dcsnet_ops.main([*TINY, "--threads", "1", "--classes", "2"])
     rows = capsys.readouterr().out
     for number in (1, 8, 40):
-        assert re.search(rf"^\| boxes of {number} objects \| {SPREAD} (\| \S+ % \(\S+\) ){{2}}\| - \|$", rows, re.M)
+        for name in ("boxes of", "selection for"):
+            assert re.search(rf"^\| {name} {number} objects \| {SPREAD} (\| \S+ % \(\S+\) ){{2}}\| - \|$", rows, re.M)
     for number in (1, 8, 32):
         assert re.search(rf"^\| pasting of {number} boxes \| {SPREAD} \| - \| - \| \S+ % \(\S+\) \|$", rows, re.M)
 

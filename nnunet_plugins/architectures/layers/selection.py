@@ -87,10 +87,13 @@ def select(
     Returns:
         The selection, on the device of the candidates.
     """
-    selected = SELECT(to_host(candidates), anchors, true, annotated, size, max_candidates, max_boxes)
-    index, labels, weights, offsets, *rest = (x.to(candidates.device, non_blocking=True) for x in selected)
-    of_samples, (proposed, true, present), samples = Truth(*rest[:3]), rest[3:6], rest[6:]
-    return Selection(index, Truth(labels, weights, offsets), samples, of_samples, proposed, true, present)
+    of_anchors = ANCHORS(anchors, true, annotated, len(candidates))  # while a GPU computes the candidates
+    of_boxes = BOXES(to_host(candidates), true, annotated, size, max_candidates, max_boxes)
+    index, *of_anchors = (x.to(candidates.device, non_blocking=True) for x in of_anchors)
+    *of_samples, proposed, true, present, p2, p3, p4, p5 = (
+        x.to(candidates.device, non_blocking=True) for x in of_boxes
+    )
+    return Selection(index, Truth(*of_anchors), [p2, p3, p4, p5], Truth(*of_samples), proposed, true, present)
 
 
 def to_host(x: Tensor) -> Tensor:
@@ -98,23 +101,24 @@ def to_host(x: Tensor) -> Tensor:
     return x.detach().cpu()
 
 
-def selected_on_cpu(
-    candidates: Tensor,
-    anchors: Tensor,
-    true: Tensor,
-    annotated: Tensor | None,
-    size: Sequence[int],
-    max_candidates: int,
-    max_boxes: int,
-) -> list[Tensor]:
-    """Compute the tensors of a :class:`Selection`, the samples of all levels last."""
-    height, width = size
-    objects = [true[true[:, 0] == image, 1:] for image in range(len(candidates))]
-    masks = [None] * len(candidates) if annotated is None else list(annotated[:, 0])
-    index, *of_anchors = sampled_anchors(anchors, objects, masks)
-    proposals = [proposed_boxes(boxes, (height, width), max_candidates) for boxes in candidates]
-    boxes, *of_samples, proposed = sampled_boxes(proposals, objects, masks)
+def selected_anchors(anchors: Tensor, true: Tensor, annotated: Tensor | None, batch: int) -> list[Tensor]:
+    """Compute the indices of anchors and the parts of their :class:`Truth`."""
+    return sampled_anchors(anchors, *of_images(true, annotated, batch))
 
+
+def empty_anchors(anchors: Tensor, true: Tensor, annotated: Tensor | None, batch: int) -> list[Tensor]:
+    """Make empty tensors of the shapes of :func:`selected_anchors`."""
+    new, rows = anchors.new_empty, batch * ANCHORS_PER_IMAGE
+    return [new(rows, dtype=torch.int64), new(rows), new(rows), new(rows, 4)]
+
+
+def selected_boxes(
+    candidates: Tensor, true: Tensor, annotated: Tensor | None, size: Sequence[int], max_candidates: int, max_boxes: int
+) -> list[Tensor]:
+    """Compute the other tensors of a :class:`Selection`, the samples of all levels last."""
+    height, width = size
+    proposals = [proposed_boxes(boxes, (height, width), max_candidates) for boxes in candidates]
+    boxes, *of_samples = sampled_boxes(proposals, *of_images(true, annotated, len(candidates)))
     levels = LevelMapper(LEVELS[0], LEVELS[-1], CANONICAL_SCALE)([boxes[:, 1:]])
     order = levels.argsort(stable=True)
     samples = [boxes[levels == level] for level in range(len(LEVELS))]
@@ -122,32 +126,36 @@ def selected_on_cpu(
     present = torch.ones(len(chosen))
     if not len(chosen):
         chosen, present = torch.tensor([[0.0, 0.0, 0.0, width, height]]), torch.zeros(1)
-    return [index, *of_anchors, *(x[order] for x in (*of_samples, proposed)), chosen, present, *samples]
+    return [*(x[order] for x in of_samples), chosen, present, *samples]
 
 
-def empty_selection(
-    candidates: Tensor,
-    anchors: Tensor,
-    true: Tensor,
-    annotated: Tensor | None,
-    size: Sequence[int],
-    max_candidates: int,
-    max_boxes: int,
+def empty_boxes(
+    candidates: Tensor, true: Tensor, annotated: Tensor | None, size: Sequence[int], max_candidates: int, max_boxes: int
 ) -> list[Tensor]:
-    """Make empty tensors of a selection's shapes, with as many samples on every level."""
-    new, batch, chosen = candidates.new_empty, len(candidates), max(min(2 * len(true), max_boxes), 1)
-    rows, samples, of_level = batch * ANCHORS_PER_IMAGE, batch * SAMPLES_PER_IMAGE, batch * SAMPLES_PER_IMAGE // 4
-    of_anchors = [new(rows, dtype=torch.int64), new(rows), new(rows), new(rows, 4)]
-    of_samples = [new(samples), new(samples), new(samples, 4), new(samples)]
-    return [*of_anchors, *of_samples, new(chosen, 5), new(chosen), *(new(of_level, 5) for _ in LEVELS)]
+    """Make empty tensors of the shapes of :func:`selected_boxes`, with as many samples on every level."""
+    new, rows = candidates.new_empty, len(candidates) * SAMPLES_PER_IMAGE
+    chosen = max(min(2 * len(true), max_boxes), 1)
+    samples = [new(rows // len(LEVELS), 5) for _ in LEVELS]
+    return [new(rows), new(rows), new(rows, 4), new(rows), new(chosen, 5), new(chosen), *samples]
 
 
-SELECT = define(
-    "select(Tensor candidates, Tensor anchors, Tensor true, Tensor? annotated, int[] size, int max_candidates, "
-    "int max_boxes) -> Tensor[]",
-    selected_on_cpu,
-    empty_selection,
+ANCHORS = define(
+    "select_anchors(Tensor anchors, Tensor true, Tensor? annotated, int batch) -> Tensor[]",
+    selected_anchors,
+    empty_anchors,
 )
+BOXES = define(
+    "select_boxes(Tensor candidates, Tensor true, Tensor? annotated, int[] size, int max_candidates, int max_boxes) "
+    "-> Tensor[]",
+    selected_boxes,
+    empty_boxes,
+)
+
+
+def of_images(true: Tensor, annotated: Tensor | None, batch: int) -> tuple[list[Tensor], list[Tensor | None]]:
+    """Split true boxes ``(N, 5)`` and a mask ``(B, 1, H, W)`` into those of every image."""
+    objects = [true[true[:, 0] == image, 1:] for image in range(batch)]
+    return objects, [None] * batch if annotated is None else list(annotated[:, 0])
 
 
 def proposed_boxes(candidates: Tensor, size: tuple[int, int], number: int) -> Tensor:

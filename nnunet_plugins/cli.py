@@ -130,7 +130,9 @@ def add_planning(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     plan.add_argument("-tr", dest="trainer", required=True, metavar="NAME", help="any trainer that nnU-Net finds")
     plan.add_argument("--gpu-memory", required=True, metavar="GIB", help="the GPU's memory, e.g. 24")
-    memory.add_argument("trainers", nargs="*", metavar="TRAINER", help="default: nnU-Net's and the main ones here")
+    memory.add_argument(
+        "-tr", dest="trainers", nargs="+", metavar="NAME", help="default: nnU-Net's and the main ones here"
+    )
     memory.add_argument("--gpu-memory", metavar="GIB", help="default: this machine's GPU's, or 8")
     for command in (plan, memory):
         add = command.add_argument

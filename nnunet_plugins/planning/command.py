@@ -17,7 +17,7 @@ from nnunet_plugins.planning.overview import (
 )
 from nnunet_plugins.planning.plans_file import make_plans
 from nnunet_plugins.planning.source import read_source
-from nnunet_plugins.trainers.memory.margin import GIB
+from nnunet_plugins.trainers.memory.margin import GIB, with_margin
 
 DEFAULT_GPU_MEMORY = 8.0
 """GiB of the GPU for which nnU-Net makes its default plans."""
@@ -65,4 +65,6 @@ def checked_memory(given: str) -> float:
         value = math.nan
     if not 0 < value < math.inf:
         raise UserError(f"--gpu-memory {given}: expected the GPU's memory in GiB, a number above 0, e.g. 24")
+    if value * GIB <= with_margin(0):
+        raise UserError(f"--gpu-memory {given}: CUDA and its libraries alone take about 1 GiB; expected more, e.g. 8")
     return value

@@ -135,11 +135,18 @@ def read_earlier(path: Path) -> dict[str, Any] | None:
 
 
 def write_plans(path: Path, plans: Mapping[str, Any], before: Mapping[str, Any] | None) -> bool:
-    """Write plans whole or not at all, unless the file has them already; whether it was written."""
+    """Write plans whole or not at all, unless the file has them already; whether it was written.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
     if plans == before:
         return False
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(plans, indent=4), encoding="utf-8")
+    try:
+        with atomic_write(path) as temporary:
+            temporary.write_text(json.dumps(plans, indent=4), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror}): check the folder and its permissions") from error
     return True
 
 

@@ -101,11 +101,19 @@ def read_source(dataset_id: int, plans_name: str = "nnUNetPlans") -> Source:
             raise UserError(f"{path} is not there: make it with {command}, or correct -d or -p")
     plans, fingerprint = (read_json(path, remedy=f"make it again, with {command}") for path, command in files.items())
     dataset_json = read_json(folder / "dataset.json", remedy="copy it there from the raw dataset")
-    if not isinstance(plans.get("configurations"), dict) or plans.get("plans_name") != plans_name:
+    own_name = plans.get("plans_name") if isinstance(plans, dict) else None
+    if own_name != plans_name or not isinstance(plans.get("configurations"), dict) or not plans["configurations"]:
         raise UserError(
-            f"{folder / plans_name}.json is no plans file of that name (its plans_name is {plans.get('plans_name')!r}, "
-            "which must be the file's): correct it, or plan the dataset again"
+            f"{folder / plans_name}.json is no plans file of that name (its plans_name is {own_name!r}, which must be "
+            "the file's, and it must have configurations): correct it, or plan the dataset again"
         )
+    for content, file, keys in (
+        (fingerprint, FINGERPRINT, ("spacings", "shapes_after_crop")),
+        (dataset_json, "dataset.json", ("labels", "numTraining")),
+    ):
+        if not isinstance(content, dict) or (missing := [key for key in keys if key not in content]):
+            what = f"lacks {missing[0]}" if isinstance(content, dict) else "is damaged"
+            raise UserError(f"{folder / file} {what}: make it again, as nnU-Net's documentation says")
     return Source(dataset_id, name, plans, dataset_json, fingerprint)
 
 

@@ -87,6 +87,39 @@ def test_second_pass_counts_no_batch():
     torch.testing.assert_close(part.norm.running_mean, 0.5 * x.mean(0))
 
 
+def test_graph_can_be_run_backward_twice():
+    network = Recomputable(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Tanh())
+    set_recomputation([network], True)
+    loss = network(torch.randn(8, 3)).sum()
+    loss.backward(retain_graph=True)
+    loss.backward()
+    assert network[1].num_batches_tracked == 1
+
+
+class BrokenSyncBatchNorm(nn.SyncBatchNorm):
+    """Normalisation that the compiler cannot compile as a whole, as the synchronised one on several GPUs."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.num_batches_tracked.add_(1)
+        torch._dynamo.graph_break()
+        return nn.functional.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, training=True)
+
+
+def test_compiled_part_with_synchronised_statistics_counts_a_batch_once():
+    torch.compiler.reset()
+    torch.manual_seed(0)
+    x, results = torch.randn(8, 3), []
+    for compiled in (False, True):
+        torch.manual_seed(1)
+        network = Recomputable(nn.Linear(3, 3), BrokenSyncBatchNorm(3), nn.Tanh())
+        set_recomputation([network], True)
+        forward = torch.compile(network, backend="aot_eager") if compiled else network
+        forward(x).sum().backward()
+        results.append([*network.buffers(), *(p.grad for p in network.parameters())])
+        assert network[1].num_batches_tracked == 1
+    torch.testing.assert_close(*results)
+
+
 def test_statistics_come_back_after_an_error_in_the_second_pass():
     class Part(nn.Module):
         def __init__(self) -> None:

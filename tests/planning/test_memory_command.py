@@ -25,7 +25,8 @@ def row_of(output: str, trainer: str) -> list[str]:
 
 
 def test_every_verdict_has_its_words(root, capsys):
-    output = memory(capsys, "-d", IMAGES.id, "--gpu-memory", "6.3", "nnUNetTrainer", "CASNetTrainer", "DLKUNetSTrainer")
+    trainers = ("-tr", "nnUNetTrainer", "CASNetTrainer", "DLKUNetSTrainer")
+    output = memory(capsys, "-d", IMAGES.id, "--gpu-memory", "6.3", *trainers)
     assert output.startswith("nnUNetPlans of Dataset921_Described, on a GPU of 6.3 GiB\n")
     stock = row_of(output, "nnUNetTrainer")
     assert stock[:5] == ["2d", "512 x 512", "12", "nnUNetTrainer", "46.32 M"]
@@ -36,13 +37,15 @@ def test_every_verdict_has_its_words(root, capsys):
     assert float(casnet[7]) == pytest.approx(1.05 * float(casnet[6]) + 1, abs=0.11)
     assert row_of(output, "DLKUNetSTrainer")[-1] == "plan it"
     assert "\nnnunet-plugins plan -d 921 -tr TRAINER --gpu-memory 6.3\n" in output
-    output = memory(capsys, "-d", IMAGES.id, "--gpu-memory", "1.001", "nnUNetTrainer")
+    output = memory(capsys, "-d", IMAGES.id, "--gpu-memory", "1.001", "-tr", "nnUNetTrainer")
     assert row_of(output, "nnUNetTrainer")[-1] == "cannot"
     assert "nnunet-plugins plan" not in output
 
 
 def test_dimensions_that_a_method_does_not_have_are_told(root, capsys):
-    output = memory(capsys, "-d", VOLUMES.id, "-c", "3d_fullres", "--gpu-memory", 8, "nnUNetTrainer", "DCFFSNetTrainer")
+    output = memory(
+        capsys, "-d", VOLUMES.id, "-c", "3d_fullres", "--gpu-memory", 8, "-tr", "nnUNetTrainer", "DCFFSNetTrainer"
+    )
     assert row_of(output, "DCFFSNetTrainer")[-1] == "2D only"
     assert row_of(output, "nnUNetTrainer")[-1] == "fits"
     assert "2d" not in output
@@ -52,7 +55,7 @@ def test_dimensions_that_a_method_does_not_have_are_told(root, capsys):
 def test_the_gpu_is_this_machines_or_nnunets_default(root, capsys, monkeypatch, gpu):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (1 * 2**30, 11 * 2**30))
-    output = memory(capsys, "-d", IMAGES.id, "nnUNetTrainer")
+    output = memory(capsys, "-d", IMAGES.id, "-tr", "nnUNetTrainer")
     assert ("this machine's GPU of 11 GiB" if gpu else "(none is here; --gpu-memory says which) of 8 GiB") in output
 
 
@@ -70,7 +73,7 @@ def test_a_trainer_that_cannot_be_estimated_is_told_with_the_reason(root, capsys
 
     monkeypatch.setattr(nnUNetTrainer, "train_step", fail)
     monkeypatch.setenv("XDG_CACHE_HOME", str(root / "cache"))
-    main(["memory", "-d", str(IMAGES.id), "--gpu-memory", "8", "nnUNetTrainer"])
+    main(["memory", "-d", str(IMAGES.id), "--gpu-memory", "8", "-tr", "nnUNetTrainer"])
     output = capsys.readouterr().out
     assert row_of(output, "nnUNetTrainer")[-1] == "not known"
     assert (

@@ -4,8 +4,8 @@ Results, gradients and running statistics stay those of the network without it; 
 pass. It is off until :func:`set_recomputation` switches it on, and without gradients it does nothing.
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache, partial, wraps
 from typing import Any
 
@@ -33,6 +33,8 @@ def recomputable(forward: Callable[..., Any]) -> Callable[..., Any]:
             return recomputed(module, forward, *inputs)
         return forward(module, *inputs)
 
+    # A copy for each method: the compiler would count all as one, and give it up after a few.
+    recomputing.__code__ = recomputing.__code__.replace()  # type: ignore[attr-defined]
     recomputing.recomputable = True  # type: ignore[attr-defined]
     return recomputing
 
@@ -68,30 +70,48 @@ def make_blocks_recomputable(network: nn.Module) -> None:
 
 
 def recomputed(module: nn.Module, forward: Callable[..., Any], *inputs: Any) -> Any:
-    """Compute ``forward(module, *inputs)``, and again in the backward pass."""
-    if torch.compiler.is_compiling():  # the compiler repeats operations, not what they do to running statistics
+    """Compute ``forward(module, *inputs)``, and again in the backward pass.
+
+    A compiler repeats operations, not what they do to running statistics, but only where it compiles a part as a whole.
+    Synchronised batch normalisation, which reads the processes' batch sizes, breaks a part into several.
+    """
+    if torch.compiler.is_compiling() and not any(isinstance(m, nn.SyncBatchNorm) for m in module.modules()):
         return checkpoint(forward, module, *inputs, use_reentrant=False)
+    return recomputed_eagerly(module, forward, *inputs)
+
+
+@torch.compiler.disable(recursive=False)
+def recomputed_eagerly(module: nn.Module, forward: Callable[..., Any], *inputs: Any) -> Any:
+    """Compute a part twice without a compiler, which may compile what the part consists of."""
     contexts = partial(first_and_second_pass, module)
     return checkpoint(forward, module, *inputs, use_reentrant=False, context_fn=contexts)
 
 
 def first_and_second_pass(module: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:
     """Contexts of a part's two forward passes; the second leaves its running statistics alone."""
-    return nullcontext(), frozen_statistics(module)
+    return nullcontext(), FrozenStatistics(module)
 
 
-@contextmanager
-def frozen_statistics(module: nn.Module) -> Iterator[None]:
-    """Let the batch normalisations of a module update copies of their running statistics, which are then dropped."""
-    norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
-    kept = [dict(norm._buffers) for norm in norms]
-    for norm in norms:
-        norm._buffers.update({name: x if x is None else x.clone() for name, x in norm._buffers.items()})
-    try:
-        yield
-    finally:
-        for norm, buffers in zip(norms, kept, strict=True):
+class FrozenStatistics(AbstractContextManager):
+    """Context in which batch normalisations update copies of their running statistics, which are then dropped.
+
+    It can be entered again, for a second backward pass through the same part.
+    """
+
+    def __init__(self, module: nn.Module):
+        self.module = module
+        self.kept: list[tuple[nn.Module, dict[str, Tensor | None]]] = []
+
+    def __enter__(self) -> None:
+        norms = [m for m in self.module.modules() if isinstance(m, _BatchNorm)]
+        self.kept = [(norm, dict(norm._buffers)) for norm in norms]
+        for norm in norms:
+            norm._buffers.update({name: x if x is None else x.clone() for name, x in norm._buffers.items()})
+
+    def __exit__(self, *_: object) -> None:
+        for norm, buffers in self.kept:
             norm._buffers.update(buffers)
+        self.kept = []
 
 
 def set_recomputation(modules: Iterable[Any], enabled: bool) -> bool:

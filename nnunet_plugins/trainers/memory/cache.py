@@ -15,6 +15,7 @@ from nnunet_plugins.trainers.memory.estimate import Estimate, estimate_training
 
 PACKAGE = Path(__file__).parents[2]
 ROOMS = ("architectures", "losses", "trainers")
+PACKAGES = ("nnunet-plugins", "nnunetv2", "dynamic-network-architectures", "torch", "timm")
 
 
 def cached_estimate(
@@ -33,7 +34,7 @@ def cached_estimate(
     """
     labels = {key: dataset_json.get(key) for key in ("channel_names", "modality", "labels", "regions_class_order")}
     asked = [trainer_class.__name__, sources_digest(trainer_class), plans, configuration, labels, batch_size, recompute]
-    versions = [version(package) for package in ("nnunet-plugins", "nnunetv2", "torch", "timm")]
+    versions = [version(package) for package in PACKAGES]
     key = hashlib.sha256(json.dumps([asked, versions], sort_keys=True, default=str).encode()).hexdigest()
     path = cache_folder() / f"{key}.json"
     with contextlib.suppress(ValueError, TypeError):  # missing, damaged, or of another form
@@ -47,12 +48,14 @@ def cached_estimate(
 
 
 def cache_folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # "~" itself, where there is no home
     return Path(base, "nnunet_plugins", "estimates")
 
 
 def sources_digest(trainer_class: type) -> str:
-    """Hash of the files in which a trainer's classes are written, and of this package's networks and losses."""
+    """Hash of the files in which a trainer's classes are written, of those beside them, and of this package's."""
     files = {inspect.getsourcefile(base) for base in trainer_class.__mro__ if base.__module__ != "builtins"}
+    written = [Path(file) for file in files if file]
     own = [path for room in ROOMS for path in (PACKAGE / room).rglob("*.py")]
-    return digest(*sorted({*own, *(Path(file) for file in files if file)}))
+    beside = [path for file in written if "site-packages" not in file.parts for path in file.parent.glob("*.py")]
+    return digest(*sorted({*own, *written, *beside}))

@@ -144,13 +144,18 @@ def empty_batch(trainer: Any) -> dict[str, Any]:
 
 
 class ValuesOfFakes(TorchFunctionMode):
-    """Arrays of zeros for tensors without data: nnU-Net's trainers return their loss as an array, for the log."""
+    """Answers of tensors without data to nnU-Net's trainers.
+
+    They return their loss as an array, for the log, and ask whether anything is annotated.
+    """
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
         if func is Tensor.numpy:
             return np.zeros(args[0].shape, str(args[0].dtype).removeprefix("torch."))
+        if func is Tensor.__bool__:
+            return True
         return func(*args, **(kwargs or {}))
 
 

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from typing import Any, NamedTuple
 
 import torch
@@ -12,10 +11,13 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_plugins.architectures.layers.recomputation import set_recomputation
 from nnunet_plugins.errors import UserError
+from nnunet_plugins.processes import python_call
 from nnunet_plugins.trainers.memory.estimate import Estimate
 from nnunet_plugins.trainers.memory.margin import CONTEXT, GIB, gib, with_margin
 
 RECOMPUTE_VARIABLE = "NNUNET_PLUGINS_RECOMPUTE"
+TIMEOUT = 300
+"""Seconds after which an estimate, which takes some, is given up."""
 
 
 class Decision(NamedTuple):
@@ -88,12 +90,15 @@ class FittingTrainer(nnUNetTrainer):
         buckets = 4 * keeping.parameters if self.is_ddp else 0  # in which gradients travel
         return with_margin(keeping.peak + buckets), with_margin(recomputing.peak + buckets)
 
-    def how_to_fit(self, memory: int) -> str:
+    def how_to_fit(self, memory: float) -> str:
         """Tell how to make a plan for this much memory, in bytes."""
+        plans = self.plans_manager.plans
+        base = plans.get("nnunet_plugins", {}).get("from", self.plans_manager.plans_name)  # of a plan made for a GPU
         dataset = self.plans_manager.dataset_name.removeprefix("Dataset").split("_")[0].lstrip("0")
         return (
             f"make a plan that fits by: nnunet-plugins plan -d {dataset} -tr {type(self).__name__} "
-            f"-c {self.configuration_name} --gpu-memory {memory // GIB}"
+            f"-c {self.configuration_name} --gpu-memory {max(memory / GIB, 2):.1f}"
+            f"{'' if base == 'nnUNetPlans' else f' -p {base}'}"
         )
 
     def run_training(self) -> None:
@@ -111,7 +116,7 @@ class FittingTrainer(nnUNetTrainer):
 
     def remedy(self) -> str:
         """Tell what to do after the GPU ran out of memory."""
-        own = self.how_to_fit(total_memory(self.device))
+        own = self.how_to_fit(0.85 * total_memory(self.device))  # the estimate was too small for this GPU
         recomputes = any(getattr(module, "recomputes", False) for module in self.network.modules())
         if recomputes or not set_recomputation((self.network, self.loss), False):
             return own
@@ -142,7 +147,7 @@ def total_memory(device: torch.device) -> int:
 
 
 def estimates_of_another_process(question: dict[str, Any]) -> list[Estimate]:
-    """Estimates without recomputation and with it, by ``python -m nnunet_plugins.trainers.memory``.
+    """Estimates without recomputation and with it, by :mod:`~nnunet_plugins.trainers.memory.question`.
 
     Args:
         question: the arguments of :func:`~nnunet_plugins.trainers.memory.cache.cached_estimate` by name, with the
@@ -151,10 +156,14 @@ def estimates_of_another_process(question: dict[str, Any]) -> list[Estimate]:
     Raises:
         UserError: there is no answer.
     """
-    command = [sys.executable, "-m", "nnunet_plugins.trainers.memory"]
+    command = python_call("nnunet_plugins.trainers.memory.question", "answer", ["nnunet-plugins memory"])
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-    answer = subprocess.run(command, input=json.dumps(question), capture_output=True, text=True, env=environment)
-    if answer.returncode:
-        reason = (answer.stderr.strip().splitlines() or ["no message"])[-1]
-        raise UserError(f"the memory of {question['trainer']} cannot be estimated ({reason})")
-    return [Estimate(*values) for values in json.loads(answer.stdout.splitlines()[-1])]
+    try:
+        answer = subprocess.run(
+            command, input=json.dumps(question), capture_output=True, text=True, env=environment, timeout=TIMEOUT
+        )
+        if answer.returncode:
+            raise ValueError((answer.stderr.strip().splitlines() or ["no message"])[-1])
+        return [Estimate(*values) for values in json.loads(answer.stdout.splitlines()[-1])]
+    except (OSError, ValueError, TypeError, IndexError, subprocess.TimeoutExpired) as error:
+        raise UserError(f"the memory of {question['trainer']} cannot be estimated ({error})") from error

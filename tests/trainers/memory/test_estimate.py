@@ -60,6 +60,7 @@ def test_memory_is_linear_in_the_batch(large_plans):
         ("DRGOTrainer", cell_datasets.REGIONS_IGNORE),
         ("nnUNetTrainerDiceCELoss_noSmooth", cell_datasets.LABELS),
         ("nnUNetTrainerNoDeepSupervision", cell_datasets.LABELS),
+        ("nnUNetTrainer", cell_datasets.IGNORE),
         ("nnUNetTrainerAdam", cell_datasets.LABELS),
     ],
 )

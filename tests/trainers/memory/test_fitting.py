@@ -42,7 +42,7 @@ def test_network_recomputes_only_if_it_must(trainer, free, recompute):
     assert decision.recompute == recompute
     for number in ("12.0 GiB", "6.0 GiB", f"{free:.1f} GiB"):
         assert number in decision.reason
-    command = "nnunet-plugins plan -d 901 -tr DCFFSNetTrainer_1epoch_2iterations -c 2d --gpu-memory 5"
+    command = f"nnunet-plugins plan -d 901 -tr {NAME} -c 2d --gpu-memory 5.0"
     assert (command in decision.reason) == (free == 5)
 
 
@@ -69,6 +69,26 @@ def test_nnunets_own_network_has_nothing_to_recompute(monkeypatch):
     trainer = cell_datasets.make_trainer("DRGOTrainer_1epoch_1iterations", LABELS)
     trainer.run_training()
     assert "recomputation" not in Path(trainer.log_file).read_text()
+
+
+def test_plan_is_made_from_what_the_plans_were_made_from(trainer):
+    assert " -p " not in trainer.how_to_fit(8 * GIB)
+    trainer.plans_manager.plans["plans_name"] = "nnUNetResEncUNetMPlans"
+    assert trainer.how_to_fit(0.1 * GIB).endswith("--gpu-memory 2.0 -p nnUNetResEncUNetMPlans")
+    trainer.plans_manager.plans |= {"plans_name": "nnUNetPlans_X_8G", "nnunet_plugins": {"from": "nnUNetPlans"}}
+    assert " -p " not in trainer.how_to_fit(8 * GIB)
+
+
+@pytest.mark.parametrize("error", [OSError("no memory"), subprocess.TimeoutExpired("estimate", 300)])
+def test_process_that_cannot_answer_is_no_error_of_the_training(error, monkeypatch):
+    def fail(*_, **__):
+        raise error
+
+    trainer = cell_datasets.make_trainer(NAME, LABELS)
+    trainer._set_batch_size_and_oversample()
+    monkeypatch.setattr(subprocess, "run", fail)
+    decision = trainer.compare_with(GIB)
+    assert not decision.recompute and "cannot be estimated" in decision.reason
 
 
 def test_failing_estimate_is_said_and_changes_nothing(trainer, monkeypatch):
@@ -111,7 +131,7 @@ def test_running_out_of_memory_ends_in_one_sentence(recompute, monkeypatch):
     assert (
         "DCFFSNetTrainer_1epoch_2iterations needs more memory than the GPU has for a batch of 2 x 48 x 64" in sentence
     )
-    assert "nnunet-plugins plan -d 901 -tr DCFFSNetTrainer_1epoch_2iterations -c 2d --gpu-memory 8" in sentence
+    assert f"nnunet-plugins plan -d 901 -tr {NAME} -c 2d --gpu-memory 6.8" in sentence  # less than the GPU has
     assert ("set NNUNET_PLUGINS_RECOMPUTE=1 and go on with --c" in sentence) == (recompute == "0")
     assert "\n" not in sentence and sentence in Path(trainer.log_file).read_text()
 

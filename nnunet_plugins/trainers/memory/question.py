@@ -1,4 +1,4 @@
-"""Answer one question about memory: JSON on standard input, and in the last line of standard output.
+"""One question about memory: JSON on standard input, the answer in the last line of standard output.
 
 A training asks in a process of its own, so that neither its random numbers nor its processes on other GPUs notice.
 """
@@ -11,7 +11,9 @@ from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from nnunet_plugins import _startup
 from nnunet_plugins.trainers.memory.cache import cached_estimate
 
-if __name__ == "__main__":
+
+def answer() -> None:
+    """Print the estimates without recomputation and with it."""
     _startup.extend()
     question = json.load(sys.stdin)
     trainer_class = recursive_find_trainer_class_by_name(question.pop("trainer"))

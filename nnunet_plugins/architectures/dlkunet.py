@@ -181,6 +181,7 @@ class DLKUNet(nn.Module):
         ValueError: the variant does not exist, a kernel has no centre, or the first block pools.
 
     Example:
+        >>> import torch
         >>> DLKUNet(1, 9, variant="S", conv_op=nn.Conv3d)(torch.zeros(1, 1, 20, 40, 40)).shape
         torch.Size([1, 9, 20, 40, 40])
     """

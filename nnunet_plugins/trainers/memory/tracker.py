@@ -21,6 +21,7 @@ class MemoryTracker(TorchDispatchMode):
         peak: most bytes that existed at once since the start or :meth:`reset_peak`.
 
     Example:
+        >>> import torch
         >>> with MemoryTracker() as memory:
         ...     x = torch.zeros(256) + torch.ones(256)
         >>> memory.now, memory.peak

@@ -1,6 +1,8 @@
 """nnU-Net's folders: the environment variables that name them, the datasets in them, and their files of folds."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from nnunet_plugins.errors import UserError
@@ -70,6 +72,20 @@ def dataset_name(dataset_id: int, variables: tuple[str, ...] = (RAW, PREPROCESSE
             f"The number {dataset_id} belongs to several datasets ({', '.join(sorted(names))}): rename all but one"
         )
     return names.pop()
+
+
+@contextmanager
+def folders_elsewhere(folder: str, *variables: str) -> Iterator[None]:
+    """Let some of nnU-Net's variables name another folder for a while, and then what they named before."""
+    before = {variable: os.environ.get(variable) for variable in variables}
+    os.environ.update(dict.fromkeys(variables, folder))
+    try:
+        yield
+    finally:
+        for variable, value in before.items():
+            os.environ.pop(variable)
+            if value is not None:
+                os.environ[variable] = value
 
 
 def splits_path(name: str) -> Path | None:

@@ -6,7 +6,6 @@ and batch size.
 
 import contextlib
 import io
-import os
 import statistics
 import tempfile
 import time
@@ -26,7 +25,7 @@ from tqdm import tqdm
 from nnunet_plugins.benchmark.runs import Run, estimate_of, planned_configuration, read_plans
 from nnunet_plugins.benchmark.survey import Survey
 from nnunet_plugins.errors import UserError
-from nnunet_plugins.nnunet_folders import RESULTS
+from nnunet_plugins.nnunet_folders import RESULTS, folders_elsewhere
 
 WARM_UP = 2
 
@@ -212,13 +211,8 @@ def suite_costs(survey: Survey, steps: int) -> list[dict[str, Any]]:
 @contextlib.contextmanager
 def temporary_results() -> Iterator[None]:
     """Let trainers write into a temporary folder instead of the user's ``nnUNet_results``."""
-    before = os.environ[RESULTS]
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ[RESULTS] = folder
-        try:
-            yield
-        finally:
-            os.environ[RESULTS] = before
+    with tempfile.TemporaryDirectory() as folder, folders_elsewhere(folder, RESULTS):
+        yield
 
 
 def has_preprocessed_data(run: Run) -> bool:

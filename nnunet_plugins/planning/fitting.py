@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 
+from nnunet_plugins import trainers
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.planning.patches import Patch, largest_allowed_batch, planner_of, smaller_patches, with_patch
 from nnunet_plugins.planning.requirement import (
@@ -20,16 +21,7 @@ from nnunet_plugins.trainers.memory.margin import GIB, with_margin
 
 MIN_BATCH = 2
 """nnU-Net's smallest batch."""
-MAIN_TRAINERS = (
-    "nnUNetTrainer",
-    "DCFFSNetTrainer",
-    "ConDSegTrainer",
-    "DLKUNetTrainer",
-    "MedFusionTransNetTrainer",
-    "CASNetTrainer",
-    "DRGOTrainer",
-    "DCSNetTrainer",
-)
+MAIN_TRAINERS = ("nnUNetTrainer", *trainers.MAIN_TRAINERS)
 """nnU-Net's own trainer and the main one of each method here."""
 
 

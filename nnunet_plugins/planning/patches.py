@@ -15,7 +15,7 @@ from nnunetv2.preprocessing.resampling.default_resampling import compute_new_sha
 from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 
 from nnunet_plugins.errors import UserError
-from nnunet_plugins.nnunet_folders import FINGERPRINT, PREPROCESSED, RAW
+from nnunet_plugins.nnunet_folders import FINGERPRINT, PREPROCESSED, RAW, folders_elsewhere
 from nnunet_plugins.planning.source import Source
 
 MIN_STAGES = 3
@@ -120,17 +120,10 @@ def planner_of(source: Source) -> ExperimentPlanner:
 @contextmanager
 def folders_without_images(source: Source) -> Iterator[None]:
     """Let nnU-Net find the dataset's descriptions, and no images, in temporary folders."""
-    before = {name: os.environ.get(name) for name in (RAW, PREPROCESSED)}
     with tempfile.TemporaryDirectory() as home:
         folder = Path(home, source.dataset)
         folder.mkdir()
         (folder / "dataset.json").write_text(json.dumps(source.dataset_json | {"dataset": {}}), encoding="utf-8")
         (folder / FINGERPRINT).write_text(json.dumps(source.fingerprint), encoding="utf-8")
-        os.environ.update(dict.fromkeys(before, home))
-        try:
+        with folders_elsewhere(home, RAW, PREPROCESSED):
             yield
-        finally:
-            for name, value in before.items():
-                os.environ.pop(name)
-                if value is not None:
-                    os.environ[name] = value

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from nnunet_plugins import _startup
+from nnunet_plugins import trainers as table
 from nnunet_plugins.compatibility import require_nnunet
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.files import read_json, usable_cores, write_json
@@ -21,14 +22,7 @@ from nnunet_plugins.selftest.data import planned
 from nnunet_plugins.selftest.report import Outcome, ending, print_report, row_of, versions
 from nnunet_plugins.trainers import find_trainer
 
-MAIN_TRAINERS = (
-    "nnUNetTrainer",
-    "DCFFSNetTrainer",
-    "ConDSegTrainer",
-    "DLKUNetTrainer",
-    "MedFusionTransNetTrainer",
-    "DCSNetTrainer",
-)
+MAIN_TRAINERS = ("nnUNetTrainer", *(name for name in table.MAIN_TRAINERS if name not in table.HALVES))
 """nnU-Net's own trainer, to compare with, and the methods of the papers."""
 
 

@@ -176,6 +176,7 @@ def facts(trainer: Any) -> dict[str, Any]:
 
 def estimate(trainer: Any) -> int:
     """Bytes that such a training step is estimated to need, in the precision of the trainer's device."""
+    from nnunet_plugins.architectures.layers.recomputation import is_recomputing
     from nnunet_plugins.trainers.memory.estimate import estimate_training
 
     return estimate_training(
@@ -183,7 +184,7 @@ def estimate(trainer: Any) -> int:
         trainer.plans_manager.plans,
         CONFIGURATION,
         trainer.dataset_json,
-        recompute=any(getattr(module, "recomputes", False) for module in trainer.network.modules()),
+        recompute=is_recomputing(trainer.network),
         half_precision=trainer.device.type == "cuda",
     ).peak
 

@@ -114,6 +114,19 @@ _ROWS = (
 
 TRAINERS: dict[str, Variant] = {row.name: row for row in _ROWS}
 
+MAIN_TRAINERS = (
+    "DCFFSNetTrainer",
+    "ConDSegTrainer",
+    "DLKUNetTrainer",
+    "MedFusionTransNetTrainer",
+    "CASNetTrainer",
+    "DRGOTrainer",
+    "DCSNetTrainer",
+)
+"""The trainers of the papers' methods, and of the two of which MedFusion-TransNet is made."""
+HALVES = ("CASNetTrainer", "DRGOTrainer")
+"""Those two."""
+
 _NAME = re.compile(
     r"(?P<base>\w+?)"
     r"(?:_(?P<epochs>1epoch|(?!1epochs)[1-9]\d{0,8}epochs))?"

@@ -17,6 +17,7 @@ from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as trainer_module
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from nnunet_plugins.architectures.layers.recomputation import is_recomputing
 from nnunet_plugins.losses.common import Target, soft_dice_loss
 from nnunet_plugins.losses.condseg import penalty
 from nnunet_plugins.losses.drgo_regions import RegionStatistics
@@ -117,5 +118,5 @@ def train_one(name: str, batch_size: int) -> dict:
         "local_batch": trainer.batch_size,
         "equal": torch.equal(*both),
         "finite": bool(mine.isfinite().all()),
-        "recomputes": any(getattr(module, "recomputes", False) for module in trainer.network.modules()),
+        "recomputes": is_recomputing(trainer.network),
     }

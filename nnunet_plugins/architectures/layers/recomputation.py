@@ -126,6 +126,11 @@ def set_recomputation(modules: Iterable[Any], enabled: bool) -> bool:
     return bool(parts)
 
 
+def is_recomputing(network: nn.Module) -> bool:
+    """Whether recomputation is on in any part of a network."""
+    return any(getattr(part, "recomputes", False) for part in network.modules())
+
+
 @cache
 def can_recompute(kind: type) -> bool:
     """Whether a class of modules is made of recomputable blocks, or one of its methods is :func:`recomputable`."""

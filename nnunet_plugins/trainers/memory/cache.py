@@ -1,6 +1,7 @@
 """Estimates that are kept on disk, so that each is computed once."""
 
 import contextlib
+import functools
 import hashlib
 import inspect
 import json
@@ -52,6 +53,7 @@ def cache_folder() -> Path:
     return Path(base, "nnunet_plugins", "estimates")
 
 
+@functools.cache
 def sources_digest(trainer_class: type) -> str:
     """Hash of the files in which a trainer's classes are written, of those beside them, and of this package's."""
     files = {inspect.getsourcefile(base) for base in trainer_class.__mro__ if base.__module__ != "builtins"}

@@ -7,7 +7,6 @@ dtypes alone, so that this needs neither a GPU nor the memory, and takes seconds
 import contextlib
 import copy
 import io
-import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from nnunet_plugins.architectures.layers.devices import as_on_cuda
 from nnunet_plugins.architectures.layers.recomputation import set_recomputation
-from nnunet_plugins.nnunet_folders import PREPROCESSED, RESULTS
+from nnunet_plugins.nnunet_folders import PREPROCESSED, RESULTS, folders_elsewhere
 from nnunet_plugins.trainers.memory.half_precision import half_precision_as_on_cuda
 from nnunet_plugins.trainers.memory.tracker import MemoryTracker
 
@@ -84,21 +83,14 @@ def estimate_training(
 @contextlib.contextmanager
 def temporary_home(plans: Mapping[str, Any]) -> Iterator[None]:
     """Let nnU-Net's trainers find a data set that looks preprocessed, and write into a temporary folder."""
-    before = {name: os.environ.get(name) for name in (PREPROCESSED, RESULTS)}
+    manager = PlansManager(dict(plans))
     with tempfile.TemporaryDirectory() as home, contextlib.redirect_stdout(io.StringIO()):
-        for configuration in PlansManager(dict(plans)).available_configurations:
-            identifier = PlansManager(dict(plans)).get_configuration(configuration).data_identifier
-            data = Path(home, plans["dataset_name"], identifier)
+        for configuration in manager.available_configurations:
+            data = Path(home, plans["dataset_name"], manager.get_configuration(configuration).data_identifier)
             data.mkdir(parents=True, exist_ok=True)
             (data / "case.b2nd").touch()  # all that a trainer asks of its data before the first batch
-        os.environ.update(dict.fromkeys(before, home))
-        try:
+        with folders_elsewhere(home, PREPROCESSED, RESULTS):
             yield
-        finally:
-            for name, value in before.items():
-                os.environ.pop(name)
-                if value is not None:
-                    os.environ[name] = value
 
 
 def made_trainer(trainer_class: type, plans: dict, configuration: str, dataset_json: dict) -> Any:

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnunet_plugins.architectures.layers.recomputation import set_recomputation
+from nnunet_plugins.architectures.layers.recomputation import is_recomputing, set_recomputation
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.processes import python_call
 from nnunet_plugins.trainers.memory.estimate import Estimate
@@ -117,8 +117,7 @@ class FittingTrainer(nnUNetTrainer):
     def remedy(self) -> str:
         """Tell what to do after the GPU ran out of memory."""
         own = self.how_to_fit(0.85 * total_memory(self.device))  # the estimate was too small for this GPU
-        recomputes = any(getattr(module, "recomputes", False) for module in self.network.modules())
-        if recomputes or not set_recomputation((self.network, self.loss), False):
+        if is_recomputing(self.network) or not set_recomputation((self.network, self.loss), False):
             return own
         return f"set {RECOMPUTE_VARIABLE}=1 and go on with --c, or {own}"
 

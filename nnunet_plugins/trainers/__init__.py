@@ -125,7 +125,7 @@ MAIN_TRAINERS = (
 )
 """The trainers of the papers' methods, and of the two of which MedFusion-TransNet is made."""
 HALVES = ("CASNetTrainer", "DRGOTrainer")
-"""Those two."""
+"""CASNet and DRGO, each half of MedFusion-TransNet."""
 
 _NAME = re.compile(
     r"(?P<base>\w+?)"

@@ -190,8 +190,9 @@ def list_trainers(_: argparse.Namespace) -> None:
     for method, paper in papers.items():
         print(f"{method}: {paper}")
     print(
-        "\nAdd _<N>epochs, _<M>iterations (a training epoch) or both to any name to change the training's length, e.g."
-        f"\n{PREFIX}train DATASET 2d 0 -tr {next(iter(TRAINERS))}_100epochs"
+        "\nAdd to any name, in this order: _pretrained (the encoder starts from ImageNet weights), _earlyStop<N> (ends"
+        "\nafter N epochs without a better validation loss), _<N>epochs, _<M>iterations (of a training epoch), e.g."
+        f"\n{PREFIX}train DATASET 2d 0 -tr {next(iter(TRAINERS))}_pretrained_100epochs"
     )
 
 

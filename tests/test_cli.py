@@ -41,11 +41,12 @@ def test_list_has_every_trainer_with_its_size(listed):
         assert all(f"{dimensions}D" in row for dimensions in trainer.supported_dimensions)
 
 
-def test_list_ends_with_papers_and_lengths(listed):
+def test_list_ends_with_papers_and_suffixes(listed):
     for paper in {find_trainer(name).paper for name in TRAINERS}:
         assert listed.count(paper) == 1
     assert "_<N>epochs" in listed
     assert "_<M>iterations" in listed
+    assert "_pretrained" in listed and "_earlyStop<N>" in listed
 
 
 def test_convert_lists_every_dataset_with_what_its_owners_ask(capsys):

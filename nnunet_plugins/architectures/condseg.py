@@ -90,7 +90,9 @@ class Net0(nn.Module):
 
     stage = 1
 
-    def __init__(self, in_channels: int, num_classes: int, *, backbone: str = "resnet50", head_channels: int = 64):
+    def __init__(
+        self, in_channels: int, num_classes: int, *, backbone: str = "resnet50.tv_in1k", head_channels: int = 64
+    ):
         super().__init__()
         self.backbone = backbone
         self.encoder, self.widths = timm_encoder(backbone, in_channels, NUM_LEVELS)
@@ -191,7 +193,7 @@ class ConDSeg(nn.Module):
         num_classes: int,
         *,
         deep_supervision: bool = False,
-        backbone: str = "resnet50",
+        backbone: str = "resnet50.tv_in1k",
         channels: int = 128,
         num_heads: int = 4,
         head_channels: int = 64,

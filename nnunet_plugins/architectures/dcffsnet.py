@@ -246,7 +246,7 @@ class DCFFSNet(nn.Module):
         *,
         deep_supervision: bool = False,
         voting: str = "max",
-        backbone: str = "resnet34",
+        backbone: str = "resnet34.tv_in1k",
         decoder_channels: Sequence[int] = (256, 128, 64, 32, 64),
         use_dscrim: bool = True,
         use_msffm: bool = True,

@@ -132,7 +132,7 @@ class DCSNet(nn.Module):
         base_size: int = 64,
         use_dghc: bool = True,
         use_msfa: bool = True,
-        backbone: str = "resnet50",
+        backbone: str = "resnet50.tv_in1k",
         features: int = 256,
         widths: Sequence[int] = (64, 128, 256, 512),
         fused_channels: int = 64,

@@ -1,10 +1,10 @@
 """The table of trainers, and how a name becomes a class.
 
 Importing this module is cheap; a trainer's own module is imported when its name is first asked for. Names are
-``<name>[_<N>epochs][_<M>iterations]``, e.g. ``DCFFSNetTrainer_woDS_100epochs``: nnU-Net's way of naming trainings of
-other lengths, for any length, and for the trainers of nnU-Net and of others too, so that they can be compared. Classes
-that the table or a length creates live in *this* module, so that they can be pickled and are the same object however
-they are found.
+``<name>[_pretrained][_earlyStop<N>][_<N>epochs][_<M>iterations]``, e.g. ``DCFFSNetTrainer_woDS_pretrained_100epochs``:
+nnU-Net's way of naming trainings of other lengths, for any length, and for the trainers of nnU-Net and of others too,
+so that they can be compared. Classes that the table or a suffix creates live in *this* module, so that they can be
+pickled and are the same object however they are found.
 """
 
 import importlib
@@ -38,16 +38,15 @@ DCSNET = "dcsnet.DCSNetTrainer"
 # fmt: off
 _ROWS = (
     Variant("DCFFSNetTrainer", DCFFSNET, "the paper's method, random initialisation"),
-    Variant("DCFFSNetTrainer_pretrained", DCFFSNET, "encoder starts from ImageNet weights", {"pretrained": True}),
     Variant("DCFFSNetTrainer_woDS", DCFFSNET, "Table 2, w/o DS: no DSCRIM", {"network_kwargs": {"use_dscrim": False}}),
     Variant("DCFFSNetTrainer_woMSF", DCFFSNET, "Table 2, w/o MSF: no MSFFM", {"network_kwargs": {"use_msffm": False}}),
     Variant("DCFFSNetTrainer_woMSR", DCFFSNET, "Table 2, w/o MSR: no MSRCM", {"network_kwargs": {"use_msrcm": False}}),
     Variant("DCFFSNetTrainer_meanVote", DCFFSNET, "mean instead of maximum over the votes", {"voting": "mean"}),
     Variant("ConDSegTrainer", CONDSEG, "the paper's method: both stages in one training"),
-    Variant("ConDSegTrainer_pretrained", CONDSEG, "encoder starts from ImageNet weights", {"pretrained": True}),
     Variant("ConDSegTrainer_stage2", CONDSEG,
             "stage 2 alone, on the encoder of a stage-1 training ($NNUNET_PLUGINS_STAGE1)",
-            {"pretrained": True, "pretrained_by": "stage 1", "stage_1_percent": 0}),
+            {"pretrained": True, "stage_1_percent": 0, "initial_encoder": "stage 1",
+             "not_pretrained_because": "its encoder comes from stage 1: let that be ConDSegNet0Trainer_pretrained"}),
     Variant("ConDSegTrainer_oneStage", CONDSEG, "Table 3: the whole network from scratch",
             {"stage_1_percent": 0, "stage_2_encoder_lr": 1e-4}),
     Variant("ConDSegTrainer_woCR", CONDSEG, "Table 3: stage 1 without consistency reinforcement",
@@ -98,7 +97,6 @@ _ROWS = (
     Variant("CASNetTrainer", CASNET, "the network alone, with Dice and cross-entropy"),
     Variant("DRGOTrainer", DRGO, "DRGO alone, with nnU-Net's own network"),
     Variant("DCSNetTrainer", DCSNET, "the paper's method, random initialisation"),
-    Variant("DCSNetTrainer_pretrained", DCSNET, "encoder starts from ImageNet weights", {"pretrained": True}),
     Variant("DCSNetTrainer_earlyStop", DCSNET, "ends after 20 epochs without a better validation loss",
             {"early_stopping_patience": 20}),
     Variant("DCSNetTrainer_woDGHC", DCSNET, "Table 5: segments the whole image instead of boxes",
@@ -129,6 +127,8 @@ HALVES = ("CASNetTrainer", "DRGOTrainer")
 
 _NAME = re.compile(
     r"(?P<base>\w+?)"
+    r"(?P<pretrained>_pretrained)?"
+    r"(?:_earlyStop(?P<patience>[1-9]\d{0,8}))?"
     r"(?:_(?P<epochs>1epoch|(?!1epochs)[1-9]\d{0,8}epochs))?"
     r"(?:_(?P<iterations>[1-9]\d{0,8})iterations)?",
     re.ASCII,
@@ -136,24 +136,20 @@ _NAME = re.compile(
 
 
 def find_trainer(name: str) -> type[Any]:
-    """Return the class of a name: one of ours, or, of another package's trainer, a subclass of the wanted length.
+    """Return the class of a name: one of ours, or, of another package's trainer, a subclass with the suffixes' wishes.
 
     Raises:
         AttributeError: no trainer here has this name (nnU-Net then goes on looking elsewhere).
-        UserError: our trainers cannot run in the nnU-Net of this environment.
+        UserError: the trainer has no encoder for ImageNet weights, or our trainers cannot run in the nnU-Net of this
+            environment.
     """
     match = _NAME.fullmatch(name)
-    if match is None or (match["base"] not in TRAINERS and not asks_for_length(name)):
+    if match is None or (match["base"] not in TRAINERS and not has_suffixes(name)):
         raise AttributeError(f"module {__name__!r} has no trainer {name!r}")
     if name in globals():
         return globals()[name]
     require_nnunet()
-    if name in TRAINERS:
-        trainer = class_of(TRAINERS[name])
-    else:
-        epochs = int(match["epochs"].removesuffix("s").removesuffix("epoch")) if match["epochs"] else None
-        iterations = int(match["iterations"]) if match["iterations"] else None
-        trainer = class_of_length(name, match["base"], epochs, iterations)
+    trainer = class_of(TRAINERS[name]) if name in TRAINERS else class_with_suffixes(name, match)
     return globals().setdefault(name, trainer)
 
 
@@ -168,19 +164,23 @@ def class_of(row: Variant) -> type[Any]:
     return type(row.name, (base,), {"__doc__": f"{row.name}: {row.varies}.", **row.overrides})
 
 
-def class_of_length(name: str, base: str, epochs: int | None, iterations: int | None) -> type[Any]:
-    """Return ``base``'s trainer with another number of epochs, or of steps in them."""
-    lengths = importlib.import_module(f"{__name__}.lengths")
-    if base not in TRAINERS:
-        return lengths.trainer_of_length(name, base, epochs, iterations)
-    attributes = lengths.attributes_of_length(epochs, iterations)
-    return type(name, (find_trainer(base),), {"__doc__": f"{base} of another length.", **attributes})
+def class_with_suffixes(name: str, match: re.Match[str]) -> type[Any]:
+    """Return a subclass of the trainer that ``match``, of the name's parts, has as its base."""
+    suffixes = importlib.import_module(f"{__name__}.suffixes")
+    patience, epochs, iterations = (
+        int(match[part].removesuffix("s").removesuffix("epoch")) if match[part] else None
+        for part in ("patience", "epochs", "iterations")
+    )
+    wanted = suffixes.Suffixes(bool(match["pretrained"]), patience, epochs, iterations)
+    if match["base"] in TRAINERS:
+        return suffixes.subclass_with(name, find_trainer(match["base"]), wanted)
+    return suffixes.trainer_of_others(name, match["base"], wanted)
 
 
-def asks_for_length(name: str) -> bool:
-    """Whether the name is a trainer's name without a length, followed by a length."""
+def has_suffixes(name: str) -> bool:
+    """Whether the name is a trainer's name without suffixes, followed by one or more in their order."""
     match = _NAME.fullmatch(name)
-    return bool(match and (match["epochs"] or match["iterations"]) and not asks_for_length(match["base"]))
+    return bool(match and name != match["base"] and not has_suffixes(match["base"]))
 
 
 def __getattr__(name: str) -> type[Any]:

@@ -28,6 +28,7 @@ from nnunet_plugins.compatibility import require_trainer
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.losses import DiceCrossEntropyLoss
 from nnunet_plugins.losses.common import LabelFormat, PluginLoss
+from nnunet_plugins.trainers.early_stopping import EarlyStopping
 from nnunet_plugins.trainers.memory.fitting import FittingTrainer
 from nnunet_plugins.trainers.plan import REFERENCE_PLANS, NetworkPlan
 from nnunet_plugins.trainers.schedules import EpochSchedule, Schedule
@@ -37,7 +38,7 @@ require_trainer(nnUNetTrainer)
 SEED_VARIABLE = "NNUNET_PLUGINS_SEED"
 
 
-class BaseTrainer(FittingTrainer):
+class BaseTrainer(EarlyStopping, FittingTrainer):
     """nnU-Net's trainer with numbers as class attributes, repeatable trainings, and the loss's terms in the log.
 
     A class attribute with the name of one of ``nnUNetTrainer``'s instance attributes (``initial_lr``, ``num_epochs``,
@@ -154,6 +155,13 @@ class PluginTrainer(BaseTrainer):
     network_kwargs: ClassVar[dict[str, Any]] = {}
     """Arguments of the network; a class adds to those of its base classes, or replaces them one by one."""
     pretrained: ClassVar[bool] = False
+    """Whether the encoder starts from weights; ``_pretrained`` in a name sets this."""
+    not_pretrained_because: ClassVar[str] = "its network has no encoder from timm"
+    """Why ``_pretrained`` is refused; empty for networks with an encoder from timm."""
+    initial_encoder: ClassVar[str] = "ImageNet"
+    """Where the weights of ``pretrained`` come from."""
+    published_initialisation: ClassVar[str] = "random weights"
+    """Start of the trainings behind the paper's figures."""
     enable_deep_supervision: ClassVar[bool] = True
     """Whether the network returns more than its logits in training."""
     outputs_at_every_stage: ClassVar[bool] = False
@@ -202,8 +210,12 @@ class PluginTrainer(BaseTrainer):
 
     def initialize(self) -> None:
         super().initialize()
-        if self.pretrained and not self._checkpoint_loaded:
+        if self._checkpoint_loaded:
+            return
+        if self.pretrained:
             self.load_initial_weights()
+        start = f"the encoder starts from {self.initial_encoder} weights" if self.pretrained else "random weights"
+        self.print_to_log_file(f"initialisation: {start}; the paper's figures: {self.published_initialisation}")
 
     def load_initial_weights(self) -> None:
         """Load the ``_pretrained`` variant's weights into :attr:`bare_network`, on every rank.

@@ -26,6 +26,8 @@ class ConDSegNet0Trainer(PluginTrainer):
         "Lei et al., ConDSeg: A General Medical Image Segmentation Framework via Contrast-Driven Feature Enhancement"
     )
     supported_dimensions = (2,)
+    not_pretrained_because = ""
+    published_initialisation = "ImageNet weights in both stages (authors' code)"
     initial_lr = 1e-4
     weight_decay = 0.0
     enable_deep_supervision = False  # Net0 has one output
@@ -61,7 +63,6 @@ class ConDSegTrainer(ConDSegNet0Trainer):
     enable_deep_supervision = True
     stage_1_percent: ClassVar[int] = 20
     stage_2_encoder_lr: ClassVar[float] = 1e-5
-    pretrained_by: ClassVar[str] = "ImageNet"
 
     # ---- network -----------------------------------------------------------------------------------------------------
 
@@ -73,7 +74,7 @@ class ConDSegTrainer(ConDSegNet0Trainer):
         network = self.bare_network
         assert isinstance(network, ConDSeg)
         net0 = network.net0
-        if self.pretrained_by == "ImageNet":
+        if self.initial_encoder == "ImageNet":
             load_imagenet_weights(net0.encoder, net0.backbone, self.num_input_channels)
         else:
             load_stage_1_encoder(net0.encoder)

@@ -16,6 +16,8 @@ class DCFFSNetTrainer(PluginTrainer):
     method = "DCFFSNet"
     paper = "Zhang et al., DCFFSNet: Deep Connectivity Feature Fusion Separation Network for Medical Image Segmentation"
     supported_dimensions = (2,)
+    not_pretrained_because = ""
+    published_initialisation = "not said (its reference [4] starts from ImageNet)"
     initial_lr = 1e-4
     weight_decay = 0.0
     voting: ClassVar[str] = "max"

@@ -1,6 +1,6 @@
 """DCSNet as an nnU-Net trainer."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import partial
 from typing import Any, ClassVar
 
@@ -31,12 +31,13 @@ class DCSNetTrainer(PluginTrainer):
         "Detection-guided Hierarchical Cropping"
     )
     supported_dimensions = (2,)
+    not_pretrained_because = ""
+    published_initialisation = "ImageNet weights (Tables 2 to 4)"
     initial_lr = 2e-4  # section 4.2, as all numbers below
     weight_decay = 1e-4
     plateau_factor: ClassVar[float] = 0.5
     plateau_patience: ClassVar[int] = 5
     max_gradient_norm: ClassVar[float] = 1.0
-    early_stopping_patience: ClassVar[int | None] = None
 
     # ---- network -----------------------------------------------------------------------------------------------------
 
@@ -66,37 +67,7 @@ class DCSNetTrainer(PluginTrainer):
         losses = partial(self.logger.get_value, "val_losses", step=None)  # of a resumed training, too
         return PlateauSchedule(optimizer, losses, self.plateau_factor, self.plateau_patience)
 
-    # ---- epochs ------------------------------------------------------------------------------------------------------
-
-    def run_training(self) -> None:
-        try:
-            super().run_training()
-        except EarlyStop:
-            self.print_to_log_file(
-                f"No better validation loss in {self.early_stopping_patience} epochs: the training ends here."
-            )
-            self.on_train_end()
-
-    def on_epoch_start(self) -> None:
-        patience = self.early_stopping_patience
-        losses = self.logger.get_value("val_losses", step=None)
-        if patience is not None and epochs_without_improvement(losses) >= patience:
-            raise EarlyStop
-        super().on_epoch_start()
-
 
 def clip_gradients(optimizer: Optimizer, *_: Any, max_norm: float) -> None:
     """Clip once more before a step: after nnU-Net's clipping to 12, without mixed precision's scale."""
     nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], max_norm)
-
-
-class EarlyStop(Exception):
-    """Raised to leave nnU-Net's loop over the epochs."""
-
-
-def epochs_without_improvement(losses: Sequence[float]) -> int:
-    """Number of epochs since the smallest loss; ``nan`` is never an improvement."""
-    best, since = float("inf"), 0
-    for loss in losses:
-        best, since = (loss, 0) if loss < best else (best, since + 1)
-    return since

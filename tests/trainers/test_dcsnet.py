@@ -19,7 +19,7 @@ from nnunet_plugins.errors import UserError
 from nnunet_plugins.losses.common import LabelFormat
 from nnunet_plugins.trainers import find_trainer
 from nnunet_plugins.trainers.data.object_boxes import objects_in
-from nnunet_plugins.trainers.dcsnet import clip_gradients, epochs_without_improvement
+from nnunet_plugins.trainers.dcsnet import clip_gradients
 from nnunet_plugins.trainers.schedules import PlateauSchedule
 
 pytestmark = pytest.mark.usefixtures("results", "narrow")
@@ -180,37 +180,6 @@ def test_trainers_rates_follow_the_logged_validation_losses(small):
         trainer.on_train_epoch_start()
         trainer.logger.log("val_losses", 1.0 if epoch else 2.0, epoch)
     assert trainer.logger.get_value("lrs", step=None) == [2e-4] * 8 + [1e-4]
-
-
-# ---- early stopping --------------------------------------------------------------------------------------------------
-
-
-def test_epochs_without_improvement_are_those_since_the_best():
-    assert epochs_without_improvement([]) == 0
-    assert epochs_without_improvement([3.0, 2.0, 2.0, 2.5]) == 2
-    assert epochs_without_improvement([3.0, 2.0, 1.0]) == 0
-    assert epochs_without_improvement([1.0, math.nan, math.nan]) == 2
-
-
-@pytest.mark.parametrize(("name", "epochs"), [("DCSNetTrainer", 8), ("DCSNetTrainer_earlyStop", 4)])
-def test_only_early_stopping_ends_before_the_last_epoch(small, name, epochs, monkeypatch):
-    trainer_class = find_trainer(f"{name}_8epochs_1iterations")
-    if name.endswith("earlyStop"):
-        assert trainer_class.early_stopping_patience == 20
-        monkeypatch.setattr(trainer_class, "early_stopping_patience", 3)
-    trainer = initialized_trainer(trainer_class.__name__, LABELS)
-    monkeypatch.setattr(trainer, "train_step", lambda batch: {"loss": np.array(1.0)})
-    outcome = {"tp_hard": np.ones(2), "fp_hard": np.ones(2), "fn_hard": np.ones(2), "loss": np.array(1.0)}
-    monkeypatch.setattr(trainer, "validation_step", lambda batch: outcome)
-    trainer.run_training()
-    assert len(trainer.logger.get_value("val_losses", step=None)) == epochs
-    checkpoint = torch.load(f"{trainer.output_folder}/checkpoint_final.pth", weights_only=False)
-    assert checkpoint["current_epoch"] == epochs
-    if epochs == 4:
-        resumed = initialized_trainer(trainer_class.__name__, LABELS)
-        resumed.load_checkpoint(f"{trainer.output_folder}/checkpoint_final.pth")
-        resumed.run_training()  # nothing is left to do
-        assert len(resumed.logger.get_value("val_losses", step=None)) == epochs
 
 
 # ---- tiles and mirrors -----------------------------------------------------------------------------------------------

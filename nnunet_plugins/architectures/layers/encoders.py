@@ -1,10 +1,13 @@
 """Encoders from timm, built without weights; ImageNet weights are loaded on request, never at inference."""
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import timm
+import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from nnunet_plugins.architectures.layers.recomputation import make_blocks_recomputable
@@ -50,23 +53,20 @@ def channels_first(encoder: nn.Module, arguments: Any, features: list[Tensor]) -
 def load_imagenet_weights(encoder: Any, name: str, in_channels: int) -> None:
     """Load timm's ImageNet weights for ``name`` into ``encoder``; timm adapts the stem to ``in_channels``.
 
-    They come from ``<name>.safetensors`` or ``<name>.pth`` in the folder ``$NNUNET_PLUGINS_WEIGHTS`` if the variable is
-    set, otherwise from timm's cache or a download.
+    They come from the folder ``$NNUNET_PLUGINS_WEIGHTS`` if the variable is set, otherwise from timm's cache or a
+    download. A file there is called as timm calls the model, with its tag or without, and ``.safetensors`` or ``.pth``.
+    Such a file cannot run code.
+
+    Args:
+        encoder: made by :func:`timm_encoder`.
+        name: timm's name of the model, with the tag of the weights, or without for timm's own choice.
+        in_channels: channels of the image.
 
     Raises:
-        UserError: the weights are not there, and cannot be downloaded.
+        UserError: the weights are not there, are not those of the model, or cannot be downloaded.
     """
-    overlay = None
     folder = os.environ.get(WEIGHTS_FOLDER_VARIABLE)
-    if folder:
-        candidates = [Path(folder, name + ending) for ending in (".safetensors", ".pth")]
-        found = next((path for path in candidates if path.is_file()), None)
-        if found is None:
-            raise UserError(
-                f"{WEIGHTS_FOLDER_VARIABLE}={folder} holds neither {candidates[0].name} nor {candidates[1].name}: "
-                f"put timm's ImageNet weights of {name} there under one of these names, or unset the variable."
-            )
-        overlay = {"file": str(found)}
+    overlay = {"state_dict": weights_in_folder(folder, name)} if folder else None
     try:
         pretrained = timm.create_model(
             name,
@@ -76,15 +76,52 @@ def load_imagenet_weights(encoder: Any, name: str, in_channels: int) -> None:
             in_chans=in_channels,
             out_indices=encoder.feature_info.out_indices,
         )
-    except Exception as error:  # huggingface_hub, requests and safetensors share no base class
-        if overlay is not None:
-            raise UserError(
-                f"{overlay['file']} does not hold timm's ImageNet weights of {name} ({error}): "
-                "save them again with timm.create_model(...).state_dict()."
-            ) from error
+    except Exception as error:  # huggingface_hub, requests and torch share no base class
+        if folder:
+            raise UserError(f"{folder} holds weights of another network than {name} ({error}).") from error
         raise UserError(
             f"The ImageNet weights of {name} could not be downloaded ({type(error).__name__}): copy them from a "
             f"machine with internet access as {name}.safetensors into a folder and set {WEIGHTS_FOLDER_VARIABLE} to "
             "it, or train without _pretrained in the trainer's name."
         ) from error
     encoder.load_state_dict(pretrained.state_dict())
+
+
+def weights_in_folder(folder: str, name: str) -> dict[str, Tensor]:
+    """Read the weights of the timm model ``name`` from their file in the folder.
+
+    Raises:
+        UserError: there is no such file, or it lacks weights of the model.
+    """
+    untagged, _, tag = name.partition(".")
+    default: Any = timm.get_pretrained_cfg(name, allow_unregistered=False)
+    tagged = f"{untagged}.{tag or default.tag}"
+    candidates = [Path(folder, stem + ending) for stem in (tagged, untagged) for ending in (".safetensors", ".pth")]
+    path = next((candidate for candidate in candidates if candidate.is_file()), None)
+    if path is None:
+        raise UserError(
+            f"{WEIGHTS_FOLDER_VARIABLE}={folder} holds none of {', '.join(c.name for c in candidates)}: put timm's "
+            f"ImageNet weights of {tagged} there under one of these names, or unset the variable."
+        )
+    remedy = f"save timm.create_model({tagged!r}, pretrained=True).state_dict() there"
+    try:
+        reads = load_file if path.suffix == ".safetensors" else partial(torch.load, weights_only=True)
+        weights = reads(path)
+        missing = sorted(weights_before_the_classifier(name) - weights.keys())
+    except Exception as error:  # whatever a damaged file, or one that is not of weights alone, makes the readers raise
+        raise UserError(
+            f"{path} cannot be read as weights alone ({' '.join(str(error).split()[:30])}): {remedy}."
+        ) from error
+    if missing:
+        raise UserError(f"{path} lacks {len(missing)} of the weights of {name}, such as {missing[0]}: {remedy}.")
+    return weights
+
+
+def weights_before_the_classifier(name: str) -> set[str]:
+    """Names of the weights of the timm model ``name`` that do not depend on the classes it was trained for."""
+    with torch.device("meta"):
+        model: Any = timm.create_model(name)
+    classifier = model.pretrained_cfg.get("classifier") or ()
+    heads = (classifier,) if isinstance(classifier, str) else tuple(classifier)
+    of_classes = tuple(f"{head}." for head in heads)
+    return {key for key in model.state_dict() if not key.startswith(of_classes) and "num_batches_tracked" not in key}

@@ -1,6 +1,7 @@
 """ConDSeg as nnU-Net trainers: Net0 with consistency reinforcement, and both stages of the method in one training."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -118,6 +119,10 @@ class ConDSegTrainer(ConDSegNet0Trainer):
         super().on_train_epoch_start()
         encoder_lr, lr = (group["lr"] for group in self.optimizer.param_groups)
         self.print_to_log_file(f"stage {self.stage}: learning rate {encoder_lr:g} for the encoder, {lr:g} for the rest")
+
+    def losses_to_watch(self) -> Sequence[float]:
+        """Validation losses of stage 2: those of stage 1 are of another loss, and never end a training."""
+        return super().losses_to_watch()[self.num_stage_1_epochs :]
 
     def on_validation_epoch_end(self, val_outputs: list[dict]) -> None:
         super().on_validation_epoch_end(val_outputs)

@@ -16,6 +16,7 @@ from nnunet_plugins.benchmark.suite import Suite, divided, read_suite
 from nnunet_plugins.dataset_conversion.dataset import PNG
 from nnunet_plugins.dataset_conversion.datasets import CONVERTERS
 from nnunet_plugins.trainers import TRAINERS, find_trainer
+from nnunet_plugins.trainers.suffixes import PRETRAINED
 
 FOLDER = REPOSITORY / "suites"
 EVIDENCE = FOLDER / "shared_data.toml"  # of folders that are no published datasets
@@ -63,14 +64,14 @@ def test_suite_is_valid_and_has_the_name_of_its_file(path, suite):
 
 def test_suite_names_trainers_and_datasets_that_exist(suite):
     for name, plans in map(divided, suite.trainers):
-        assert name in KNOWN_TRAINERS
+        assert name == "nnUNetTrainer" or find_trainer(name).__name__ == name
         assert not plans or plans in PLANNERS
     assert {data.id for data in suite.datasets} <= DATASETS.keys()
 
 
 def test_comparisons_refer_to_nnunet_and_ablations_to_the_papers_method(path, suite):
     if path.stem.endswith("_ablation"):
-        assert not TRAINERS[suite.reference].overrides
+        assert not TRAINERS[suite.reference.removesuffix(PRETRAINED)].overrides
     else:
         assert suite.reference == "nnUNetTrainer"
 
@@ -95,7 +96,12 @@ def test_every_trainer_of_a_suite_has_a_dataset(suite):
 
 def test_every_trainer_that_a_table_or_figure_asks_for_is_in_a_suite():
     asked_for = {name for name, variant in TRAINERS.items() if re.search(r"Table|Figure", variant.varies)}
-    assert asked_for <= {trainer for path in SUITES for trainer in read_suite(path).trainers}
+    assert asked_for <= {trainer.removesuffix(PRETRAINED) for path in SUITES for trainer in read_suite(path).trainers}
+
+
+@pytest.mark.parametrize("stem", ["condseg_ablation", "dcsnet_ablation"])
+def test_ablations_start_where_their_papers_figures_start(stem):
+    assert all(find_trainer(name).pretrained for name in read_suite(FOLDER / f"{stem}.toml").trainers)
 
 
 def test_comments_tell_the_conversion_that_fits_the_folds(path, suite):

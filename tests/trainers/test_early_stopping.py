@@ -107,6 +107,13 @@ def test_training_killed_before_its_last_checkpoint_gets_it(scripted):
     assert not Path(trainer.output_folder, "checkpoint_latest.pth").exists()
 
 
+def test_condsegs_first_stage_never_ends_a_training(scripted):
+    trainer = scripted("ConDSegTrainer_earlyStop2", [1.0, 2.0, 9.0, 9.0, 8.0, 9.0, 9.0, 9.0])
+    assert trainer.num_stage_1_epochs == 2
+    trainer.run_training()
+    assert num_epochs(trainer) == 7
+
+
 def test_dcsnets_paper_has_a_patience_of_twenty():
     assert find_trainer("DCSNetTrainer_earlyStop").early_stopping_patience == 20
     assert find_trainer("DCSNetTrainer_earlyStop5").early_stopping_patience == 5

@@ -48,6 +48,7 @@ _ROWS = (
     Variant("ConDSegTrainer_stage2", CONDSEG,
             "stage 2 alone, on the encoder of a stage-1 training ($NNUNET_PLUGINS_STAGE1)",
             {"pretrained": True, "pretrained_by": "stage 1", "stage_1_percent": 0}),
+    Variant("ConDSegTrainer_constantRate", CONDSEG, "the printed learning rates to the end", {"constant_rate": True}),
     Variant("ConDSegTrainer_oneStage", CONDSEG, "Table 3: the whole network from scratch",
             {"stage_1_percent": 0, "stage_2_encoder_lr": 1e-4}),
     Variant("ConDSegTrainer_woCR", CONDSEG, "Table 3: stage 1 without consistency reinforcement",

@@ -90,6 +90,7 @@ def test_every_twentieth_of_a_training_of_any_length_begins_with_its_step(num_ep
         ("DLKUNetTrainer_ordinaryLoss_10epochs", ("1.0000", "1.0000", "1.0000", "1.0000")),
         # s = 1 / (1 + exp(-4 (x - 5))) of epochs 0 and 9
         ("DLKUNetTrainer_dynamicLoss_10epochs", ("1.0000", "0.7000", "0.3000", "1.0000")),
+        ("DLKUNetTrainer_dynamicLossACDC_10epochs", ("0.7000", "1.0000", "1.0000", "0.3000")),
     ],
 )
 def test_weights_of_every_epoch_go_into_the_log_also_after_a_resume(make, name, weights):

@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 
 from nnunet_plugins.losses import DiceCrossEntropyLoss
 from nnunet_plugins.losses.common import LabelFormat
-from nnunet_plugins.losses.dlkunet import SCHEDULES, dynamic_acdc_weights, dynamic_weights, ordinary_weights, phase_based_weights
+from nnunet_plugins.losses.dlkunet import (
+    SCHEDULES,
+    dynamic_acdc_weights,
+    dynamic_weights,
+    ordinary_weights,
+    phase_based_weights,
+)
 
 # Eq. 12-13 by hand: k = 0.1, x0 = 200, A = 0.3, B = 0.7, s(x) = 1 / (1 + exp(-0.1 (x - 200))).
 # s(0) = 2.0612e-9, s(100) = 4.5398e-5, s(199) = 0.475021, s(200) = 0.5, s(399) = 1 - s(1) = 1 - 2.2779e-9
@@ -125,7 +131,9 @@ def kept_for_backward(loss: torch.nn.Module, logits: torch.Tensor, target: torch
 
 
 def test_an_unknown_schedule_is_named():
-    with pytest.raises(ValueError, match="schedule 'phases': choose one of ordinary, phase_based, dynamic, dynamic_acdc"):
+    with pytest.raises(
+        ValueError, match="schedule 'phases': choose one of ordinary, phase_based, dynamic, dynamic_acdc"
+    ):
         DiceCrossEntropyLoss(LabelFormat(), schedule="phases")
 
 

@@ -65,7 +65,7 @@ _ROWS = (
             {"loss_schedule": "ordinary"}),
     Variant("DLKUNetTrainer_dynamicLoss", DLKUNET, "eq. 12-13: weights change in a sigmoid",
             {"loss_schedule": "dynamic"}),
-    Variant("DLKUNetTrainer_dynamicLossACDC", DLKUNET, "Dice rises and cross-entropy falls, as in the authors' ACDC code",
+    Variant("DLKUNetTrainer_dynamicLossACDC", DLKUNET, "the same the other way round, as the authors train on ACDC",
             {"loss_schedule": "dynamic_acdc"}),
     Variant("DLKUNetTrainer_dw5", DLKUNET, "Table 5, 5DW: depthwise kernels of 5",
             {"network_kwargs": {"depthwise_kernel": 5}}),

@@ -30,7 +30,7 @@ MAX_ACTIVATION = 100.0
 
 Deviation: the paper's ReLU has no upper end. Large-kernel attention squares what it gets, and nine blocks in a row
 square it nine times: a trained network, with its running statistics, answers an image of four times the usual contrast
-with NaN even in float32. 100 standard deviations are rare, and so are products of them that float16 cannot hold: see :func:`saturated`.
+with NaN even in float32. 100 standard deviations are rare. :func:`saturated` is for products that float16 cannot hold.
 """
 
 

@@ -9,6 +9,7 @@ from functools import reduce
 from math import prod
 from typing import Any, NamedTuple
 
+import torch
 from dynamic_network_architectures.building_blocks.helper import convert_conv_op_to_dim, get_matching_convtransp
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -29,8 +30,21 @@ MAX_ACTIVATION = 100.0
 
 Deviation: the paper's ReLU has no upper end. Large-kernel attention squares what it gets, and nine blocks in a row
 square it nine times: a trained network, with its running statistics, answers an image of four times the usual contrast
-with NaN even in float32. 100 standard deviations are rare, and their products still fit into float16.
+with NaN even in float32. 100 standard deviations are rare. :func:`saturated` is for products that float16 cannot hold.
 """
+
+
+def saturated(x: Tensor) -> Tensor:
+    """Put the largest finite numbers in the place of a float16 map's infinities; other maps stay as they are.
+
+    Deviation: as if nothing had overflowed, in the gradient too. The gradient scaler leaves out a step whose gradients
+    overflow, but the running statistics of the next normalisation would keep the infinity for good. Convolutions add up
+    in float32: of a finite input only their result can overflow.
+    """
+    if x.dtype == torch.float16:
+        limits = torch.finfo(x.dtype)
+        x.detach().clamp_(limits.min, limits.max)
+    return x
 
 
 class Kernels(NamedTuple):
@@ -77,10 +91,10 @@ def separable_conv(
     weights = depthwise.weight.split(widths), depthwise.bias.split(widths), pointwise.weight.split(widths, 1)
     biases = [pointwise.bias] + [None] * (len(parts) - 1)
     mixed = (
-        conv(convolve_depthwise(part, weight, bias), mixing, mixing_bias)
+        saturated(conv(saturated(convolve_depthwise(part, weight, bias)), mixing, mixing_bias))
         for part, weight, bias, mixing, mixing_bias in zip(parts, *weights, biases, strict=True)
     )
-    return reduce(Tensor.add_, mixed)
+    return reduce(lambda total, part: saturated(total.add_(part)), mixed)
 
 
 class LargeKernelAttention(nn.Module):
@@ -99,8 +113,9 @@ class LargeKernelAttention(nn.Module):
 
     @recomputable
     def forward(self, x: Tensor) -> Tensor:
-        near = convolve_depthwise(x, self.depthwise.weight, self.depthwise.bias)
-        return self.pointwise(dilated_conv(self.spatial, near)) * x
+        near = saturated(convolve_depthwise(x, self.depthwise.weight, self.depthwise.bias))
+        weights = saturated(self.pointwise(saturated(dilated_conv(self.spatial, near))))
+        return saturated(weights * x)
 
 
 class EBlock(nn.Module):
@@ -144,7 +159,7 @@ class DFB(nn.Module):
 
     @recomputable
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        x = pad_to_size(self.upsample(x), skip.shape[2:])  # "auto-resize": pooling may have rounded down
+        x = pad_to_size(saturated(self.upsample(x)), skip.shape[2:])  # "auto-resize": pooling may have rounded down
         return self.block(skip, x)  # the two are concatenated
 
 
@@ -159,7 +174,7 @@ class DLKUNet(nn.Module):
     L         96, 192, ..., 1536     17.709 M        18.40             17.70 M, 29.64 GFLOP
     ========  =====================  ==============  ================  ===================
 
-    (9 classes. The paper does not say how it counts FLOPs.)
+    (9 classes. The paper's FLOPs are torchinfo's, which counts a transposed convolution's kernel at every output.)
 
     Args:
         in_channels: channels of the image.

@@ -147,10 +147,11 @@ def penalty(logits: Tensor, mask: Tensor | None, *, over_processes: bool = False
 
 
 def complementarity_loss(decoupled: Tensor, mask: Tensor | None) -> Tensor:
-    """Overlap of foreground, background and uncertainty, ``(B, 3, H, W)`` logits to a scalar; eq. 10.
+    """Overlap of the masks of foreground, background and uncertainty, ``(B, 3, H, W)`` logits to a scalar; eq. 10.
 
-    Of their softmax: 0 where one of them is certain, at most 1/3.
+    The masks are the sigmoids of eq. 9. Three separate ones can all be 0, and their overlap is at most 3: where
+    foreground or background is certain, uncertainty is pushed down. A softmax would leave it alone where it prevails.
     """
-    foreground, background, uncertainty = decoupled.softmax(1).split(1, 1)
+    foreground, background, uncertainty = decoupled.sigmoid().split(1, 1)
     products = foreground * background + foreground * uncertainty + background * uncertainty
     return masked_mean(products, mask)

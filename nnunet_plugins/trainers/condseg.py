@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
 from nnunet_plugins.architectures import ConDSeg, Net0
 from nnunet_plugins.architectures.layers.encoders import load_imagenet_weights
@@ -15,12 +16,18 @@ from nnunet_plugins.losses import ConDSegLoss
 from nnunet_plugins.trainers.base import PluginTrainer
 from nnunet_plugins.trainers.data.strong_augmentation import strongly_augmented
 from nnunet_plugins.trainers.plan import NetworkPlan
+from nnunet_plugins.trainers.schedules import EpochSchedule, Schedule
 
 STAGE_1_VARIABLE = "NNUNET_PLUGINS_STAGE1"
 
 
 class ConDSegNet0Trainer(PluginTrainer):
-    """Stage 1 alone: Net0 on the images and on strongly augmented views of them (eq. 1-7); Adam, constant rate."""
+    """Stage 1 alone: Net0 on the images and on strongly augmented views of them (eq. 1-7), with Adam.
+
+    The paper prints rates and no decay. Its authors' code lowers them on plateaus and keeps the best epoch; nnU-Net
+    predicts with the last iterate, which a constant rate leaves wherever its last steps led. Deviation: where the last
+    iterate predicts, the rates fall to zero as nnU-Net's own do. ``constant_rate`` is the paper's.
+    """
 
     method = "ConDSeg"
     paper = (
@@ -33,14 +40,27 @@ class ConDSegNet0Trainer(PluginTrainer):
     weight_decay = 0.0
     enable_deep_supervision = False  # Net0 has one output
     consistency_reinforcement: ClassVar[bool] = True
+    constant_rate: ClassVar[bool] = False
+    """Whether the printed rates hold to the end."""
 
     @classmethod
     def build_network(cls, in_channels: int, num_classes: int, plan: NetworkPlan, deep_supervision: bool) -> nn.Module:
         return Net0(in_channels, num_classes, **cls.network_options())
 
-    @staticmethod
-    def learning_rate_factor(progress: float) -> float:
-        return 1.0
+    @property
+    def num_stage_1_epochs(self) -> int:
+        """Number of epochs before the stage whose last iterate predicts."""
+        return 0
+
+    def build_schedule(self, optimizer: Optimizer) -> Schedule:
+        return EpochSchedule(optimizer, self.factor_in_stage, self.num_epochs)
+
+    def factor_in_stage(self, progress: float) -> float:
+        """Factor of the rates: nnU-Net's polynomial decay over the last stage's own epochs, 1 before."""
+        before = self.num_stage_1_epochs / self.num_epochs
+        if self.constant_rate or progress < before:
+            return 1.0
+        return self.learning_rate_factor((progress - before) / (1 - before))
 
     def _build_loss(self) -> nn.Module:
         return ConDSegLoss(self.label_format, batch_dice=self.configuration_manager.batch_dice)
@@ -56,6 +76,8 @@ class ConDSegNet0Trainer(PluginTrainer):
 
 class ConDSegTrainer(ConDSegNet0Trainer):
     """Both stages: Net0 for the first 20 % of the epochs, then the whole network with a tenth of its encoder's rate.
+
+    The rates are constant in stage 1, for its encoder goes on learning, and fall over the epochs of stage 2.
 
     The stage is a function of the epoch. The optimiser has the same two groups of parameters, encoder and rest, in
     both; the second stage starts it afresh, as a training of its own would, and with no record of the first one's Dice.

@@ -116,8 +116,8 @@ def test_loss_is_smaller_where_the_prediction_is_trained(main_network_name):
     target = target_of("empty", LABELS)
     target[:, :, 24:] = 1
     batch = batch_of("empty", LABELS, trainer) | {"target": as_nnunet_hands_it(target, trainer)}
-    losses = [float(trainer.train_step(batch)["loss"]) for _ in range(8)]
-    assert losses[-1] < losses[0]
+    losses = [float(trainer.train_step(batch)["loss"]) for _ in range(12)]
+    assert sum(losses[-4:]) < sum(losses[:4])  # ConDSeg's views are random ones
 
 
 def test_mixed_precision_on_cuda_gives_a_float32_loss_on_the_device(trainer_and_targets):

@@ -75,10 +75,7 @@ def test_stage_2_by_hand(label_format):
     decoupled = torch.tensor([[logit(p) for p in m] for m in (fg, bg, uc)]).view(1, 3, 1, -1)
     logits = two_classes(M1)[:, 1:] if label_format.regions else two_classes(M1)
     beta1, beta2 = (1 / math.tanh(sum(m) / 4) for m in (fg, bg))  # eq. 9
-    compl = 0  # eq. 10, of the softmax over the three
-    for z in decoupled.view(3, 4).T.tolist():
-        a, b, c = (math.exp(v) / sum(math.exp(w) for w in z) for v in z)
-        compl += (a * b + a * c + b * c) / 4
+    compl = sum(a * b + a * c + b * c for a, b, c in zip(fg, bg, uc, strict=True)) / 4  # eq. 10
     expected = mask(Y, M1) + beta1 * mask(Y, fg) + beta2 * mask([1 - y for y in Y], bg) + compl  # eq. 15
     assert ConDSegLoss(label_format)(ConDSegOutput(logits, decoupled), [LABELS]).item() == pytest.approx(expected, 1e-5)
 
@@ -174,10 +171,26 @@ def test_consistency_is_symmetric_and_binarised_masks_get_no_gradient(softmax, s
     torch.testing.assert_close(first.grad, expected)
 
 
-def test_complementarity_is_0_for_certain_and_a_third_for_uniform_masks():
-    certain = 60 * torch.nn.functional.one_hot(torch.randint(0, 3, (2, 5, 5)), 3).movedim(-1, 1).double()
+def test_complementarity_is_0_for_certain_masks_and_counts_every_overlap():
+    certain = 60 * torch.nn.functional.one_hot(torch.randint(0, 3, (2, 5, 5)), 3).movedim(-1, 1).double() - 30
     assert complementarity_loss(certain, None).item() == pytest.approx(0, abs=1e-9)
-    assert complementarity_loss(torch.zeros(1, 3, 4, 4), None).item() == pytest.approx(1 / 3)
+    assert complementarity_loss(torch.zeros(1, 3, 4, 4), None).item() == pytest.approx(3 / 4)
+    assert complementarity_loss(torch.full((1, 3, 4, 4), 30.0), None).item() == pytest.approx(3)
+
+
+def test_no_predictable_pixel_is_left_to_uncertainty():
+    """Adam on free logits: with a softmax over the three uncertainty keeps a third of the pixels for good."""
+    torch.manual_seed(0)
+    decoupled = torch.randn(1, 3, 32, 32, requires_grad=True)
+    labels = (torch.rand(1, 1, 32, 32) < 0.3).long()
+    loss, optimizer = ConDSegLoss(LabelFormat()), torch.optim.Adam([decoupled], 0.01)
+    for _ in range(300):
+        optimizer.zero_grad()
+        loss(ConDSegOutput(torch.zeros(1, 2, 32, 32), decoupled), labels).backward()
+        optimizer.step()
+    largest = decoupled.argmax(1, keepdim=True)
+    assert not (largest == 2).any()
+    assert torch.equal(largest, 1 - labels)
 
 
 @given(st.floats(-80, 80))

@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 
 from nnunet_plugins.losses import DiceCrossEntropyLoss
 from nnunet_plugins.losses.common import LabelFormat
-from nnunet_plugins.losses.dlkunet import SCHEDULES, dynamic_weights, ordinary_weights, phase_based_weights
+from nnunet_plugins.losses.dlkunet import (
+    SCHEDULES,
+    dynamic_acdc_weights,
+    dynamic_weights,
+    ordinary_weights,
+    phase_based_weights,
+)
 
 # Eq. 12-13 by hand: k = 0.1, x0 = 200, A = 0.3, B = 0.7, s(x) = 1 / (1 + exp(-0.1 (x - 200))).
 # s(0) = 2.0612e-9, s(100) = 4.5398e-5, s(199) = 0.475021, s(200) = 0.5, s(399) = 1 - s(1) = 1 - 2.2779e-9
@@ -29,6 +35,16 @@ def test_weights_of_the_papers_400_epochs(epoch):
     assert ordinary_weights(epoch, 400) == (1, 1)
     assert phase_based_weights(epoch, 400) == phase_based
     assert dynamic_weights(epoch, 400) == pytest.approx(dynamic, abs=1e-8)
+
+
+# The same sigmoid around x0 = 150: s(0) = 3.0590e-7, s(50) = 4.5398e-5, s(150) = 0.5, s(399) = 1 - 1.5344e-11
+# alpha = 0.7 + 0.3 s, beta = 1 - 0.7 s
+@pytest.mark.parametrize(
+    ("epoch", "weights"),
+    [(0, (0.7, 1.0)), (50, (0.700013619, 0.999968221)), (150, (0.85, 0.65)), (399, (1.0, 0.3))],
+)
+def test_weights_of_acdc_raise_dice_and_lower_cross_entropy(epoch, weights):
+    assert dynamic_acdc_weights(epoch, 400) == pytest.approx(weights, abs=5e-7)
 
 
 @given(st.sampled_from(sorted(SCHEDULES)), st.integers(0, 399), st.integers(1, 25))
@@ -115,7 +131,9 @@ def kept_for_backward(loss: torch.nn.Module, logits: torch.Tensor, target: torch
 
 
 def test_an_unknown_schedule_is_named():
-    with pytest.raises(ValueError, match="schedule 'phases': choose one of ordinary, phase_based, dynamic"):
+    with pytest.raises(
+        ValueError, match="schedule 'phases': choose one of ordinary, phase_based, dynamic, dynamic_acdc"
+    ):
         DiceCrossEntropyLoss(LabelFormat(), schedule="phases")
 
 

@@ -14,6 +14,8 @@ from nnunet_plugins.architectures import Net0
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.trainers import condseg, find_trainer
 
+HALF = 0.5**0.9  # nnU-Net's polynomial decay after half of the epochs
+
 pytestmark = pytest.mark.usefixtures("narrow")
 
 PLANS = {
@@ -98,9 +100,10 @@ def test_stage_1_is_the_first_fifth_of_the_epochs(make, num_epochs, stage_1):
 @pytest.mark.parametrize(
     ("name", "rates"),
     [
-        ("ConDSegTrainer", {0: (1e-4, 1e-4), 199: (1e-4, 1e-4), 200: (1e-5, 1e-4), 999: (1e-5, 1e-4)}),
-        ("ConDSegTrainer_oneStage", {0: (1e-4, 1e-4), 999: (1e-4, 1e-4)}),
-        ("ConDSegTrainer_woCR", {199: (1e-4, 1e-4), 200: (1e-5, 1e-4)}),
+        ("ConDSegTrainer", {0: (1e-4, 1e-4), 199: (1e-4, 1e-4), 200: (1e-5, 1e-4), 600: (1e-5 * HALF, 1e-4 * HALF)}),
+        ("ConDSegTrainer_woCR", {199: (1e-4, 1e-4), 200: (1e-5, 1e-4), 600: (1e-5 * HALF, 1e-4 * HALF)}),
+        ("ConDSegTrainer_oneStage", {0: (1e-4, 1e-4), 500: (1e-4 * HALF, 1e-4 * HALF)}),
+        ("ConDSegTrainer_constantRate", {199: (1e-4, 1e-4), 200: (1e-5, 1e-4), 999: (1e-5, 1e-4)}),
     ],
 )
 def test_learning_rates_of_encoder_and_rest(make, name, rates):
@@ -111,7 +114,8 @@ def test_learning_rates_of_encoder_and_rest(make, name, rates):
         assert tuple(group["lr"] for group in trainer.optimizer.param_groups) == pytest.approx(expected)
         assert trainer.network.stage == trainer.stage
     log = Path(trainer.log_file).read_text()
-    assert f"stage {trainer.stage}: learning rate {rates[max(rates)][0]:g} for the encoder, 0.0001 for the rest" in log
+    encoder_lr, lr = rates[max(rates)]
+    assert f"stage {trainer.stage}: learning rate {encoder_lr:g} for the encoder, {lr:g} for the rest" in log
 
 
 def test_the_groups_are_encoder_and_rest_in_every_stage(make):

@@ -1,13 +1,11 @@
 """Proves: DLKUNet is trained as section 4.3 of its paper says: rates, optimiser, weights in the log, augmentation."""
 
+import math
+import pickle
+
 import numpy as np
 import pytest
 import torch
-from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
-from batchgeneratorsv2.transforms.spatial.rot90 import Rot90Transform
-from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
-from batchgeneratorsv2.transforms.utils.random import RandomTransform
-from batchgeneratorsv2.transforms.utils.remove_label import RemoveLabelTansform
 from support import cell_datasets
 from torch import nn
 
@@ -90,6 +88,7 @@ def test_every_twentieth_of_a_training_of_any_length_begins_with_its_step(num_ep
         ("DLKUNetTrainer_ordinaryLoss_10epochs", ("1.0000", "1.0000", "1.0000", "1.0000")),
         # s = 1 / (1 + exp(-4 (x - 5))) of epochs 0 and 9
         ("DLKUNetTrainer_dynamicLoss_10epochs", ("1.0000", "0.7000", "0.3000", "1.0000")),
+        ("DLKUNetTrainer_dynamicLossACDC_10epochs", ("0.7000", "1.0000", "1.0000", "0.3000")),
     ],
 )
 def test_weights_of_every_epoch_go_into_the_log_also_after_a_resume(make, name, weights):
@@ -124,59 +123,75 @@ def training_transform(trainer, **kwargs):
 
 @pytest.mark.parametrize(
     ("configuration", "loaded"),
-    [
-        ("2d", (48, 48)),
+    [  # the patch's longest edge, and n cos 20 + m sin 20 of the plane's edges n and m
+        ("2d", (48, 57)),
         ("2d_long", (64, 512)),
-        ("3d_fullres", (24, 24, 24)),
-        ("3d_thick", (8, 48, 48)),
-        ("3d_coarse", (24, 24, 24)),
+        ("3d_fullres", (24, 30, 28)),
+        ("3d_thick", (8, 48, 57)),
+        ("3d_coarse", (24, 31, 31)),
     ],
 )
 def test_loaded_region_holds_the_rotated_patch(make, configuration, loaded):
-    transform, size = training_transform(make(configuration=configuration))
-    assert size == loaded
-    types = [type(t) for t in transform.transforms]
-    if configuration == "2d_long":
-        assert types == [MirrorTransform, RemoveLabelTansform]
-    else:
-        assert types == [RandomTransform, SpatialTransform, MirrorTransform, RemoveLabelTansform]
-        assert isinstance(transform.transforms[0].transform, Rot90Transform)
-        assert transform.transforms[0].apply_probability == 0.5
+    assert training_transform(make(configuration=configuration))[1] == loaded
 
 
-AXIS_ORDERS = {
-    "2d": {(0, 1), (1, 0)},
-    "2d_long": {(0, 1)},
-    "3d_fullres": {(0, 1, 2), (1, 0, 2), (2, 1, 0), (0, 2, 1)},
-    "3d_thick": {(0, 1, 2), (0, 2, 1)},
-    "3d_coarse": {(0, 1, 2), (0, 2, 1)},
-}
+PLANES = {"2d": {(0, 1)}, "2d_long": set(), "3d_thick": {(1, 2)}, "3d_coarse": {(1, 2)}}
+PLANES["3d_fullres"] = {(0, 1), (0, 2), (1, 2)}
 
 
-@pytest.mark.parametrize("configuration", AXIS_ORDERS)
-def test_augmented_patches_are_flips_and_rotations_of_image_and_labels(make, configuration):
-    """Every patch is the centre of the loaded region, with axes exchanged or reversed and no value changed."""
-    trainer = make(configuration=configuration)
+def augmented_positions(trainer, number):
+    """Steps ``(axes of the patch, coordinates)`` of augmented patches of an image of its own pixels' coordinates."""
     transform, loaded = training_transform(trainer)
     patch_size = tuple(trainer.configuration_manager.patch_size)
-    positions = torch.stack(torch.meshgrid(*(torch.arange(float(n)) for n in loaded), indexing="ij"))
+    coordinates = torch.meshgrid(*(torch.arange(1.0, n + 1) for n in loaded), indexing="ij")  # no 0, which padding has
+    positions, labels = torch.stack(coordinates), (coordinates[-1] > loaded[-1] / 2)[None].to(torch.int16)
+    for _ in range(number):
+        augmented = transform(image=positions.clone(), segmentation=labels + 1)  # no 0 here either
+        image = augmented["image"]
+        assert image.shape[1:] == augmented["segmentation"].shape[1:] == patch_size
+        assert augmented["segmentation"].min() > 0 and image.min() > 0.99  # all corners come from the image
+        expected = (image[-1] > loaded[-1] / 2) + 1
+        away = (image[-1] - loaded[-1] / 2 - 0.5).abs() > 0.51
+        assert torch.equal(augmented["segmentation"][0][away], expected[away])
+        steps = [image.diff(dim=axis + 1).flatten(1) for axis in range(len(patch_size))]
+        assert all(torch.allclose(step, step[:, :1].expand_as(step), atol=1e-3) for step in steps)
+        yield torch.stack([step[:, 0] for step in steps])
+
+
+@pytest.mark.parametrize("configuration", PLANES)
+def test_half_of_the_patches_are_flipped_and_rotated_and_a_quarter_is_turned(make, configuration):
+    """The former with axes exchanged or reversed and no value changed, the latter by up to 20 degrees in a plane."""
+    planes, number = PLANES[configuration], 240
     np.random.seed(0)  # noqa: NPY002 (batchgenerators' generator)
     torch.manual_seed(0)
-    axis_orders, steps = set(), set()
-    for _ in range(60):
-        augmented = transform(image=positions.clone(), segmentation=positions[-1:].clone().to(torch.int16))
-        image, labels = augmented["image"], augmented["segmentation"]
-        assert image.shape[1:] == patch_size
-        assert torch.equal(labels[0].float(), image[-1])
-        order = []
-        for axis in range(len(patch_size)):  # along each axis of the patch one coordinate changes, by one a pixel
-            step = image.diff(dim=axis + 1).flatten(1).unique(dim=1)
-            assert step.shape[1] == 1 and step.abs().sum() == 1
-            order.append(int(step.abs().argmax()))
-            steps.add((axis, float(step.sum())))
-        axis_orders.add(tuple(order))
-    assert axis_orders == AXIS_ORDERS[configuration]
-    assert steps == {(axis, step) for axis in range(len(patch_size)) for step in (-1.0, 1.0)}
+    flipped, angles = [], {plane: [] for plane in planes}
+    for steps in augmented_positions(make(configuration=configuration), number):
+        if torch.equal(steps, steps.round()):
+            flipped.append(steps)
+            continue
+        cosine, sine = float(steps.diagonal().min()), float(steps.abs().triu(1).max())
+        assert cosine**2 + sine**2 == pytest.approx(1, abs=1e-3)
+        plane = divmod(int(steps.abs().triu(1).argmax()), len(steps))
+        angles[plane].append(math.degrees(math.asin(sine)))
+    assert all(max(found) <= 20.1 and max(found) > 15 for found in angles.values())
+    turned = number - len(flipped)
+    assert not planes or turned == pytest.approx(number / 4, abs=25)
+    orders = {tuple(steps.abs().argmax(1).tolist()) for steps in flipped}
+    signs = {(axis, float(steps[axis].sum())) for steps in flipped for axis in range(len(steps))}
+    assert signs == {(axis, sign) for axis in range(len(flipped[0])) for sign in (-1.0, 1.0)}
+    assert orders == {exchanged(len(flipped[0]), plane) for plane in planes} | {tuple(range(len(flipped[0])))}
+
+
+def exchanged(dimensions, plane):
+    order = list(range(dimensions))
+    order[plane[0]], order[plane[1]] = plane[1], plane[0]
+    return tuple(order)
+
+
+def test_the_transforms_reach_workers_that_are_spawned(make):
+    transform, loaded = training_transform(make(configuration="3d_fullres"))
+    copy = pickle.loads(pickle.dumps(transform))
+    assert copy(image=torch.zeros(1, *loaded), segmentation=torch.zeros(1, *loaded))["image"].shape == (1, 16, 24, 20)
 
 
 def test_cascade_and_regions_are_handled_as_nnunet_does(make):

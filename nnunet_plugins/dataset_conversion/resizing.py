@@ -1,11 +1,12 @@
-"""Resizing to a paper's size: images by area where they shrink and by cubic splines where they grow, labels by nearest.
+"""Resizing to a paper's size: images by area where they shrink and cubic where they grow, labels by nearest.
 
 Pixels are areas, and the outlines of an image and of its resized copy coincide: pixel i of n lies at (i + 0.5) / n of
 the length, in images, labels and volumes alike.
 """
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
+from PIL import Image
 
 from nnunet_plugins.dataset_conversion.pictures import Geometry, Picture
 
@@ -32,24 +33,18 @@ def in_plane(shape: tuple[int, ...]) -> Size:
 
 
 def resize_plane(plane: NDArray, size: Size) -> NDArray:
-    """Resize ``(H, W)``, each axis by the mean over areas if it shrinks and by cubic splines if it grows."""
-    from skimage.transform import resize, resize_local_mean
+    """Resize ``(H, W)``, each axis by the mean over areas if it shrinks and by cubic interpolation if it grows."""
+    from skimage.transform import resize_local_mean
 
     values = plane.astype(np.float32 if plane.dtype.itemsize < 4 else np.float64)
     smaller = min(size[0], plane.shape[0]), min(size[1], plane.shape[1])
     if smaller != plane.shape:
         values = resize_local_mean(values, smaller, preserve_range=True)
     if smaller != size:
-        values = resize(values, size, order=3, mode="edge", anti_aliasing=False, preserve_range=True)
-    return to_type(values, plane.dtype)
-
-
-def to_type(values: NDArray, dtype: DTypeLike) -> NDArray:
-    """Convert real numbers to a type, rounded and within its range if it holds whole numbers."""
-    if np.issubdtype(dtype, np.integer):
-        bounds = np.iinfo(dtype)
-        values = np.rint(values).clip(bounds.min, bounds.max)
-    return values.astype(dtype)
+        values = np.asarray(Image.fromarray(values.astype(np.float32)).resize(size[::-1], Image.Resampling.BICUBIC))
+    if np.issubdtype(plane.dtype, np.integer):
+        values = np.rint(values)
+    return values.clip(plane.min(), plane.max()).astype(plane.dtype)  # cubic interpolation overshoots at edges
 
 
 def resized_geometry(geometry: Geometry, old: Size, new: Size) -> Geometry:

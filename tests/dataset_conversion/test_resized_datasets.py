@@ -230,7 +230,7 @@ def test_size_out_of_bounds_is_refused(download, size):
 
 
 def test_papers_sizes_can_be_asked_for_every_dataset(miniature, convert):
-    """256 x 256 enlarges the miniatures: cubic splines stay within the values that were there."""
+    """256 x 256 enlarges the miniatures; no value lies outside those that were there."""
     for name in ("isic2018", "promise12"):
         conversion = convert(miniature(name), "--resize", 256, 256, "--overwrite")
         for case, sample in conversion.cases():

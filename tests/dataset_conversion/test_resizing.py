@@ -49,7 +49,7 @@ def test_images_do_not_move(old, new):
     """Pixels hold their own positions, and so do those of the resized image, to a twentieth of a pixel."""
     image = np.broadcast_to(ramp(old), (old, old))
     resized = resize_picture(Picture(image.copy()), (new, new)).array
-    inside = slice(new // 4, -(new // 4))  # at the ends splines have nothing beyond
+    inside = slice(new // 4, -(new // 4))  # at the ends there is nothing beyond
     offsets = (resized - ramp(new))[:, inside] * new / 1000  # in pixels
     assert np.abs(offsets).max() < 0.05 and abs(offsets.mean()) < 1e-3
 

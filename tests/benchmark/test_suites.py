@@ -105,8 +105,26 @@ def test_comments_tell_the_conversion_that_fits_the_folds(path, suite):
         dataset = DATASETS[data.id]
         drawn = suite.folds == (0,) and bool(dataset.paper_split)
         command = f"nnunet-plugins convert {dataset.name} SOURCE" + " --paper-split" * drawn
+        command += f" --resize {size_of(path, dataset.name)}"
         assert re.search(rf"\[\[datasets\]\] # {command}(:.*)?\nid = {data.id}\b", text)
         assert data.test == (drawn and dataset.paper_validation)
+
+
+def size_of(path: Path, dataset: str) -> str:
+    """Height and width that a suite's paper resizes the dataset to; of ``five_methods``, those of DCFFSNet."""
+    paper = path.stem.removesuffix("_ablation")
+    return {"dcffsnet": "224 224", "five_methods": "224 224", "dlkunet": "224 224"}.get(
+        paper, "512 512" if dataset == "brain_tumor" else "256 256"
+    )
+
+
+def test_a_dataset_has_the_same_size_in_all_suites():
+    """Suites share its number, its plans and its trainings."""
+    sizes = {}
+    for path in SUITES:
+        for name, size in re.findall(r"convert (\w+) SOURCE.*? --resize (\d+ \d+)", path.read_text(encoding="utf-8")):
+            assert sizes.setdefault(name, size) == size
+    assert sizes.keys() == {dataset.name for dataset in DATASETS.values()}
 
 
 def test_cluster_is_the_patient_where_names_of_cases_tell(suite):

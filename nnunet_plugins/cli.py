@@ -91,6 +91,7 @@ def add_convert(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     add("--paper-split", action="store_true", help="the published split instead of five folds")
     add("--regions", action="store_true", help="overlapping regions instead of labels (lits17)")
     add("--max-foreground-fraction", type=float, metavar="F", help="leave out cases with this much foreground or more")
+    add("--resize", type=int, nargs=2, metavar=("H", "W"), help="resize images, or a volume's slices, and their masks")
     add(
         "--trust-image-geometry",
         action="store_true",

@@ -3,7 +3,7 @@
 import errno
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,12 +14,20 @@ from nnunet_plugins.dataset_conversion.dataset import NIFTI, Case, Dataset
 from nnunet_plugins.dataset_conversion.labels import histogram
 from nnunet_plugins.dataset_conversion.near_duplicates import thumbnail
 from nnunet_plugins.dataset_conversion.pictures import (
+    Geometry,
     Picture,
     data_files,
     grid_difference,
     one_channel,
     write_image,
     write_volume,
+)
+from nnunet_plugins.dataset_conversion.resizing import (
+    in_plane,
+    resize_labels,
+    resize_picture,
+    resized_geometry,
+    vanished_objects,
 )
 from nnunet_plugins.dataset_conversion.source import UNPACKED
 from nnunet_plugins.errors import UserError
@@ -40,11 +48,18 @@ class Row:
     sha256: str = ""
     """Hash of the bytes of all source files."""
     shape: str = ""
+    """Published shape; this and the four that follow describe the case as it was before it was resized."""
     spacing: str = ""
     dtype: str = ""
     label_counts: str = ""
     """Number of pixels or voxels of each label."""
     foreground_fraction: str = ""
+    resized_shape: str = ""
+    """Shape as written, if ``--resize`` was given."""
+    resized_spacing: str = ""
+    resized_label_counts: str = ""
+    vanished_objects: str = ""
+    """Number of objects of each label that have no pixel left after resizing."""
     note: str = ""
 
 
@@ -54,6 +69,9 @@ class Outcome:
 
     row: Row
     label_counts: dict[int, int] = field(default_factory=dict)
+    """Number of pixels or voxels of each label, as written."""
+    vanished: dict[int, int] = field(default_factory=dict)
+    """Number of objects of each label that have no pixel left after resizing."""
     thumbnail: NDArray[np.float32] | None = None
     """Small copy of the image, if near-duplicates are looked for."""
     problem: str = ""
@@ -109,8 +127,11 @@ def convert_case(dataset: Dataset, trust_image_geometry: bool, root: Path, folde
         return outcome
     if dataset.near_duplicates:
         outcome.thumbnail = thumbnail(image)
+    if dataset.size:
+        labels = resize_case_labels(outcome, dataset, image, labels, dataset.size)
+        images = [resize_picture(picture, dataset.size) for picture in images] if folder else []
     if folder:
-        write_case(folder, row.case, images, Picture(labels, image.geometry))
+        write_case(folder, row.case, images, Picture(labels, images[0].geometry))
     return outcome
 
 
@@ -183,15 +204,49 @@ def to_labels(dataset: Dataset, mask: Picture, path: Path) -> NDArray[np.uint8]:
 
 def describe(outcome: Outcome, image: Picture, labels: NDArray[np.uint8]) -> None:
     row = outcome.row
-    row.shape = "x".join(map(str, image.shape))
-    row.spacing = "" if image.geometry is None else "x".join(f"{s:.6g}" for s in image.geometry.spacing[::-1])
+    row.shape = shape_text(image.shape)
+    row.spacing = spacing_text(image.geometry)
     row.dtype = str(image.array.dtype)
-    values, counts = histogram(labels)
-    outcome.label_counts = dict(zip(values.tolist(), counts.tolist(), strict=True))
-    row.label_counts = " ".join(f"{value}:{count}" for value, count in outcome.label_counts.items())
+    outcome.label_counts = count_labels(labels)
+    row.label_counts = counts_text(outcome.label_counts)
     row.foreground_fraction = f"{1 - outcome.label_counts.get(0, 0) / max(labels.size, 1):.8g}"
     if not outcome.has_foreground:
         row.note = "no foreground"
+
+
+def resize_case_labels(
+    outcome: Outcome, dataset: Dataset, image: Picture, labels: NDArray[np.uint8], size: tuple[int, int]
+) -> NDArray[np.uint8]:
+    """Resize a case's labels, and describe in its row what is written and what was lost."""
+    row, before = outcome.row, outcome.label_counts
+    resized = resize_labels(labels, size)
+    geometry = image.geometry and resized_geometry(image.geometry, in_plane(image.shape), size)
+    row.resized_shape, row.resized_spacing = shape_text(resized.shape), spacing_text(geometry)
+    outcome.label_counts = count_labels(resized)
+    row.resized_label_counts = counts_text(outcome.label_counts)
+    outcome.vanished = vanished_objects(labels, size)
+    outcome.vanished.pop(dataset.labels.get("ignore", -1), None)
+    row.vanished_objects = counts_text(outcome.vanished)
+    if lost := [name for name, value in dataset.labels.items() if value in before.keys() - outcome.label_counts.keys()]:
+        row.note = f"lost by resizing: {', '.join(lost)}"
+    return resized
+
+
+def shape_text(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
+
+
+def spacing_text(geometry: Geometry | None) -> str:
+    return "" if geometry is None else "x".join(f"{length:.6g}" for length in geometry.spacing[::-1])
+
+
+def count_labels(labels: NDArray[np.uint8]) -> dict[int, int]:
+    values, counts = histogram(labels)
+    return dict(zip(values.tolist(), counts.tolist(), strict=True))
+
+
+def counts_text(counts: Mapping[int, int]) -> str:
+    return " ".join(f"{value}:{count}" for value, count in counts.items())
 
 
 def write_case(folder: Path, case: str, images: list[Picture], labels: Picture) -> None:

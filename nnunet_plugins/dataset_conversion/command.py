@@ -19,6 +19,8 @@ from nnunet_plugins.files import digest, usable_cores
 from nnunet_plugins.nnunet_folders import RAW, make_nnunet_folder
 from nnunet_plugins.processes import exit_on_signals
 
+MIN_SIZE, MAX_SIZE = 8, 8192
+"""Bounds of ``--resize``, in pixels; the largest dermoscopic images have 6748."""
 FOLDER_OPTIONS = ("images", "masks", "dataset_name", "channels", "label_map", "threshold")
 
 
@@ -81,6 +83,11 @@ def check_options(options: argparse.Namespace) -> None:
         raise UserError(f"--max-foreground-fraction {options.max_foreground_fraction} must be above 0 and at most 1")
     if options.threshold is not None and not math.isfinite(options.threshold):
         raise UserError(f"--threshold {options.threshold} must be a number, e.g. 127")
+    if options.resize and not all(MIN_SIZE <= length <= MAX_SIZE for length in options.resize):
+        raise UserError(
+            f"--resize {' '.join(map(str, options.resize))} must be a height and a width from {MIN_SIZE} to {MAX_SIZE} "
+            "pixels, e.g. 256 256"
+        )
     if options.np is not None and options.np < 1:
         raise UserError(f"-np {options.np} must be at least 1")
 
@@ -113,13 +120,15 @@ def apply_options(dataset: Dataset, source: Source, options: argparse.Namespace)
         )
     if options.near_duplicates:
         changes["near_duplicates"] = True
+    if options.resize:
+        changes["size"] = tuple(options.resize)
     return replace(dataset, **changes)
 
 
 def recorded_options(options: argparse.Namespace) -> dict[str, Any]:
     """Collect the given options that decide what is written, as ``dataset.json`` keeps them."""
     names = ("name", "paper_split", "regions", "max_foreground_fraction", "trust_image_geometry", "near_duplicates")
-    given = {name: getattr(options, name) for name in (*names, *FOLDER_OPTIONS)}
+    given = {name: getattr(options, name) for name in (*names, "resize", *FOLDER_OPTIONS)}
     if options.groups:
         given["groups"] = digest(options.groups)
     return {"version": __version__} | {name: value for name, value in given.items() if value not in (None, False)}

@@ -71,6 +71,8 @@ class Dataset:
     """Default of ``--max-foreground-fraction``: only cases with less foreground are converted."""
     near_duplicates: bool = False
     """Whether images that look alike are found and kept in one group."""
+    size: tuple[int, int] | None = None
+    """Height and width of what is written, from ``--resize``; None: those of the published files."""
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,8 @@ def refuse_without_foreground(dataset: Dataset, kept: Sequence[Outcome]) -> None
             "--max-foreground-fraction"
         )
     if not any(outcome.has_foreground for outcome in kept):
-        raise UserError(f"No mask of {dataset.name} has any foreground: check --threshold, --label-map or the download")
+        suspects = "--threshold, --label-map or the download" if dataset.size is None else "--resize, or the masks"
+        raise UserError(f"No mask of {dataset.name} has any foreground: check {suspects}")
 
 
 def groups_of(dataset: Dataset, options: Options, kept: Sequence[Outcome]) -> dict[str, str]:

@@ -1,11 +1,13 @@
 """Printed summary of a conversion, with notices and the next commands."""
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from nnunet_plugins.dataset_conversion.cases import Outcome
 from nnunet_plugins.dataset_conversion.dataset import PNG, Dataset
+from nnunet_plugins.dataset_conversion.output import REPORT
 from nnunet_plugins.dataset_conversion.source import Source
 from nnunet_plugins.nnunet_folders import Split
 
@@ -22,6 +24,9 @@ def print_summary(
     test = f", {parts['Ts']} for testing" if parts["Ts"] else ""
     left_out = f"; {len(outcomes) - len(kept)} left out for their foreground" if len(outcomes) > len(kept) else ""
     print(f"  cases      {parts['Tr']} for training{test}{left_out}; {num_groups} groups")
+    if dataset.size:
+        published = sizes_text([outcome.row.shape for outcome in kept])
+        print(f"  size       {' x '.join(map(str, dataset.size))}, resized from {published}")
     print(f"  channels   {', '.join(dataset.channels)} ({dataset.file_ending})")
     labels = [f"{value} {name} ({share.get(value, 0):.3%})" for name, value in dataset.labels.items()]
     print(f"  labels     {', '.join(labels)}")
@@ -30,7 +35,7 @@ def print_summary(
     print(f"  licence    {dataset.licence}")
     print(f"  page       {dataset.page}")
     print(f"  cite       {dataset.citation}")
-    for notice in (*source.notices, *notices(outcomes, folds)):
+    for notice in (*source.notices, *notices(outcomes, folds), *losses(dataset, kept)):
         print(f"  Note: {notice}.")
 
 
@@ -50,8 +55,27 @@ def notices(outcomes: Sequence[Outcome], folds: Sequence[Split]) -> Iterator[str
         yield f"{len(empty)} cases, such as {empty[0]}, have no foreground"
 
 
+def sizes_text(shapes: Sequence[str]) -> str:
+    """Smallest and largest of the sizes in shapes such as ``12x512x512``, by their area."""
+    sizes = sorted({tuple(map(int, shape.split("x")[-2:])) for shape in shapes}, key=math.prod)
+    return " to ".join(" x ".join(map(str, size)) for size in dict.fromkeys((sizes[0], sizes[-1])))
+
+
+def losses(dataset: Dataset, kept: Sequence[Outcome]) -> Iterator[str]:
+    """Sentences about the objects of each label that resizing has removed."""
+    for name, value in dataset.labels.items():
+        cases = [outcome for outcome in kept if value in outcome.vanished]
+        if cases:
+            objects = sum(outcome.vanished[value] for outcome in cases)
+            gone = sum(value not in outcome.label_counts for outcome in cases)
+            yield (
+                f"Resizing removes {objects} objects of the label {name}, in {len(cases)} cases such as "
+                f"{cases[0].row.case}; {gone} cases lose the label altogether (vanished_objects in {REPORT})"
+            )
+
+
 def print_next_steps(dataset: Dataset, planned: bool) -> None:
-    configuration = "2d" if dataset.file_ending == PNG else "3d_fullres"
+    configuration = "2d" if dataset.file_ending == PNG or dataset.size else "3d_fullres"
     print("Next:")
     print(f"  nnUNetv2_plan_and_preprocess -d {dataset.dataset_id} -c {configuration}{' --clean' if planned else ''}")
     if planned:

@@ -10,6 +10,7 @@ from support.repository import REPOSITORY
 
 from nnunet_plugins.benchmark.jobs.preparation import PLANNERS
 from nnunet_plugins.benchmark.metrics import HIGHER_IS_BETTER
+from nnunet_plugins.benchmark.report.markup import PUBLISHED_FILE
 from nnunet_plugins.benchmark.report.page import FIGURES, OWN_FILES, verify
 from nnunet_plugins.benchmark.report.record import read_record
 from nnunet_plugins.benchmark.suite import Suite, divided, read_suite
@@ -31,10 +32,10 @@ TWO_CASES_OF_A_PATIENT_AND_ANOTHERS = {
 }
 """Names of cases as the converters write them."""
 
-PUBLISHED = tomllib.loads((files("nnunet_plugins.benchmark.report") / "published.toml").read_text(encoding="utf-8"))[
-    "results"
-]
-DESCRIPTION = ("paper", "table", "dataset", "method", "trainer", "label", "note")
+REMARKS, PUBLISHED = tomllib.loads(
+    (files("nnunet_plugins.benchmark.report") / "published.toml").read_text(encoding="utf-8")
+).values()
+DESCRIPTION = ("paper", "table", "dataset", "method", "trainer", "label")
 NEEDED = DESCRIPTION[:4]
 
 
@@ -111,8 +112,26 @@ def test_comments_tell_the_conversion_that_fits_the_folds(path, suite):
         dataset = DATASETS[data.id]
         drawn = suite.folds == (0,) and bool(dataset.paper_split)
         command = f"nnunet-plugins convert {dataset.name} SOURCE" + " --paper-split" * drawn
+        command += f" --resize {size_of(path, dataset.name)}"
         assert re.search(rf"\[\[datasets\]\] # {command}(:.*)?\nid = {data.id}\b", text)
         assert data.test == (drawn and dataset.paper_validation)
+
+
+def size_of(path: Path, dataset: str) -> str:
+    """Height and width that a suite's paper resizes the dataset to; of ``five_methods``, those of DCFFSNet."""
+    paper = path.stem.removesuffix("_ablation")
+    return {"dcffsnet": "224 224", "five_methods": "224 224", "dlkunet": "224 224"}.get(
+        paper, "512 512" if dataset == "brain_tumor" else "256 256"
+    )
+
+
+def test_a_dataset_has_the_same_size_in_all_suites():
+    """Suites share its number, its plans and its trainings."""
+    sizes = {}
+    for path in SUITES:
+        for name, size in re.findall(r"convert (\w+) SOURCE.*? --resize (\d+ \d+)", path.read_text(encoding="utf-8")):
+            assert sizes.setdefault(name, size) == size
+    assert sizes.keys() == {dataset.name for dataset in DATASETS.values()}
 
 
 def test_cluster_is_the_patient_where_names_of_cases_tell(suite):
@@ -129,7 +148,8 @@ def test_cluster_is_the_patient_where_names_of_cases_tell(suite):
 @pytest.mark.parametrize("paper", PAPERS)
 def test_paper_has_its_main_method_among_its_results(paper):
     rows = [row for row in PUBLISHED if row["paper"] == paper]
-    assert any(row.get("trainer") == f"{paper.replace('-', '')}Trainer" for row in rows)
+    method = f"{paper.replace('-', '')}Trainer"
+    assert {row.get("trainer") for row in rows} & {method, f"{method}_pretrained"}
 
 
 def test_published_rows_name_papers_datasets_labels_and_trainers_that_exist():
@@ -138,7 +158,7 @@ def test_published_rows_name_papers_datasets_labels_and_trainers_that_exist():
         assert row["paper"] in PAPERS, row
         assert re.fullmatch(r"Table \d", row["table"]), row
         assert row["dataset"] in CONVERTERS, row
-        assert row.get("trainer", "nnUNetTrainer") in KNOWN_TRAINERS, row
+        assert row.get("trainer", "nnUNetTrainer").removesuffix("_pretrained") in KNOWN_TRAINERS, row
         assert row.get("label", "background") in CONVERTERS[row["dataset"]].labels, row
         assert row.get("label") != "background", row
 
@@ -157,8 +177,13 @@ def test_published_rows_have_metrics_of_ours_in_their_range():
             assert metrics["IoU"] < metrics["Dice"], row
 
 
-def test_published_distances_say_what_differs_from_ours():
-    assert all("HD95" in row["note"] for row in PUBLISHED if "HD95" in row)
+def test_published_figures_belong_to_the_initialisation_that_they_start_from():
+    """ConDSeg and DCSNet start from ImageNet, DCFFSNet's paper is silent, the others' networks have no such weights."""
+    for row in PUBLISHED:
+        if "trainer" in row:
+            assert row["trainer"].endswith("_pretrained") == (row["paper"] in ("ConDSeg", "DCSNet")), row
+    (silent,) = (remark for remark in REMARKS if "does not say whether" in remark["text"])
+    assert (silent["paper"], silent["ours"]) == ("DCFFSNet", True)
 
 
 def test_no_published_result_is_there_twice():
@@ -167,7 +192,7 @@ def test_no_published_result_is_there_twice():
 
 
 def test_the_same_published_result_is_one_trainers():
-    """Tables repeat rows; of both initialisations of ours, the name of the one at random stands for both."""
+    """Tables repeat rows."""
     found = {}
     for row in PUBLISHED:
         if "trainer" in row:
@@ -176,22 +201,75 @@ def test_the_same_published_result_is_one_trainers():
                 *(row.get(metric) for metric in HIGHER_IS_BETTER),
             )
             assert found.setdefault(key, row["trainer"]) == row["trainer"]
-            assert not row["trainer"].endswith("_pretrained")
 
 
 def test_published_trainers_are_in_a_suite_with_that_dataset():
     trained = {
-        (DATASETS[data.id].name, trainer)
+        (DATASETS[data.id].name, trainer.removesuffix("_pretrained"))
         for suite in map(read_suite, SUITES)
         for data in suite.datasets
         for trainer in suite.trainers_of(data)
     }
     for row in PUBLISHED:
-        assert "trainer" not in row or (row["dataset"], row["trainer"]) in trained, row
+        assert "trainer" not in row or (row["dataset"], row["trainer"].removesuffix("_pretrained")) in trained, row
+
+
+def holding(remark: dict) -> list[dict]:
+    """Rows of the report for which a remark holds, by the rules at the head of the file."""
+    wanted = {key: remark[key] for key in (*NEEDED, "trainer") if key in remark}
+    return [
+        row
+        for row in PUBLISHED
+        if "label" not in row
+        and all(row.get(key) in (value if isinstance(value, list) else [value]) for key, value in wanted.items())
+        and remark.get("metric", "Dice") in row
+        and ("trainer" in row or not remark.get("ours"))
+    ]
+
+
+def test_every_remark_is_a_sentence_that_holds_for_a_row():
+    for remark in REMARKS:
+        assert remark.keys() <= {*DESCRIPTION, "metric", "ours", "text"}, remark
+        assert re.fullmatch(r"[A-Z].*\.", remark["text"]) and holding(remark), remark
+    for remark in REMARKS:
+        for key in ("table", "dataset", "method", "trainer"):
+            for value in remark[key] if isinstance(remark.get(key), list) else []:
+                assert holding(remark | {key: value}), (remark, value)
+
+
+def test_every_published_row_says_how_it_was_computed():
+    """A row has its image size, a distance its unit, and one of a trainer how it was chosen and how it starts."""
+    for row in PUBLISHED:
+        if "label" in row:
+            continue
+        told = " ".join(remark["text"] for remark in REMARKS if row in holding(remark))
+        assert "--resize" in told, row
+        assert "HD95" in told or "HD95" not in row, row
+        if "trainer" in row:
+            chosen = {"ConDSeg": "best epoch", "DLKUNet": "best of all checkpoints", "DCSNet": "four images at a time"}
+            chosen |= {"DCFFSNet": "five-fold", "MedFusion-TransNet": "five folds"}
+            assert chosen[row["paper"]] in told, row
+            assert ("starts from ImageNet" in told) == row["trainer"].endswith("_pretrained"), row
+
+
+def test_what_the_fidelity_measurements_found_is_told():
+    facts = {
+        "DCSNet": [
+            "0.65 to 0.7",
+            "four images",
+            "test-time augmentation",
+            "Table 3 has a Dice of 0.9297 for it, Table 6",
+        ],
+        "DLKUNet": ["HD95 in voxels", "absent, counts as 1", "on the test set"],
+        "ConDSeg": ["best epoch", "in both stages"],
+    }
+    for paper, parts in facts.items():
+        text = " ".join(remark["text"] for remark in REMARKS if remark["paper"] == paper)
+        assert all(part in text for part in parts)
 
 
 def test_suite_of_the_committed_results_is_theirs():
     results = REPOSITORY / "docs" / "results" / EVIDENCE.stem
     assert read_record(results).suite == read_suite(EVIDENCE)
     assert verify(results) == []
-    assert {path.name for path in results.iterdir()} == OWN_FILES - {FIGURES}
+    assert {path.name for path in results.iterdir()} == OWN_FILES - {FIGURES, PUBLISHED_FILE}

@@ -7,6 +7,7 @@ import tabulate
 
 from nnunet_plugins.benchmark.report.analysis import Analysis
 from nnunet_plugins.benchmark.report.notes import DEFINITIONS, describe_suite, notices
+from nnunet_plugins.benchmark.report.published import PUBLISHED_TITLE, published_csv
 from nnunet_plugins.benchmark.report.tables import Table, all_tables
 
 tabulate.WIDE_CHARS_MODE = False  # the files must not depend on whether the package wcwidth is installed
@@ -14,6 +15,10 @@ tabulate.WIDE_CHARS_MODE = False  # the files must not depend on whether the pac
 LATEX_ESCAPES = str.maketrans(tabulate.LATEX_ESCAPE_RULES)
 LATEX_SYMBOLS = str.maketrans({"|": "$|$", "−": "$-$", "↑": r"$\uparrow$", "↓": r"$\downarrow$"})
 """Characters that tabulate does not escape, and that TeX's standard fonts lack."""
+
+PUBLISHED_FILE = "published.csv"
+"""File of the published results, in reports of datasets that the papers use."""
+TABLE_FILES = ("results.csv", "results.md", "results.tex", PUBLISHED_FILE)
 
 
 def result_files(analysis: Analysis) -> dict[str, bytes]:
@@ -24,6 +29,9 @@ def result_files(analysis: Analysis) -> dict[str, bytes]:
         "results.md": markdown(analysis, tables),
         "results.tex": latex(tables),
     }
+    for table in tables:
+        if table.title == PUBLISHED_TITLE:
+            texts[PUBLISHED_FILE] = published_csv(table)
     return {name: text.encode() for name, text in texts.items()}
 
 
@@ -45,7 +53,8 @@ def markdown(analysis: Analysis, tables: Iterable[Table]) -> str:
 def markdown_table(table: Table) -> str:
     header, *rows = ([markdown_cell(text) for text in row] for row in (table.columns, *table.texts))
     body = tabulate.tabulate(rows, header, "github", disable_numparse=True)
-    texts = [f"## {markdown_text(table.title)}", body, markdown_text(table.note)]
+    remarks = [f"{index}. {markdown_text(remark)}" for index, remark in enumerate(table.remarks, start=1)]
+    texts = [f"## {markdown_text(table.title)}", body, markdown_text(table.note), "\n".join(remarks)]
     return "\n\n".join(filter(None, texts))
 
 
@@ -65,5 +74,7 @@ def latex(tables: Iterable[Table]) -> str:
 def latex_table(table: Table) -> str:
     caption = f"{table.title}. {table.note}".translate(LATEX_ESCAPES)
     body = tabulate.tabulate(table.texts, table.columns, "latex_booktabs", disable_numparse=True)
-    lines = [r"\begin{table}", r"\centering", rf"\caption{{{caption}}}", body, r"\end{table}"]
+    items = [rf"\item {remark.translate(LATEX_ESCAPES)}" for remark in table.remarks]
+    remarks = [r"\begin{enumerate}", *items, r"\end{enumerate}"] if items else []
+    lines = [r"\begin{table}", r"\centering", rf"\caption{{{caption}}}", body, *remarks, r"\end{table}"]
     return "\n".join(lines).translate(LATEX_SYMBOLS)

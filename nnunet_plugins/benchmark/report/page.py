@@ -13,7 +13,7 @@ from jinja2 import Environment
 from nnunet_plugins.benchmark.report import figures, overlays
 from nnunet_plugins.benchmark.report.analysis import Analysis, analyse
 from nnunet_plugins.benchmark.report.collection import collect
-from nnunet_plugins.benchmark.report.markup import result_files
+from nnunet_plugins.benchmark.report.markup import TABLE_FILES, result_files
 from nnunet_plugins.benchmark.report.notes import DEFINITIONS, describe_suite, notices
 from nnunet_plugins.benchmark.report.record import RECORD, Picture, Record
 from nnunet_plugins.benchmark.report.results import DATA_FILES, Results, read_data, write_data
@@ -25,7 +25,6 @@ from nnunet_plugins.files import digest, replace_folder
 TEMPLATE = Path(__file__).with_name("page.html")
 PAGE = "report.html"
 FIGURES = "figures"
-TABLE_FILES = ("results.csv", "results.md", "results.tex")
 OWN_FILES = {*DATA_FILES, *TABLE_FILES, RECORD, PAGE, FIGURES}
 """Everything that a report's folder may hold; with anything else in it, the folder is refused."""
 MIME = {".svg": "image/svg+xml", ".png": "image/png"}

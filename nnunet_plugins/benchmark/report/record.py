@@ -10,7 +10,7 @@ from nnunet_plugins.benchmark.suite import Data, Suite, parse
 from nnunet_plugins.errors import UserError
 
 RECORD = "record.json"
-SCHEMA = 2
+SCHEMA = 3
 """Version of the record's fields; it grows when a report of an earlier version can no longer be verified."""
 
 

@@ -3,16 +3,23 @@
 They are made from its data files alone and have the same bytes every time.
 """
 
-import tomllib
-from collections.abc import Sequence
-from functools import cache
-from pathlib import Path
-from typing import Any, NamedTuple
-
 import pandas as pd
 
 from nnunet_plugins.benchmark.metrics import HIGHER_IS_BETTER
 from nnunet_plugins.benchmark.report.analysis import Analysis, main_label_rows
+from nnunet_plugins.benchmark.report.cells import (
+    EMPTY,
+    Cell,
+    Table,
+    counts,
+    distinct,
+    interval,
+    is_missing,
+    number,
+    p_value,
+    texts,
+)
+from nnunet_plugins.benchmark.report.published import published
 from nnunet_plugins.benchmark.report.ranking import agreement, average_ranks, rank_table
 from nnunet_plugins.benchmark.report.record import Record
 from nnunet_plugins.benchmark.report.results import EVALUATION_COLUMNS, Evaluation, Results, by_evaluation
@@ -20,32 +27,6 @@ from nnunet_plugins.benchmark.report.units import MEAN_LABEL
 
 DIGITS = {"Dice": 4, "HD95": 2, "NSD": 4}
 """Decimals of the metrics in the short tables; ``results.csv`` has all metrics."""
-PUBLISHED = Path(__file__).with_name("published.toml")
-PUBLISHED_DIGITS = {"Dice": 4, "IoU": 4, "HD95": 2}
-
-
-class Cell(NamedTuple):
-    """A cell of a printed table."""
-
-    text: str
-    number: float | None = None
-    """Number by which the page sorts it; None: the page sorts it by its text."""
-
-
-EMPTY = Cell("")
-
-
-class Table(NamedTuple):
-    """A printed table."""
-
-    title: str
-    columns: list[str]
-    rows: list[list[Cell]]
-    note: str = ""
-
-    @property
-    def texts(self) -> list[list[str]]:
-        return [[cell.text for cell in row] for row in self.rows]
 
 
 def all_tables(analysis: Analysis) -> list[Table]:
@@ -63,45 +44,6 @@ def all_tables(analysis: Analysis) -> list[Table]:
         published(results, result_table),
     ]
     return [*short, *(other for other in others if other.rows)]
-
-
-# ---- cells -----------------------------------------------------------------------------------------------------------
-
-
-def is_missing(value: Any) -> bool:
-    return value is None or bool(pd.isna(value))
-
-
-def texts(row: pd.Series, names: Sequence[str]) -> list[Cell]:
-    return [Cell(row[name]) for name in names]
-
-
-def number(value: Any, digits: int) -> Cell:
-    """Cell of a number with ``digits`` decimals; empty if it is missing."""
-    return EMPTY if is_missing(value) else Cell(f"{value:.{digits}f}", float(value))
-
-
-def interval(value: float, low: float, high: float, format_spec: str) -> Cell:
-    """A number with its bounds, if it has any, all in the same format."""
-    if is_missing(value):
-        return EMPTY
-    bounds = "" if is_missing(low) else f" [{low:{format_spec}}, {high:{format_spec}}]"
-    return Cell(f"{value:{format_spec}}{bounds}", float(value))
-
-
-def p_value(p: float) -> Cell:
-    return EMPTY if is_missing(p) else Cell("< 0.001" if p < 0.001 else f"{p:.3f}", float(p))
-
-
-def counts(row: pd.Series, names: Sequence[str]) -> Cell:
-    """Numbers with slashes between them, or nothing if they are missing."""
-    values = [row[name] for name in names]
-    return EMPTY if is_missing(values[0]) else Cell(" / ".join(f"{value:.0f}" for value in values), float(values[0]))
-
-
-def distinct(values: pd.Series) -> Cell:
-    """The different values, without missing ones."""
-    return Cell(", ".join(str(value) for value in values.dropna().unique()))
 
 
 # ---- one table each --------------------------------------------------------------------------------------------------
@@ -253,45 +195,3 @@ def measured_cost(costs: pd.DataFrame) -> Table:
     )
     estimate = ["estimated memory on a GPU, MB"] if fitted else []
     return Table("Cost without training", [*columns, *estimate, "training memory, MB", "device"], rows, note)
-
-
-# ---- published results -----------------------------------------------------------------------------------------------
-
-
-@cache
-def published_results() -> pd.DataFrame:
-    return pd.DataFrame(tomllib.loads(PUBLISHED.read_text(encoding="utf-8"))["results"])
-
-
-def published(results: Results, table: pd.DataFrame) -> Table:
-    """The papers' numbers on the suite's datasets, beside ours of the same trainers, whatever their initialisation."""
-    ours = main_label_rows(table[table["mean"].notna()])
-    all_theirs = published_results()
-    rows = []
-    for dataset, description in results.record.datasets.items():
-        theirs = all_theirs[(all_theirs.dataset == description.converter) & all_theirs.label.isna()]
-        for _, row in theirs.iterrows():
-            same = ours.trainer.isin([row["trainer"], f"{row['trainer']}_pretrained"])
-            own = ours[(ours.dataset == dataset) & same]
-            cells = [Cell(dataset), *texts(row, ("paper", "table", "method"))]
-            for metric, digits in PUBLISHED_DIGITS.items():
-                cells += [number(row[metric], digits), our_results(own[own.metric == metric], digits)]
-            rows.append([*cells, EMPTY if is_missing(row["note"]) else Cell(row["note"])])
-    columns = ["dataset", "paper", "table", "method"]
-    columns += [name for metric in PUBLISHED_DIGITS for name in (metric, f"our {metric}")]
-    note = (
-        "Papers differ from us, and from each other, in splits, training, initialisation, preprocessing and "
-        "definitions of metrics."
-    )
-    return Table("Published", [*columns, "remark"], rows, note)
-
-
-def our_results(rows: pd.DataFrame, digits: int) -> Cell:
-    """Our means of one metric, each with its trainer, configuration and part."""
-    if rows.empty:
-        return EMPTY
-    shown = [
-        f"{row['mean']:.{digits}f} ({row['trainer']}, {row['configuration']}, {row['part']})"
-        for _, row in rows.iterrows()
-    ]
-    return Cell("; ".join(shown), float(rows["mean"].iloc[0]))

@@ -59,7 +59,7 @@ def test_costs_that_were_not_measured_are_read_as_none(results, analysis, tmp_pa
 
 def test_tables_are_the_same_every_time_and_of_what_was_read(results, analysis, tmp_path):
     files = result_files(analysis)
-    assert set(files) == {"results.csv", "results.md", "results.tex"}
+    assert set(files) == {"results.csv", "results.md", "results.tex", "published.csv"}
     assert result_files(analyse(read_data(written_data(results, tmp_path)))) == files
     assert b"\r" not in b"".join(files.values())
 

@@ -6,6 +6,7 @@ import pytest
 from support.benchmark_results import SURVEY
 
 from nnunet_plugins.benchmark.report import figures, overlays, page
+from nnunet_plugins.benchmark.report.markup import TABLE_FILES
 from nnunet_plugins.benchmark.report.results import DATA_FILES
 from nnunet_plugins.errors import UserError
 
@@ -17,7 +18,7 @@ def everything(folder):
 def test_report_holds_data_tables_and_page_and_is_verified(quick, tmp_path):
     written = page.write_report(SURVEY, tmp_path / "deep" / "report")
     assert written == tmp_path / "deep" / "report" / "report.html"
-    names = {*DATA_FILES, "record.json", "results.csv", "results.md", "results.tex", "report.html", "figures"}
+    names = {*DATA_FILES, *TABLE_FILES, "record.json", "report.html", "figures"}
     assert {path.name for path in written.parent.iterdir()} == names
     assert [path.name for path in written.parent.parent.iterdir()] == ["report"]
     assert page.verify(written.parent) == []

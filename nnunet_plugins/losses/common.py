@@ -99,6 +99,14 @@ class PluginLoss(nn.Module):
         """Whether the probabilities are a softmax over classes, and not the sigmoid of every region."""
         return not self.label_format.regions
 
+    @property
+    def epoch_of_schedule(self) -> int:
+        """Epoch whose weights a loss with a schedule uses: the training's, and in validation always the last.
+
+        Or validation losses could not be compared over the epochs, as early stopping and plateaus do.
+        """
+        return self.epoch if torch.is_grad_enabled() else self.num_epochs - 1
+
     def forward(self, outputs: Any, targets: Tensor | Sequence[Tensor]) -> Tensor:
         """Return the total loss, a scalar.
 

@@ -103,8 +103,8 @@ class DiceCrossEntropyLoss(PluginLoss):
 
     @property
     def weights(self) -> MixtureWeights:
-        """Weights of this epoch."""
-        return self.schedule(self.epoch, self.num_epochs)
+        """Weights of this epoch; in validation those of the last."""
+        return self.schedule(self.epoch_of_schedule, self.num_epochs)
 
     def terms(self, outputs: Tensor, target: Target) -> dict[str, Tensor]:
         """Return the two weighted terms of ``(B, K, *S)`` logits."""

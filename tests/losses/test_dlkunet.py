@@ -157,3 +157,15 @@ def test_terms_for_the_log_are_the_weighted_parts():
     terms = loss.mean_terms()
     assert terms.keys() == {"alpha * dice", "beta * cross_entropy"}
     assert sum(terms.values()) == pytest.approx(total.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_validation_losses_can_be_compared_over_the_epochs(name):
+    loss = DiceCrossEntropyLoss(LabelFormat(), schedule=name)
+    logits, target = torch.randn(2, 3, 8, 8), torch.randint(0, 3, (2, 1, 8, 8))
+    found = []
+    for epoch in range(10):
+        loss.start_epoch(epoch, 10)
+        with torch.no_grad():
+            found.append(loss(logits, target).item())
+    assert found == [loss(logits, target).item()] * 10

@@ -105,7 +105,10 @@ class ConnectivityLoss(nn.Module):
 
 
 def edge_loss(log_no_vote: Tensor, pairs: PairTarget) -> Tensor:
-    """BCE of the smallest vote against 0, mean over the edge pixels; ``log_no_vote`` is ``(B, K, 4, H, W)``."""
+    """BCE of the smallest vote against 0, mean over the edge pixels; ``log_no_vote`` is ``(B, K, 4, H, W)``.
+
+    Deviation: reference [4] divides by the sum of the smallest votes, not by the number of edge pixels.
+    """
     smallest_vote = largest_pair(log_no_vote.detach().masked_fill(pairs.known == 0, -torch.inf))
     return -(pick(log_no_vote, smallest_vote) * pairs.edge).sum() / pairs.edge.sum().clamp_min(1)
 

@@ -21,8 +21,7 @@ from nnunet_plugins.losses.drgo_regions import RegionStatistics, region_grid
 from nnunet_plugins.trainers.data.region_importance import (
     Case,
     RegionImportance,
-    class_frequency,
-    count_labels_of_cases,
+    class_frequency_of_cases,
     find_cases,
 )
 from nnunet_plugins.trainers.data.region_picture import draw_importance
@@ -192,24 +191,24 @@ class DRGO(nnUNetTrainer):
                 self.print_to_log_file(
                     f"{path} is missing: the importance of the regions begins anew with the frequency of their classes."
                 )
-            importance = RegionImportance(cases, class_frequency(self.count_classes(dataset, cases)))
+            importance = RegionImportance(cases, self.class_frequency(dataset, cases))
         if self.local_rank == 0:
             self.importance = importance
             np.save(self.probabilities_file, importance.probabilities())
         if self.is_ddp:
             dist.barrier()
 
-    def count_classes(self, dataset: nnUNetBaseDataset, cases: dict[str, Case]) -> np.ndarray:
-        """Count annotated voxels of each class in each region, ``(regions, classes)``; every process does its share."""
+    def class_frequency(self, dataset: nnUNetBaseDataset, cases: dict[str, Case]) -> np.ndarray:
+        """Compute the class frequency of each region, ``(regions,)``; every process does its share of the cases."""
         labels = self.label_manager.all_labels  # without the ignore label
         if not self.is_ddp:
-            counts = count_labels_of_cases(dataset, cases, labels)
+            of_cases = class_frequency_of_cases(dataset, cases, labels)
         else:
             rank, num_ranks = dist.get_rank(), dist.get_world_size()
             of_ranks: list[dict[str, np.ndarray]] = [{}] * num_ranks
-            dist.all_gather_object(of_ranks, count_labels_of_cases(dataset, cases, labels, rank, num_ranks))
-            counts = {identifier: count for of_rank in of_ranks for identifier, count in of_rank.items()}
-        return np.concatenate([counts[identifier] for identifier in cases])
+            dist.all_gather_object(of_ranks, class_frequency_of_cases(dataset, cases, labels, rank, num_ranks))
+            of_cases = {identifier: values for of_rank in of_ranks for identifier, values in of_rank.items()}
+        return np.concatenate([of_cases[identifier] for identifier in cases])
 
     def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
         super().on_train_epoch_end(train_outputs)

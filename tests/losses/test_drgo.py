@@ -14,6 +14,7 @@ from nnunet_plugins.losses.drgo_regions import (
     dominant_frequency,
     region_statistics,
 )
+from nnunet_plugins.trainers.memory.tracker import MemoryTracker
 
 
 def drgo(label_format=LabelFormat(), **kwargs):  # noqa: B008 (immutable)
@@ -117,3 +118,27 @@ def test_loss_never_waits_for_the_device():
 
     with FakeTensorMode():
         drgo()(torch.randn(2, 2, 40, 40, requires_grad=True), torch.zeros(2, 1, 40, 40, dtype=torch.int16)).backward()
+
+
+def memory_of(loss, label_format, size, num_classes):
+    """Bytes for each pixel and class: kept for the backward pass, and the peak of both passes."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        logits = torch.randn(2, num_classes, *size, requires_grad=True)
+        target = torch.zeros(2, num_classes if label_format.regions else 1, *size, dtype=torch.int16)
+        with MemoryTracker() as memory:
+            total = loss(logits, target)
+            kept = memory.now
+            total.backward()
+        return kept / logits.numel(), memory.peak / logits.numel()
+
+
+@pytest.mark.parametrize("label_format", [LabelFormat(), LabelFormat(regions=True)], ids=["labels", "regions"])
+@pytest.mark.parametrize("size", [(256, 256), (64, 64, 64)], ids=str)
+@pytest.mark.parametrize("num_classes", [2, 8])
+def test_the_loss_takes_little_more_than_twice_the_memory_of_dice_and_cross_entropy(label_format, size, num_classes):
+    plain = memory_of(DiceCrossEntropyLoss(label_format, schedule="ordinary"), label_format, size, num_classes)
+    ours = memory_of(drgo(label_format), label_format, size, num_classes)
+    assert ours[0] < 2.4 * plain[0] and ours[1] < 2.4 * plain[1]
+    assert ours[0] < 28 and ours[1] < 46

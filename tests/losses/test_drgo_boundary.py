@@ -1,4 +1,4 @@
-"""Proves: DRGO's boundary terms are section 3.4.3's, by hand on 4x4 images and in loops over pixels."""
+"""Proves: DRGO's boundary terms are section 3.4.3's, by hand and in loops over pixels, and take little memory."""
 
 import math
 from itertools import product
@@ -12,7 +12,8 @@ from scipy.ndimage import distance_transform_edt
 from support.drgo_example import LABELS, target_of, two_classes
 
 from nnunet_plugins.losses.common import LabelFormat, Target, split_target
-from nnunet_plugins.losses.drgo_boundary import boundary_pairs, boundary_terms, squared_distances
+from nnunet_plugins.losses.drgo_boundary import boundary_distances, boundary_pairs, boundary_terms, squared_distances
+from nnunet_plugins.trainers.memory.tracker import MemoryTracker
 
 # The boundary's points are the pixels with a neighbour of another label, ``x``; a pair counts from its nearer pixel.
 #     . x x .
@@ -23,8 +24,12 @@ SUM_OF_WEIGHTS = 16 + 6 / 2 + 2 / (1 + math.sqrt(2))
 STEPS = 5  # pairs with different labels
 
 
+def pairs_of(target):
+    return list(boundary_pairs(target, boundary_distances(target)))
+
+
 def test_weights_of_pairs_by_hand():
-    horizontal, vertical = boundary_pairs(target_of(LABELS))[::-1]
+    vertical, horizontal = pairs_of(target_of(LABELS))
     far = 1 / (1 + math.sqrt(2))
     torch.testing.assert_close(
         horizontal.weights[0, 0], torch.tensor([[1, 1, 1, 0], [1, 1, 1, 0], [0.5, 1, 1, 0], [far, 0.5, 1, 0]])
@@ -55,7 +60,7 @@ def test_boundary_terms_of_a_wrong_step_by_hand():
 def test_pairs_count_up_to_a_distance_of_five_pixels():
     labels = torch.zeros(1, 1, 1, 12, dtype=torch.int64)
     labels[..., 0] = 1  # the boundary's points are pixels 0 and 1; pixels 6 and 7 are 5 and 6 pixels away
-    weights = boundary_pairs(split_target(labels, 2, LabelFormat()))[1].weights.flatten()
+    weights = pairs_of(split_target(labels, 2, LabelFormat()))[1].weights.flatten()
     assert weights.tolist() == pytest.approx([1, 1, 1 / 2, 1 / 3, 1 / 4, 1 / 5, 1 / 6, 0, 0, 0, 0, 0])
 
 
@@ -156,13 +161,49 @@ def test_ignored_pixels_have_no_boundary():
     assert torch.equal(torch.stack(boundary_terms(changed, target, softmax=True)), torch.stack(terms))
 
 
-def test_boundary_loss_has_the_right_gradient():
-    labels = torch.tensor(LABELS)[None, None]
-    target = split_target(labels, 2, LabelFormat())
-    logits = torch.randn(1, 2, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    double = Target(target.one_hot.double(), None)
+@pytest.mark.parametrize("softmax", [True, False])
+@pytest.mark.parametrize("ignored", [None, 2])
+@pytest.mark.parametrize("size", [(4, 3), (3, 2, 2)], ids=str)
+def test_each_boundary_term_has_the_right_gradient(softmax, ignored, size):
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 3, (5, 1, *size), generator=generator)  # five samples in four parts
+    target = split_target(labels, 2 if ignored else 3, LabelFormat(ignore_label=ignored))
+    logits = torch.randn(target.one_hot.shape, dtype=torch.float64, generator=generator)
+    double = Target(target.one_hot.double(), target.mask)
 
-    def total(x):
-        return torch.stack(boundary_terms(x.softmax(1), double, softmax=True)).sum()
+    def terms(x):
+        return tuple(boundary_terms(x.softmax(1) if softmax else x.sigmoid(), double, softmax=softmax))
 
-    assert torch.autograd.gradcheck(total, logits.requires_grad_())
+    assert torch.autograd.gradcheck(terms, logits.requires_grad_())
+
+
+# ---- memory ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("softmax", [True, False])
+@pytest.mark.parametrize("size", [(32, 40), (16, 20, 24)], ids=str)
+def test_boundary_terms_keep_a_byte_for_each_pixel_besides_probabilities_and_labels(softmax, size):
+    target = split_target(torch.randint(0, 3, (2, 1, *size)), 3, LabelFormat())
+    p = torch.rand(2, 3, *size, requires_grad=True)
+    kept = {}
+
+    def keep(x):
+        kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        terms = boundary_terms(p, target, softmax=softmax)
+    assert {p.data_ptr(), target.one_hot.data_ptr()} <= set(kept)
+    assert sum(kept.values()) - p.nbytes - target.one_hot.nbytes <= 2 * math.prod(size) + 100
+    torch.stack(terms).sum().backward()
+    assert p.grad.isfinite().all() and p.grad.any()
+
+
+@pytest.mark.parametrize("softmax", [True, False])
+@pytest.mark.parametrize("size", [(64, 64), (32, 32, 32)], ids=str)
+def test_boundary_terms_and_their_gradient_take_32_bytes_for_each_pixel_and_class_at_most(softmax, size):
+    target = split_target(torch.zeros(2, 1, *size, dtype=torch.int64), 2, LabelFormat())
+    with MemoryTracker() as memory:
+        p = torch.rand(2, 2, *size).requires_grad_()
+        torch.stack(boundary_terms(p, target, softmax=softmax)).sum().backward()
+    assert memory.peak <= 32 * p.numel()

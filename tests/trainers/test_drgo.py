@@ -14,7 +14,7 @@ from support.cell_datasets import LABELS, REGIONS_IGNORE, THICK_VOLUMES, VOLUMES
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.losses.drgo_regions import RegionStatistics
 from nnunet_plugins.trainers import find_trainer
-from nnunet_plugins.trainers.data.region_importance import class_frequency
+from nnunet_plugins.trainers.data.region_importance import class_frequency, count_labels
 from nnunet_plugins.trainers.data.region_sampling import RegionDataLoader
 from nnunet_plugins.trainers.drgo import DRGO, Observation, gathered
 
@@ -61,23 +61,16 @@ def test_the_first_epoch_knows_class_frequency_alone_and_the_next_what_it_saw():
     assert np.array_equal(stored(trainer), importance.probabilities())
 
 
-def test_classes_are_counted_in_the_training_cases():
-    trainer = started()
-    dataset = trainer.dataset_tr
-    counts = trainer.count_classes(dataset, trainer.importance.cases)
-    labels = [np.asarray(dataset.load_case(case)[1][:]) for case in dataset.identifiers]
-    assert list(trainer.importance.cases) == dataset.identifiers
-    total = [sum(int((np.maximum(seg, 0) == label).sum()) for seg in labels) for label in (0, 1, 2)]
-    assert counts.sum(0).tolist() == total
-    assert np.array_equal(trainer.importance.frequency, class_frequency(counts))
-
-
-def test_ignored_voxels_are_not_counted():
-    trainer = started(dataset_id=REGIONS_IGNORE)
-    cases = trainer.importance.cases
-    counts = trainer.count_classes(trainer.dataset_tr, cases)
-    assert counts.shape[1] == 3
-    assert counts.sum() < sum(int(np.prod(case.shape)) for case in cases.values())
+@pytest.mark.parametrize("dataset_id", [LABELS, REGIONS_IGNORE], ids=cell_datasets.NAMES.get)
+def test_classes_are_counted_in_the_training_cases_without_what_is_ignored(dataset_id):
+    trainer = started(dataset_id=dataset_id)
+    dataset, importance = trainer.dataset_tr, trainer.importance
+    assert list(importance.cases) == dataset.identifiers
+    assert np.isfinite(importance.frequency).any()
+    for identifier, case in importance.cases.items():
+        labels = np.asarray(dataset.load_case(identifier)[1][0])
+        expected = class_frequency(count_labels(labels, case.grid, (0, 1, 2)))
+        assert np.array_equal(importance.frequency[case.regions], expected, equal_nan=True)
 
 
 def test_training_draws_regions_and_validation_as_nnunet():
@@ -233,7 +226,7 @@ def test_a_resumed_training_learns_the_same_importance_as_an_uninterrupted_one(t
 
 def test_a_resumed_training_does_not_count_again(tmp_path, monkeypatch):
     interrupted(tmp_path, monkeypatch)
-    monkeypatch.setattr(DRGO, "count_classes", None)
+    monkeypatch.setattr(DRGO, "class_frequency", None)
     resumed(monkeypatch, tmp_path)
 
 

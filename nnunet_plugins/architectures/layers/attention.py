@@ -1,10 +1,13 @@
 """Attention on feature maps: the pair of Dual Attention Networks, and the gates of CBAM."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nnunet_plugins.architectures.layers.convolutions import ConvOp, conv
+from nnunet_plugins.architectures.layers.old_checkpoints import refuse_state_dicts_without
 
 # ---- Fu et al., Dual Attention Network for Scene Segmentation, CVPR 2019 ---------------------------------------------
 # Both act on ``groups`` equal channel groups independently and in one call: convolutions are grouped, and the groups
@@ -37,19 +40,35 @@ class SpatialAttention(nn.Module):
 class ChannelAttention(nn.Module):
     """Self-attention among the channels of each group, as a residual scaled by ``gamma`` (0 at first).
 
-    Deviation: the affinity of two channels is the mean of their product over the positions, not the sum, which grows
-    with the patch until every channel attends to one channel alone. ``(B, C, H, W)`` to ``(B, C, H, W)``.
+    Deviation: the affinity of two channels is the cosine between them, times a learned scale (an inverse temperature)
+    for each group. The sum of their products over the positions grows with the patch, until every channel attends to
+    one alone; their mean is so small that every channel attends to all alike. ``(B, C, H, W)`` to ``(B, C, H, W)``.
     """
+
+    initial_scale = 6.0  # of features after a ReLU the weights have 0.7 of the largest entropy, whatever the patch
+    max_scale = 100.0
 
     def __init__(self, groups: int = 1):
         super().__init__()
         self.groups = groups
         self.gamma = nn.Parameter(torch.zeros(1))
+        self.log_scale = nn.Parameter(torch.full((groups, 1, 1), math.log(self.initial_scale)))
+        refuse_state_dicts_without(self, "log_scale", "0.2.0")
 
     def forward(self, x: Tensor) -> Tensor:
         channels = x.unflatten(1, (self.groups, -1)).flatten(3)  # (B, groups, c, H*W)
-        attended = F.scaled_dot_product_attention(channels, channels, channels, scale=1 / channels.shape[-1])
+        query, key = self.directions(channels)
+        attended = F.scaled_dot_product_attention(query, key, channels, scale=1.0)
         return x + self.gamma * attended.reshape(x.shape)
+
+    def directions(self, channels: Tensor) -> tuple[Tensor, Tensor]:
+        """Scale channels ``(..., c, positions)`` to unit length, the first result times the learned scale.
+
+        In float32 at least: the squares of half precision's large numbers are infinite.
+        """
+        unit = F.normalize(channels.to(torch.promote_types(channels.dtype, torch.float32)), dim=-1)
+        scale = self.log_scale.clamp_max(math.log(self.max_scale)).exp()
+        return (unit * scale).to(channels.dtype), unit.to(channels.dtype)
 
 
 # ---- Woo et al., CBAM: Convolutional Block Attention Module, ECCV 2018 -----------------------------------------------

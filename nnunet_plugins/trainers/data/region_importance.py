@@ -44,11 +44,18 @@ class Case(NamedTuple):
 def case_grid(shape: Sequence[int], patch_size: Sequence[int]) -> Size:
     """Number of regions along each axis of a case: 8, or fewer, so that none is shorter than 16 voxels.
 
-    Deviation: more than 8 where a region would be longer than half a patch. A patch around any point of a region then
-    shows the whole region, however much larger than the patch the case is.
+    Deviation: more, and shorter ones, where a region would be longer than half a patch and the patch does not show the
+    whole axis; for patches of one slice, a region is a part of one slice. A patch around any point of a region then
+    shows the whole region, and so the class for which the region was drawn.
+
+    Example:
+        >>> case_grid((40, 512, 400), (20, 256, 256)), case_grid((40, 512, 400), (1, 256, 256))
+        ((4, 8, 8), (40, 8, 8))
     """
-    cells = np.maximum(CELLS_PER_AXIS, -(-2 * np.array(shape) // np.array(patch_size)))
-    return tuple(int(n) for n in np.clip(np.array(shape) // MIN_CELL, 1, cells))
+    lengths, patch = np.array(shape), np.array(patch_size)
+    at_least = np.where(patch < lengths, np.minimum(-(-2 * lengths // patch), lengths), 1)
+    preferred = np.clip(lengths // MIN_CELL, 1, CELLS_PER_AXIS)
+    return tuple(int(n) for n in np.maximum(preferred, at_least))
 
 
 def find_cases(dataset: nnUNetBaseDataset, patch_size: Sequence[int]) -> dict[str, Case]:
@@ -84,39 +91,80 @@ def count_labels(segmentation: np.ndarray, grid: Size, labels: Sequence[int]) ->
     return np.concatenate(counts)[:, :-1].astype(np.int32)
 
 
-def count_labels_of_cases(
+# ---- class frequency -------------------------------------------------------------------------------------------------
+
+
+def class_frequency(counts: np.ndarray) -> np.ndarray:
+    """Sum ``1 / p(c)`` over the foreground classes c in each region of a case; NaN where nothing is annotated.
+
+    p(c) is the share of the case's annotated regions that show c: summed over the regions, every class of the case has
+    the same weight, however rare it is. A case without foreground has the background as its only class.
+
+    Deviation: the paper counts the dataset's pixels. By them the rarest class of many would have all the weight.
+
+    Args:
+        counts: annotated voxels of each class in each region, ``(regions, classes)``; the background is the first.
+
+    Example:
+        >>> class_frequency(np.array([[9, 0], [8, 1], [9, 0], [5, 4], [0, 0]]))
+        array([ 0.,  2.,  0.,  2., nan])
+    """
+    present = counts > 0
+    classes = present[:, 1:] if present[:, 1:].any() else present
+    annotated, showing = present.any(1), classes.sum(0)
+    inverse = np.divide(annotated.sum(), showing, out=np.zeros(len(showing)), where=showing > 0)
+    return np.where(annotated, classes @ inverse, np.nan)
+
+
+def class_frequency_of_cases(
     dataset: nnUNetBaseDataset, cases: dict[str, Case], labels: Sequence[int], rank: int = 0, num_ranks: int = 1
 ) -> dict[str, np.ndarray]:
-    """Count the labels of the cases that fall to a process, which is every ``num_ranks``-th."""
+    """Compute the class frequency in the cases that fall to a process, which is every ``num_ranks``-th.
+
+    Args:
+        dataset: of the cases.
+        cases: all training cases.
+        labels: labels that count as annotated, the background first.
+        rank: of the process.
+        num_ranks: number of processes.
+    """
     mine = list(cases)[rank::num_ranks]
     return {
-        identifier: count_labels(np.asarray(dataset.load_case(identifier)[1][0]), cases[identifier].grid, labels)
+        identifier: class_frequency(
+            count_labels(np.asarray(dataset.load_case(identifier)[1][0]), cases[identifier].grid, labels)
+        )
         for identifier in tqdm(mine, desc="counting the classes of regions", disable=rank > 0)
     }
 
 
 # ---- importance ------------------------------------------------------------------------------------------------------
 
+FORMAT = 2
+"""Version of the files in which importance is kept; those of nnunet_plugins 0.2.0 have none."""
+
 
 class RegionImportance:
-    """Importance of each region of each training case, and the probabilities with which regions are drawn.
+    """Importance of each region of each training case: the probability with which it is drawn from its case.
 
-    ``importance = alpha * class frequency + beta * boundary uncertainty + gamma * entropy``, each scaled to 0 .. 1 over
-    all regions of the training cases. Class frequency is static, see :func:`class_frequency`. Boundary uncertainty and
-    entropy are moving averages of what training has seen; a region not seen yet counts as the mean of those seen.
+    ``importance = alpha * cf / sum(cf) + beta * bu / sum(bu) + gamma * pc / sum(pc)``, with sums over the regions of a
+    case: class frequency cf is static, see :func:`class_frequency`; boundary uncertainty bu and entropy pc are moving
+    averages of what training has seen. A region not seen yet counts as the mean of those seen in its case. A factor of
+    which nothing is known in a case, or that is the same in all of its regions, gives its weight to class frequency.
 
-    Probabilities are proportional to importance within each case, for nnU-Net draws the cases. The paper weighs the
-    loss of a region by its probability; drawing the region with that probability has the same expectation.
+    So the classes have at least alpha of the patches of each case, in equal shares, whatever the network predicts.
 
-    Deviation: a tenth of the patches is drawn from all annotated regions alike. Scaled to 0 .. 1, the least important
-    region would never be drawn, and nothing would ever be learnt of it.
+    Importance sums to 1 for each case, for nnU-Net draws the cases. The paper weighs the loss of a region by it;
+    drawing the region with that probability has the same expectation.
+
+    Deviation: a tenth of what is not guaranteed to the classes is drawn from all annotated regions alike. A region
+    without a class, of which the network is certain, would never be drawn, and nothing ever be learnt of it.
 
     Args:
         cases: the training cases.
-        frequency: class frequency of each region, ``(regions,)``; 0 for regions without annotation.
+        frequency: class frequency of each region, ``(regions,)``; NaN for regions without annotation.
     """
 
-    weights = (1 / 3, 1 / 3, 1 / 3)  # alpha, beta, gamma
+    weights = (1 / 3, 1 / 3, 1 / 3)  # alpha, beta, gamma; the paper has no numbers
     decay = 0.5  # share of the old value in the moving averages
     uniform_share = 0.1
 
@@ -125,39 +173,24 @@ class RegionImportance:
         self.frequency = frequency
         self.boundary, self.entropy = np.full((2, len(frequency)), np.nan)
 
-    @property
-    def annotated(self) -> np.ndarray:
-        """Whether each region has an annotated voxel: any class gives it a frequency above 0."""
-        return self.frequency > 0
-
-    def importance(self) -> np.ndarray:
-        """Importance of each region, from 0 to 1; 0 for regions without annotation."""
-        factors = (self.frequency, self.boundary, self.entropy)
-        scaled = [weight * self.scaled(factor) for weight, factor in zip(self.weights, factors, strict=True)]
-        return np.where(self.annotated, np.sum(scaled, 0), 0.0)
-
-    def scaled(self, values: np.ndarray) -> np.ndarray:
-        """Scale values to 0 .. 1 over the annotated regions; unknown ones, NaN, get the mean of the others.
-
-        All are 0 if none is known, or all are alike.
-        """
-        known = values[self.annotated & np.isfinite(values)]
-        if not len(known) or known.max() == known.min():
-            return np.zeros_like(values)
-        filled = np.where(np.isfinite(values), values, known.mean())
-        return (filled - known.min()) / (known.max() - known.min())
-
     def probabilities(self) -> np.ndarray:
         """Probability of each region to be drawn from its case; they sum to 1 for each case."""
-        importance, annotated = self.importance(), self.annotated.astype(float)
-        result = np.empty(len(importance))
-        for case in self.cases.values():
-            eligible = annotated[case.regions]
-            uniform = normalised(eligible if eligible.any() else np.ones_like(eligible))
-            of_case = importance[case.regions]
-            drawn = normalised(of_case) if of_case.any() else uniform
-            result[case.regions] = (1 - self.uniform_share) * drawn + self.uniform_share * uniform
-        return result
+        return np.concatenate([self.mixture(case.regions) for case in self.cases.values()])
+
+    def mixture(self, regions: slice) -> np.ndarray:
+        """Probabilities of the regions of one case; 0 for those without annotation, unless there are no others."""
+        frequency = self.frequency[regions]
+        annotated = np.isfinite(frequency)
+        if not annotated.any():
+            return np.full(len(frequency), 1 / len(frequency))
+        by_class = normalised(np.where(annotated, frequency, 0))
+        evenly = normalised(annotated.astype(float))
+        alpha, *weights = self.weights
+        factors = (self.boundary[regions], self.entropy[regions])
+        shares = [shares_of(factor, annotated, by_class) for factor in factors]
+        others = sum(weight * share for weight, share in zip(weights, shares, strict=True))
+        at_random = sum(weights) * evenly
+        return alpha * by_class + (1 - self.uniform_share) * others + self.uniform_share * at_random
 
     def update(self, regions: np.ndarray, boundary: np.ndarray, entropy: np.ndarray) -> None:
         """Average an epoch's observations in: regions, which may repeat, and their uncertainties, each ``(n,)``."""
@@ -173,6 +206,7 @@ class RegionImportance:
         with atomic_write(path) as temporary, temporary.open("wb") as file:
             np.savez_compressed(
                 file,
+                format=FORMAT,
                 epoch=epoch,
                 cases=np.array(list(self.cases)),
                 grids=np.array([case.grid for case in self.cases.values()]),
@@ -186,9 +220,15 @@ class RegionImportance:
         """Read a file that :meth:`save` wrote, and its number of epochs.
 
         Raises:
-            UserError: the file is of other cases, or of the same ones preprocessed in another way.
+            UserError: the file is of another version, of other cases, or of the same ones preprocessed in another way.
         """
         with np.load(path) as saved:
+            if "format" not in saved or saved["format"] != FORMAT:
+                version = "0.2.0" if "format" not in saved else "a later version"
+                raise UserError(
+                    f"{path} was written by nnunet_plugins {version}, whose importance of regions means something "
+                    "else: go on with that version, or delete the file to begin with new importances of the regions."
+                )
             grids = [case.grid for case in cases.values()]
             if list(saved["cases"]) != list(cases) or not np.array_equal(saved["grids"], grids):
                 raise UserError(
@@ -200,15 +240,19 @@ class RegionImportance:
             return importance, int(saved["epoch"])
 
 
-def class_frequency(counts: np.ndarray) -> np.ndarray:
-    """Sum ``1 / p(c)`` over the classes c in each region, where p(c) is the class's share of all annotated voxels.
+def shares_of(factor: np.ndarray, annotated: np.ndarray, otherwise: np.ndarray) -> np.ndarray:
+    """Share of each region of a case in a factor's sum; regions where it is not finite get the mean of the others.
 
     Args:
-        counts: annotated voxels of each class in each region, ``(regions, classes)``.
+        factor: one value for each region, ``(regions,)``, NaN where unknown.
+        annotated: whether each region counts.
+        otherwise: shares to return if no value is known, or all are the same.
     """
-    of_class = counts.sum(0)
-    rarity = np.divide(of_class.sum(), of_class, out=np.zeros(len(of_class)), where=of_class > 0)
-    return (counts > 0) @ rarity
+    known = factor[annotated & np.isfinite(factor)].clip(min=0)  # rounding makes entropies of 0 negative
+    if not len(known) or known.max() == known.min():
+        return otherwise
+    filled = np.where(np.isfinite(factor), factor.clip(min=0), known.mean())
+    return normalised(np.where(annotated, filled, 0))
 
 
 def normalised(x: np.ndarray) -> np.ndarray:

@@ -14,9 +14,10 @@ from nnunet_plugins.trainers.data.region_importance import (
     RegionImportance,
     case_grid,
     class_frequency,
+    class_frequency_of_cases,
     count_labels,
-    count_labels_of_cases,
     find_cases,
+    shares_of,
 )
 
 
@@ -32,7 +33,10 @@ def one_case(shape, grid):
     [
         ((1, 512, 400), (1, 512, 400), (1, 8, 8)),
         ((20, 100, 15), (64, 64, 64), (1, 6, 1)),  # none shorter than 16 voxels
+        ((10, 40, 30), (20, 40, 48), (1, 2, 1)),  # the patch shows all of the case
         ((700, 512, 512), (128, 128, 128), (11, 8, 8)),  # none longer than half a patch
+        ((30, 512, 512), (20, 256, 256), (3, 8, 8)),  # nor than half a patch of less than 32 voxels
+        ((30, 512, 512), (1, 256, 256), (30, 8, 8)),  # of one slice, where the patch has one
     ],
 )
 def test_regions_of_a_case(shape, patch_size, grid):
@@ -72,24 +76,25 @@ def test_every_process_counts_its_share_of_the_cases():
     rng = np.random.default_rng(0)
     dataset = Cases({name: rng.integers(0, 3, (1, 40, 50)) for name in "abcde"})
     cases = find_cases(dataset, (32, 32))
-    whole = count_labels_of_cases(dataset, cases, (0, 1, 2))
-    shares = [count_labels_of_cases(dataset, cases, (0, 1, 2), rank, 2) for rank in range(2)]
+    whole = class_frequency_of_cases(dataset, cases, (0, 1, 2))
+    shares = [class_frequency_of_cases(dataset, cases, (0, 1, 2), rank, 2) for rank in range(2)]
     assert list(whole) == list("abcde")
     assert sorted([*shares[0], *shares[1]]) == list("abcde")
     for share in shares:
-        assert all(np.array_equal(count, whole[name]) for name, count in share.items())
+        assert all(np.array_equal(frequency, whole[name]) for name, frequency in share.items())
         assert len(share) in (2, 3)
 
 
 # ---- importance ------------------------------------------------------------------------------------------------------
 
-# 0 0 1 1    11 voxels are of class 0, 5 of class 1: 1 / p = 16 / 11 and 16 / 5
 # 0 0 1 1
+# 0 0 1 2    two of four regions show class 1 and two show class 2: 1 / p is 2 for both
 # 0 0 0 1
-# 0 0 0 0
-COUNTS = np.array([[4, 0], [0, 4], [4, 0], [3, 1]])
-FREQUENCY = [16 / 11, 16 / 5, 16 / 11, 16 / 11 + 16 / 5]
-SCALED_FREQUENCY = [0, (1 / 5 - 1 / 11) * 5, 0, 1]
+# 0 0 2 0
+LABELS = np.array([[0, 0, 1, 1], [0, 0, 1, 2], [0, 0, 0, 1], [0, 0, 2, 0]])
+COUNTS = np.array([[4, 0, 0], [0, 3, 1], [4, 0, 0], [2, 1, 1]])
+FREQUENCY = [0, 4, 0, 4]
+BY_CLASS = np.array([0, 1, 0, 1]) / 2
 
 
 def by_hand():
@@ -97,46 +102,72 @@ def by_hand():
 
 
 def test_class_frequency_by_hand():
-    labels = np.array([[0, 0, 1, 1], [0, 0, 1, 1], [0, 0, 0, 1], [0, 0, 0, 0]])
-    assert np.array_equal(count_labels(labels[None], (1, 2, 2), (0, 1)), COUNTS)
-    assert class_frequency(COUNTS).tolist() == pytest.approx(FREQUENCY)
+    assert np.array_equal(count_labels(LABELS[None], (1, 2, 2), (0, 1, 2)), COUNTS)
+    assert class_frequency(COUNTS).tolist() == FREQUENCY
+    rare = [[9, 3, 0, 0], [9, 3, 0, 0], [9, 3, 8, 0], [11, 0, 0, 1]]  # 4 / 3, 4 and 4 for the three classes
+    assert class_frequency(np.array(rare)).tolist() == pytest.approx([4 / 3, 4 / 3, 4 / 3 + 4, 4])
 
 
-def test_before_the_first_epoch_importance_is_class_frequency_alone():
-    importance = by_hand()
-    assert importance.importance().tolist() == pytest.approx([f / 3 for f in SCALED_FREQUENCY])
-    total = sum(SCALED_FREQUENCY)
-    expected = [0.9 * f / total + 0.1 / 4 for f in SCALED_FREQUENCY]
-    assert importance.probabilities().tolist() == pytest.approx(expected)
+def test_without_foreground_all_annotated_regions_are_alike():
+    frequency = class_frequency(np.array([[4, 0], [0, 0], [2, 0], [1, 0]]))
+    assert np.array_equal(frequency, [1, np.nan, 1, 1], equal_nan=True)
+
+
+def test_before_the_first_epoch_importance_is_class_frequency_and_a_few_regions_at_random():
+    at_random = 0.1 * 2 / 3 / 4
+    assert by_hand().probabilities() == pytest.approx((1 - 4 * at_random) * BY_CLASS + at_random)
 
 
 def test_importance_after_an_epoch_by_hand():
     importance = by_hand()
     # Region 1 was seen twice, regions 0 and 3 once. Region 2 counts as their mean.
     importance.update(np.array([1, 0, 1, 3]), np.array([0.2, 0.1, 0.4, 0.5]), np.array([0.6, 0.6, 0.2, 0.2]))
-    boundary, entropy = [0.1, 0.3, 0.3, 0.5], [0.6, 0.4, 0.4, 0.2]
-    scaled_boundary, scaled_entropy = ([(v - min(x)) / (max(x) - min(x)) for v in x] for x in (boundary, entropy))
-    expected = [sum(x) / 3 for x in zip(SCALED_FREQUENCY, scaled_boundary, scaled_entropy, strict=True)]
-    assert importance.importance().tolist() == pytest.approx(expected)
+    boundary, entropy = np.array([0.1, 0.3, 0.3, 0.5]) / 1.2, np.array([0.6, 0.4, 0.4, 0.2]) / 1.6
+    expected = BY_CLASS / 3 + 0.9 * (boundary / 3 + entropy / 3) + 0.1 * 2 / 3 / 4
+    assert importance.probabilities() == pytest.approx(expected)
     importance.update(np.array([0]), np.array([0.3]), np.array([0.0]))  # moving averages: (0.1 + 0.3) / 2, 0.6 / 2
     assert importance.boundary[[0, 1, 3]].tolist() == pytest.approx([0.2, 0.3, 0.5])
     assert importance.entropy[[0, 1, 3]].tolist() == pytest.approx([0.3, 0.4, 0.2])
     assert np.isnan(importance.boundary[2])
 
 
+def test_a_factor_that_is_the_same_everywhere_leaves_its_weight_to_class_frequency():
+    importance = by_hand()
+    importance.update(np.arange(4), np.array([0.1, 0.2, 0.3, 0.4]), np.full(4, 0.6))
+    expected = BY_CLASS / 3 + 0.9 * (np.array([0.1, 0.2, 0.3, 0.4]) / 3 + BY_CLASS / 3) + 0.1 * 2 / 3 / 4
+    assert importance.probabilities() == pytest.approx(expected)
+
+
+def test_cases_do_not_compete():
+    """A region's probability does not depend on other cases, however uncertain those are."""
+    cases = one_case((1, 4, 4), (1, 2, 2)) | {"b": Case((1, 4, 4), (1, 2, 2), 4)}
+    both, alone = RegionImportance(cases, class_frequency(COUNTS).repeat(2).reshape(4, 2).T.ravel()), by_hand()
+    of_first, of_second = np.array([0.1, 0.2, 0.3, 0.4]), np.array([90.0, 80, 10, 0])
+    both.update(np.arange(8), np.append(of_first, of_second), np.append(of_first, of_second))
+    alone.update(np.arange(4), of_first, of_first)
+    assert np.array_equal(both.probabilities()[:4], alone.probabilities())
+
+
 def test_regions_without_annotation_are_not_drawn():
-    frequency = class_frequency(np.array([[4, 0], [0, 0], [2, 2], [0, 0]]))  # 8 / 6, 0, 8 / 6 + 8 / 2, 0
+    frequency = class_frequency(np.array([[4, 0], [0, 0], [2, 2], [0, 0]]))
     importance = RegionImportance(one_case((1, 4, 4), (1, 2, 2)), frequency)
-    assert importance.probabilities().tolist() == pytest.approx([0.05, 0, 0.95, 0])
-    # what is seen of them does not count either: scaled entropies are 0 and 1
-    importance.update(np.arange(4), np.full(4, 0.2), np.array([0.3, 0.0, 0.2, 9.0]))
-    assert importance.importance().tolist() == pytest.approx([1 / 3, 0, 1 / 3, 0])
+    assert importance.probabilities().tolist() == pytest.approx([0.1 / 3, 0, 1 - 0.1 / 3, 0])
+    # what is seen of them does not count either
+    importance.update(np.arange(4), np.full(4, 0.2), np.array([0.3, 0.0, 0.1, 9.0]))
+    expected = [0.9 * 0.75 / 3 + 0.1 / 3, 0, 1 / 3 + 0.9 * (1 + 0.25) / 3 + 0.1 / 3, 0]
+    assert importance.probabilities().tolist() == pytest.approx(expected)
 
 
 def test_an_infinite_value_counts_as_unknown():
-    importance = by_hand()
-    importance.update(np.arange(4), np.array([0.1, np.inf, 0.3, np.nan]), np.zeros(4))
-    assert importance.scaled(importance.boundary).tolist() == pytest.approx([0, 0.5, 1, 0.5])
+    factor, everywhere = np.array([0.1, np.inf, 0.3, np.nan]), np.full(4, True)
+    shares = np.array([0.1, 0.2, 0.3, 0.2]) / 0.8
+    assert shares_of(factor, everywhere, BY_CLASS) == pytest.approx(shares)
+
+
+def test_a_negative_entropy_of_rounding_counts_as_0():
+    everywhere = np.full(4, True)
+    assert shares_of(np.array([0.1, -1e-8, 0.3, 0.0]), everywhere, BY_CLASS) == pytest.approx([0.25, 0, 0.75, 0])
+    assert shares_of(np.array([-1e-8, 0, -1e-9, 0.0]), everywhere, BY_CLASS) is BY_CLASS
 
 
 def test_probabilities_of_every_case_sum_to_1_even_if_nothing_is_annotated():
@@ -145,8 +176,8 @@ def test_probabilities_of_every_case_sum_to_1_even_if_nothing_is_annotated():
         "b": Case((1, 32, 32), (1, 2, 2), 4),
         "c": Case((1, 9, 9), (1, 1, 1), 8),
     }
-    counts = np.concatenate((np.zeros((4, 2), int), np.full((4, 2), 3), [[0, 7]]))
-    probabilities = RegionImportance(cases, class_frequency(counts)).probabilities()
+    counts = (np.zeros((4, 2), int), np.full((4, 2), 3), np.array([[0, 7]]))
+    probabilities = RegionImportance(cases, np.concatenate([class_frequency(x) for x in counts])).probabilities()
     assert [probabilities[case.regions].sum() for case in cases.values()] == pytest.approx([1, 1, 1])
     assert probabilities[:8].tolist() == pytest.approx([0.25] * 8)
 
@@ -163,3 +194,14 @@ def test_importance_survives_a_file(tmp_path):
         RegionImportance.load(path, {"b": Case((1, 4, 4), (1, 2, 2), 0)})
     with pytest.raises(UserError, match="another preprocessing"):
         RegionImportance.load(path, one_case((1, 4, 4), (1, 2, 1)))
+
+
+@pytest.mark.parametrize(("version", "named"), [(None, "nnunet_plugins 0.2.0"), (3, "a later version")])
+def test_a_file_of_another_version_is_refused_with_the_version_named(tmp_path, version, named):
+    importance, path = by_hand(), tmp_path / "checkpoint_latest_regions.npz"
+    importance.save(path, epoch=12)
+    with np.load(path) as saved:
+        content = {name: value for name, value in saved.items() if name != "format"}
+    np.savez_compressed(path, **content, **({} if version is None else {"format": version}))
+    with pytest.raises(UserError, match=rf"checkpoint_latest_regions.npz was written by .*{named}.*delete the file"):
+        RegionImportance.load(path, importance.cases)

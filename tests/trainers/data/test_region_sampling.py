@@ -13,40 +13,14 @@ from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from batchgeneratorsv2.transforms.utils.pseudo2d import Convert2DTo3DTransform, Convert3DTo2DTransform
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
-from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from scipy.stats import chisquare
-from support.cases_in_memory import Cases
+from support.cases_in_memory import Cases, make_loader
 
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.trainers.base import seed_everything
-from nnunet_plugins.trainers.data.region_importance import find_cases
-from nnunet_plugins.trainers.data.region_sampling import RegionDataLoader, traced
+from nnunet_plugins.trainers.data.region_sampling import traced
 
 ANNOTATED = (-1, 0, 1, 2)
-
-
-class Nothing(BasicTransform):
-    def apply(self, data_dict, **params):
-        return data_dict
-
-
-def make_loader(dataset, patch_size, folder, *, probabilities=None, batch_size=2, ignore=False, **kwargs):
-    cases = find_cases(dataset, patch_size)
-    num_regions = list(cases.values())[-1].regions.stop
-    if probabilities is None:
-        probabilities = np.full(num_regions, 0.5)
-    np.save(folder / "probabilities.npy", probabilities)
-    labels = {"background": 0, "a": 1, "b": 2} | ({"ignore": 3} if ignore else {})
-    options = {"transforms": Nothing(), "patch_grid": (1,) * len(patch_size), "final_patch_size": patch_size} | kwargs
-    return RegionDataLoader(
-        dataset,
-        batch_size,
-        patch_size,
-        label_manager=LabelManager(labels, None),
-        cases=cases,
-        probabilities=folder / "probabilities.npy",
-        **options,
-    )
 
 
 # ---- drawing ---------------------------------------------------------------------------------------------------------
@@ -55,21 +29,21 @@ def make_loader(dataset, patch_size, folder, *, probabilities=None, batch_size=2
 def test_drawn_centers_follow_the_probabilities(tmp_path):
     dataset = Cases({"a": np.zeros((20, 70, 90), int), "b": np.zeros((1, 40, 40), int)})
     rng = np.random.default_rng(0)
-    probabilities = rng.random(20 + 4)
+    probabilities = rng.random(30 + 9)
     probabilities[[3, 7]] = 0
     loader = make_loader(dataset, (32, 32, 32), tmp_path, probabilities=probabilities)
     case = loader.cases["a"]
-    assert case.grid == (1, 4, 5)
+    assert case.grid == (1, 5, 6)
     loader.get_indices()
     seed_everything(0)
     centers = np.array([loader.draw_center(case) for _ in range(10_000)]).T
-    drawn = np.bincount(case.region_of(centers), minlength=20)
+    drawn = np.bincount(case.region_of(centers), minlength=30)
     assert drawn[[3, 7]].tolist() == [0, 0]
-    likely = probabilities[:20] > 0
-    expected = 10_000 * probabilities[:20] / probabilities[:20].sum()
+    likely = probabilities[:30] > 0
+    expected = 10_000 * probabilities[:30] / probabilities[:30].sum()
     assert chisquare(drawn[likely], expected[likely]).pvalue > 0.01
-    within = centers[2, case.region_of(centers) == 5]  # region (0, 1, 0): columns 0 .. 17
-    assert chisquare(np.bincount(within, minlength=18)).pvalue > 0.01
+    within = centers[2, case.region_of(centers) == 6]  # region (0, 1, 0): columns 0 .. 14
+    assert chisquare(np.bincount(within, minlength=15)).pvalue > 0.01
 
 
 @pytest.mark.parametrize("shape", [(50, 60, 70), (10, 20, 90), (8, 9, 10)], ids=["larger", "mixed", "smaller"])
@@ -96,22 +70,23 @@ def test_patches_hold_their_centers_and_stay_within_nnunets_limits(tmp_path, sha
 
 def test_slices_of_volumes_are_drawn_from_their_regions(tmp_path):
     dataset = Cases({"a": np.zeros((48, 64, 64), int)})
-    probabilities = np.zeros((3, 4, 4))
-    probabilities[1, 2, 3] = 1
+    probabilities = np.zeros((48, 4, 4))
+    probabilities[20, 2, 3] = 1
     loader = make_loader(dataset, (32, 32), tmp_path, probabilities=probabilities.ravel(), batch_size=40)
     batch = next(loader)
     assert batch["data"].shape == (40, 3, 32, 32)
-    z = batch["data"][:, 0] - 1
-    assert z.amin() >= 16 and z.amax() < 32 and len(z.unique()) > 8
+    assert (batch["data"][:, 0] - 1 == 20).all()
     # the patch is 32 x 32, one cell, whose centre is within half a patch of the drawn region
-    assert set(batch["regions"].unique().tolist()) <= {16 * 1 + 4 * row + column for row in (2, 3) for column in (2, 3)}
+    assert set(batch["regions"].unique().tolist()) <= {
+        16 * 20 + 4 * row + column for row in (2, 3) for column in (2, 3)
+    }
 
 
 def test_centers_are_annotated_where_the_dataset_has_an_ignore_label(tmp_path):
     annotated = np.array([[0, 0, row, column] for row, column in ((3, 4), (20, 5), (21, 6))])
     locations = {ANNOTATED: annotated, 1: annotated[:1]}
     dataset = Cases({"a": np.zeros((1, 32, 32), int)}, locations)
-    loader = make_loader(dataset, (16, 16), tmp_path, probabilities=np.array([0.0, 0, 1, 0]), ignore=True)
+    loader = make_loader(dataset, (16, 16), tmp_path, probabilities=np.eye(16)[8], ignore=True)
     loader.annotated_classes_key = ANNOTATED
     loader.get_indices()
     centers = {tuple(loader.draw_center(loader.cases["a"], locations)) for _ in range(50)}
@@ -134,7 +109,7 @@ def test_regions_are_those_of_the_patches_own_case(tmp_path):
 
 def test_workers_follow_the_trainer_while_they_run(tmp_path):
     dataset = Cases({"a": np.zeros((1, 64, 64), int)})
-    first, last = np.eye(16)[[0, 15]]
+    first, last = np.eye(64)[[0, 63]]
     loader = make_loader(dataset, (16, 16), tmp_path, probabilities=first, batch_size=4, patch_grid=(1, 1))
     augmenter = NonDetMultiThreadedAugmenter(loader, None, 2, num_cached=2, seeds=None, pin_memory=False)
     try:

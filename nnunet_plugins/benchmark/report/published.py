@@ -39,7 +39,7 @@ def published(results: Results, table: pd.DataFrame) -> Table:
     """The papers' numbers on the suite's datasets, beside ours of the same trainers with either initialisation."""
     ours = main_label_rows(table[table["mean"].notna()])
     all_theirs = published_results()
-    rows, sentences = [], list[str]()
+    rows, remarks = [], []
     for dataset, description in results.record.datasets.items():
         theirs = all_theirs[(all_theirs.dataset == description.converter) & all_theirs.label.isna()]
         for _, row in theirs.iterrows():
@@ -47,9 +47,12 @@ def published(results: Results, table: pd.DataFrame) -> Table:
             cells = [Cell(dataset), *texts(row, ("paper", "table", "method"))]
             for metric, digits in PUBLISHED_DIGITS.items():
                 cells += [number(row[metric], digits), our_results(own[own.metric == metric], digits)]
-            remarks = remarks_of(row, own)
-            sentences += [sentence for sentence in remarks if sentence not in sentences]
-            rows.append([*cells, numbers_of(remarks, sentences)])
+            rows.append(cells)
+            remarks.append(remarks_of(row, own))
+    every = [*(remark["text"] for remark in read_published()["remarks"]), RANDOM_BESIDE_PRETRAINED]
+    sentences = [text for text in dict.fromkeys(every) if any(text in told for told in remarks)]
+    for cells, told in zip(rows, remarks, strict=True):
+        cells.append(numbers_of(told, sentences))
     columns = ["dataset", "paper", "table", "method"]
     columns += [name for metric in PUBLISHED_DIGITS for name in (metric, f"our {metric}")]
     return Table(PUBLISHED_TITLE, [*columns, "remarks"], rows, NOTE, tuple(sentences))
@@ -103,7 +106,8 @@ def holds_for(remark: Mapping[str, Any], row: pd.Series) -> bool:
 
 
 def numbers_of(remarks: list[str], sentences: list[str]) -> Cell:
-    return Cell(", ".join(str(sentences.index(remark) + 1) for remark in remarks))
+    numbers = sorted(sentences.index(remark) + 1 for remark in remarks)
+    return Cell(", ".join(map(str, numbers)))
 
 
 def published_csv(table: Table) -> str:

@@ -61,9 +61,9 @@ class DRGOLoss(PluginLoss):
 
     @property
     def gamma(self) -> float:
-        """Weight of uncertainty in this epoch: from the first epoch to the last in equal steps."""
+        """Weight of uncertainty in this epoch, in equal steps from the first to the last; in validation the last."""
         first, last = self.first_and_last_gamma
-        return first + (last - first) * self.epoch / max(self.num_epochs - 1, 1)
+        return first + (last - first) * self.epoch_of_schedule / max(self.num_epochs - 1, 1)
 
     def start_epoch(self, epoch: int, num_epochs: int) -> None:
         super().start_epoch(epoch, num_epochs)

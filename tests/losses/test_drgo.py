@@ -31,6 +31,14 @@ def test_gamma_goes_from_first_to_last_epoch():
     assert loss.gamma == 0.7
 
 
+def test_validation_losses_can_be_compared_over_the_epochs():
+    loss = drgo()
+    for epoch in range(3):
+        loss.start_epoch(epoch, 3)
+        with torch.no_grad():
+            assert loss.gamma == pytest.approx(0.3)
+
+
 @pytest.mark.parametrize("label_format", [LabelFormat(), LabelFormat(regions=True)], ids=["labels", "regions"])
 def test_the_total_is_the_weighted_sum_of_its_terms(label_format):
     torch.manual_seed(0)

@@ -227,13 +227,13 @@ class RegionImportance:
                 version = "0.2.0" if "format" not in saved else "a later version"
                 raise UserError(
                     f"{path} was written by nnunet_plugins {version}, whose importance of regions means something "
-                    "else: go on with that version, or delete the file to begin with new importances of the regions."
+                    "else: go on with that version, or move the file away to begin with new importances of the regions."
                 )
             grids = [case.grid for case in cases.values()]
             if list(saved["cases"]) != list(cases) or not np.array_equal(saved["grids"], grids):
                 raise UserError(
                     f"{path} is of other training cases, or of another preprocessing: expected the {len(cases)} cases "
-                    "of this fold; delete it to begin with new importances of the regions."
+                    "of this fold; move it away to begin with new importances of the regions."
                 )
             importance = cls(cases, saved["frequency"])
             importance.boundary, importance.entropy = saved["boundary"], saved["entropy"]

@@ -24,7 +24,7 @@ def weights_folder(tmp_path, monkeypatch):
 
 
 def initialisation(trainer) -> str:
-    """What the trainer's log says of it, once."""
+    """The line of the trainer's log about its initial weights, of which there is one."""
     (told,) = re.findall(r"initialisation: (.*)", Path(trainer.log_file).read_text())
     return told.strip()
 

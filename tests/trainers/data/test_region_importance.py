@@ -203,5 +203,5 @@ def test_a_file_of_another_version_is_refused_with_the_version_named(tmp_path, v
     with np.load(path) as saved:
         content = {name: value for name, value in saved.items() if name != "format"}
     np.savez_compressed(path, **content, **({} if version is None else {"format": version}))
-    with pytest.raises(UserError, match=rf"checkpoint_latest_regions.npz was written by .*{named}.*delete the file"):
+    with pytest.raises(UserError, match=rf"checkpoint_latest_regions.npz was written by .*{named}.*move the file away"):
         RegionImportance.load(path, importance.cases)

@@ -36,6 +36,10 @@ class DCSNetTrainer(PluginTrainer):
     plateau_factor: ClassVar[float] = 0.5
     plateau_patience: ClassVar[int] = 5
     max_gradient_norm: ClassVar[float] = 1.0
+    box_margin: ClassVar[float] = 5.0
+    """Pixels of the patch by which a true box exceeds its object on every side; the authors' code, too."""
+    box_margin_share: ClassVar[float] = 0.1
+    """Least margin as a share of the object's width or height, so that large objects have one."""
     early_stopping_patience: ClassVar[int | None] = None
 
     # ---- network -----------------------------------------------------------------------------------------------------
@@ -55,7 +59,8 @@ class DCSNetTrainer(PluginTrainer):
         return DCSNetLoss(self.label_format, batch_dice=self.configuration_manager.batch_dice)
 
     def network_input(self, batch: dict) -> Annotated:
-        return Annotated(batch["data"], objects_in(full_resolution(batch["target"]), self.label_format))
+        target = full_resolution(batch["target"])
+        return Annotated(batch["data"], objects_in(target, self.label_format, self.box_margin, self.box_margin_share))
 
     def build_optimizer(self, groups: Iterable[dict[str, Any]]) -> Optimizer:
         optimizer = torch.optim.AdamW(groups, weight_decay=self.weight_decay)

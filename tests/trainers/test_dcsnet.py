@@ -73,6 +73,13 @@ def test_degenerate_batches_train_and_validate(small, name, boxes):
         assert np.isfinite(trainer.validation_step(batch)["loss"])
 
 
+def test_boxes_to_detect_and_to_segment_have_the_trainers_margin(small, monkeypatch):
+    trainer, batch = small(), with_lesions([(20, 12, 32, 24)])
+    assert trainer.network_input(batch).objects.boxes.tolist() == [[0, 15, 7, 37, 29]]
+    monkeypatch.setattr(type(trainer), "box_margin", 0.0)
+    torch.testing.assert_close(trainer.network_input(batch).objects.boxes, torch.tensor([[0, 18.8, 10.8, 33.2, 25.2]]))
+
+
 def test_optimiser_is_the_papers_and_gradients_are_clipped_to_one(small):
     trainer = small()
     assert isinstance(trainer.optimizer, torch.optim.AdamW)

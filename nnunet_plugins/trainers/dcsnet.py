@@ -69,7 +69,7 @@ class DCSNetTrainer(PluginTrainer):
 
     def build_schedule(self, optimizer: Optimizer) -> PlateauSchedule:
         losses = partial(self.logger.get_value, "val_losses", step=None)  # of a resumed training, too
-        return PlateauSchedule(optimizer, losses, self.plateau_factor, self.plateau_patience)
+        return PlateauSchedule(optimizer, losses, self.plateau_factor, self.plateau_patience, self.num_epochs)
 
     # ---- epochs ------------------------------------------------------------------------------------------------------
 

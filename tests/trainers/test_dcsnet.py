@@ -20,7 +20,6 @@ from nnunet_plugins.losses.common import LabelFormat
 from nnunet_plugins.trainers import find_trainer
 from nnunet_plugins.trainers.data.object_boxes import objects_in
 from nnunet_plugins.trainers.dcsnet import clip_gradients, epochs_without_improvement
-from nnunet_plugins.trainers.schedules import PlateauSchedule
 
 pytestmark = pytest.mark.usefixtures("results", "narrow")
 
@@ -150,43 +149,16 @@ def test_pretrained_encoder_starts_from_the_weights_in_the_folder(tmp_path, monk
     assert all(torch.equal(value, weights[key]) for key, value in encoder.items())
 
 
-# ---- plateau ---------------------------------------------------------------------------------------------------------
-
-
-def rates(losses, factor=0.5, patience=5):
-    """Learning rates of all epochs, including the one after the last loss."""
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    schedule = PlateauSchedule(optimizer, lambda: losses, factor, patience)
-    found = []
-    for epoch in range(len(losses) + 1):
-        schedule.step(epoch)
-        found.append(optimizer.param_groups[0]["lr"])
-    return found
-
-
-def test_rate_is_halved_after_five_epochs_without_a_better_loss():
-    improving, flat = [3.0, 2.0, 1.0], [1.0] * 12
-    expected = [1.0] * 9 + [0.5] * 6 + [0.25]
-    assert rates(improving + flat) == expected
-    assert rates([math.nan] * 6) == [1.0] * 6 + [0.5]
-
-
-def test_rates_are_a_function_of_the_log_whatever_came_before():
-    losses = [1.0] * 14
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    schedule = PlateauSchedule(optimizer, lambda: losses, 0.5, 5)
-    for epoch in (13, 3, 7, 7):
-        schedule.step(epoch)
-        assert optimizer.param_groups[0]["lr"] == rates(losses)[epoch]
+# ---- rate ------------------------------------------------------------------------------------------------------------
 
 
 def test_trainers_rates_follow_the_logged_validation_losses(small):
     trainer = small()
-    for epoch in range(9):
+    for epoch in range(13):
         trainer.current_epoch = epoch
         trainer.on_train_epoch_start()
         trainer.logger.log("val_losses", 1.0 if epoch else 2.0, epoch)
-    assert trainer.logger.get_value("lrs", step=None) == [2e-4] * 8 + [1e-4]
+    assert trainer.logger.get_value("lrs", step=None) == [2e-4] * 11 + [1e-4] * 2
 
 
 # ---- early stopping --------------------------------------------------------------------------------------------------

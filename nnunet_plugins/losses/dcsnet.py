@@ -98,7 +98,7 @@ class DCSNetLoss(PluginLoss):
         segments = outputs.segments
         if segments is None or outputs.boxes is None or outputs.weights is None or outputs.detection_losses is None:
             raise ValueError("the network was given images alone; in training it needs Annotated ones")
-        size = segments.logits.shape[-1]
+        size = segments.logits.shape[2:]
         target = target_in_boxes(target, outputs.boxes, outputs.weights, size, softmax=self.softmax)
         main, *levels = (
             segmentation_loss(logits, target, softmax=self.softmax, batch_dice=self.batch_dice)
@@ -115,14 +115,16 @@ class DCSNetLoss(PluginLoss):
 
 
 @torch.no_grad()
-def target_in_boxes(target: Target, boxes: Tensor, weights: Tensor, size: int, *, softmax: bool) -> Target:
-    """Crop a target ``(B, K, H, W)`` to boxes, and make it 0 and 1 again: ``(N, K, size, size)``.
+def target_in_boxes(
+    target: Target, boxes: Tensor, weights: Tensor, size: int | Sequence[int], *, softmax: bool
+) -> Target:
+    """Crop a target ``(B, K, H, W)`` to boxes, and make it 0 and 1 again: ``(N, K, *size)``.
 
     Args:
         target: one-hot maps and mask of the images.
         boxes: ``(N, 5)``, index of the image and corners.
         weights: ``(N,)``; boxes of weight 0 are masked out.
-        size: S of the result.
+        size: height and width of the result, a number for squares.
         softmax: whether exactly one class holds for every pixel.
     """
     shares = crop_boxes(target.one_hot, boxes, size)

@@ -64,6 +64,7 @@ class DCSNetTrainer(PluginTrainer):
 
     def build_optimizer(self, groups: Iterable[dict[str, Any]]) -> Optimizer:
         optimizer = torch.optim.AdamW(groups, weight_decay=self.weight_decay)
+        optimizer.register_load_state_dict_post_hook(forget_moments_of_other_shapes)
         optimizer.register_step_pre_hook(partial(clip_gradients, max_norm=self.max_gradient_norm))
         return optimizer
 
@@ -93,6 +94,13 @@ class DCSNetTrainer(PluginTrainer):
 def clip_gradients(optimizer: Optimizer, *_: Any, max_norm: float) -> None:
     """Clip once more before a step: after nnU-Net's clipping to 12, without mixed precision's scale."""
     nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], max_norm)
+
+
+def forget_moments_of_other_shapes(optimizer: Optimizer) -> None:
+    """Start anew for parameters that had another shape when a training began: the positions of version 0.2.0."""
+    for parameter, moments in optimizer.state.items():
+        if any(moment.ndim and moment.shape != parameter.shape for moment in moments.values()):
+            optimizer.state[parameter] = {}
 
 
 class EarlyStop(Exception):

@@ -101,6 +101,21 @@ def test_clipping_leaves_small_gradients_alone():
         torch.testing.assert_close(parameter.grad, torch.tensor(expected), rtol=1e-4, atol=0)
 
 
+def test_a_training_of_the_first_versions_goes_on(small):
+    """Their levels shared positions; the moments of these begin anew, those of all others stay."""
+    trainer, batch = small(), with_lesions(FORTY)
+    trainer.on_train_epoch_start()
+    trainer.train_step(batch)
+    names = [name for name, _ in trainer.network.named_parameters()]
+    saved = trainer.optimizer.state_dict()
+    index = names.index("msfa.attention.positions")
+    saved["state"][index] |= {key: saved["state"][index][key][0] for key in ("exp_avg", "exp_avg_sq")}
+    trainer.optimizer.load_state_dict(saved)
+    moments = [trainer.optimizer.state[parameter] for parameter in trainer.network.parameters()]
+    assert [name for name, own in zip(names, moments, strict=True) if not own] == ["msfa.attention.positions"]
+    assert np.isfinite(trainer.train_step(batch)["loss"])
+
+
 WIDE = {
     "backbone": "resnet10t",
     "base_size": 32,

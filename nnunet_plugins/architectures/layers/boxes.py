@@ -67,8 +67,8 @@ def perturbed(boxes: Tensor, size: tuple[int, int], shift: float, scale: float) 
     return torch.cat((boxes[:, :1], corners), 1)
 
 
-def crop_boxes(x: Tensor, boxes: Tensor, size: int, stride: int = 1) -> Tensor:
-    """Crop maps ``(B, C, H, W)``, whose cells are ``stride`` pixels wide, to boxes ``(N, 5)``: ``(N, C, size, size)``.
+def crop_boxes(x: Tensor, boxes: Tensor, size: int | Sequence[int], stride: int = 1) -> Tensor:
+    """Crop maps ``(B, C, H, W)``, whose cells are ``stride`` pixels wide, to boxes ``(N, 5)``: ``(N, C, *size)``.
 
     Samples are bilinear, or means where they are larger than a cell. Under autocast ``x`` may be in half precision; the
     coordinates stay float32.

@@ -14,7 +14,7 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from nnunet_plugins.architectures.layers.boxes import crop_boxes, paste_boxes, perturbed
-from nnunet_plugins.architectures.layers.detector import Detector, Objects, runs_eagerly
+from nnunet_plugins.architectures.layers.detector import ANCHOR_SIZES, Detector, Objects, runs_eagerly
 from nnunet_plugins.architectures.layers.encoders import timm_encoder
 from nnunet_plugins.architectures.layers.msfa import GROUPS, MSFA, Segments
 from nnunet_plugins.architectures.layers.old_checkpoints import refuse_state_dicts_without
@@ -142,7 +142,7 @@ class DCSNet(nn.Module):
         features: int = 256,
         widths: Sequence[int] = (64, 128, 256, 512),
         fused_channels: int = 64,
-        anchor_sizes: Sequence[int] = (8, 16, 32, 64, 128),
+        anchor_sizes: Sequence[int] = ANCHOR_SIZES,
         box_head_channels: int = 1024,
         min_score: float = 0.35,
         max_objects: int = 32,

@@ -56,5 +56,5 @@ def test_weights_for_maps_of_64_are_refused_in_a_sentence_that_names_their_versi
     own = network.state_dict()
     copy.deepcopy(network).load_state_dict(own)
     old = {name: value for name, value in own.items() if name != "msfa.seg_layers.stride"}
-    with pytest.raises(UserError, match=r"^The weights lack .* nnunet_plugins 0\.2\.0 .* DCSNet .*: install .*\.$"):
+    with pytest.raises(UserError, match=r"^the checkpoint has no .*: .* nnunet_plugins 0\.2\.0, whose DCSNet .*\.$"):
         copy.deepcopy(network).load_state_dict(old)

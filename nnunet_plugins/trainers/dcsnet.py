@@ -18,6 +18,13 @@ from nnunet_plugins.trainers.plan import NetworkPlan
 from nnunet_plugins.trainers.schedules import PlateauSchedule
 
 
+def forget_moments_of_other_shapes(optimizer: Optimizer) -> None:
+    """Start anew for parameters that had another shape when a training began: the positions of version 0.2.0."""
+    for parameter, moments in optimizer.state.items():
+        if any(moment.ndim and moment.shape != parameter.shape for moment in moments.values()):
+            optimizer.state[parameter] = {}
+
+
 class DCSNetTrainer(PluginTrainer):
     """DCSNet, trained with the boxes of the segmentation's components; AdamW, rates halved on a plateau.
 
@@ -33,13 +40,13 @@ class DCSNetTrainer(PluginTrainer):
     supported_dimensions = (2,)
     initial_lr = 2e-4  # section 4.2, as all numbers below
     weight_decay = 1e-4
-    plateau_factor: ClassVar[float] = 0.5
-    plateau_patience: ClassVar[int] = 5
-    max_gradient_norm: ClassVar[float] = 1.0
     box_margin: ClassVar[float] = 5.0
     """Pixels of the patch by which a true box exceeds its object on every side; the authors' code, too."""
     box_margin_share: ClassVar[float] = 0.1
     """Least margin as a share of the object's width or height, so that large objects have one."""
+    plateau_factor: ClassVar[float] = 0.5
+    plateau_patience: ClassVar[int] = 5
+    max_gradient_norm: ClassVar[float] = 1.0
     early_stopping_patience: ClassVar[int | None] = None
 
     # ---- network -----------------------------------------------------------------------------------------------------
@@ -94,13 +101,6 @@ class DCSNetTrainer(PluginTrainer):
 def clip_gradients(optimizer: Optimizer, *_: Any, max_norm: float) -> None:
     """Clip once more before a step: after nnU-Net's clipping to 12, without mixed precision's scale."""
     nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], max_norm)
-
-
-def forget_moments_of_other_shapes(optimizer: Optimizer) -> None:
-    """Start anew for parameters that had another shape when a training began: the positions of version 0.2.0."""
-    for parameter, moments in optimizer.state.items():
-        if any(moment.ndim and moment.shape != parameter.shape for moment in moments.values()):
-            optimizer.state[parameter] = {}
 
 
 class EarlyStop(Exception):

@@ -14,9 +14,10 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from nnunet_plugins.architectures.layers.boxes import crop_boxes, paste_boxes, perturbed
-from nnunet_plugins.architectures.layers.detector import Detector, Objects, runs_eagerly
+from nnunet_plugins.architectures.layers.detector import ANCHOR_SIZES, Detector, Objects, runs_eagerly
 from nnunet_plugins.architectures.layers.encoders import timm_encoder
 from nnunet_plugins.architectures.layers.msfa import GROUPS, MSFA, Segments
+from nnunet_plugins.architectures.layers.old_checkpoints import refuse_state_dicts_without
 from nnunet_plugins.architectures.layers.padding import pad_to_stride
 
 STRIDES = (4, 8, 16, 32)
@@ -60,14 +61,15 @@ class DGHC(nn.Module):
     """Detection-guided hierarchical cropping: each level of the pyramid, in each box, in a fixed size (eq. 1-6).
 
     Args:
-        base_size: S, edge of P2's maps; those of P3, P4 and P5 are a half, a quarter and an eighth of it.
+        base_size: S, edge of P2's maps; those of P3, P4 and P5 are a half, a quarter and an eighth of it. ``None``
+            keeps the sizes of the pyramid's own levels, for boxes that are whole images.
         sigma_center: standard deviation of the shift of a box's centre in training, as a share of its width and height.
         sigma_scale: the same for its width and height.
     """
 
-    def __init__(self, base_size: int = 64, *, sigma_center: float = 0.05, sigma_scale: float = 0.05):
+    def __init__(self, base_size: int | None = 64, *, sigma_center: float = 0.05, sigma_scale: float = 0.05):
         super().__init__()
-        self.sizes = [base_size >> level for level in range(len(STRIDES))]
+        self.base_size = base_size
         self.sigma_center = sigma_center
         self.sigma_scale = sigma_scale
 
@@ -82,7 +84,10 @@ class DGHC(nn.Module):
 
     def forward(self, features: Sequence[Tensor], boxes: Tensor) -> list[Tensor]:
         """Crop P2 ... P5 ``(B, C, H / r, W / r)`` to ``(N, C, S, S)`` ... ``(N, C, S / 8, S / 8)`` (eq. 6)."""
-        levels = zip(features, self.sizes, STRIDES, strict=True)
+        sizes: list[Sequence[int]] = [feature.shape[2:] for feature in features]
+        if self.base_size is not None:
+            sizes = [(self.base_size >> level,) * 2 for level in range(len(STRIDES))]
+        levels = zip(features, sizes, STRIDES, strict=True)
         return [crop_boxes(feature, boxes, size, stride) for feature, size, stride in levels]
 
 
@@ -97,7 +102,8 @@ class DCSNet(nn.Module):
         num_classes: K, segmentation heads: classes with background, or regions, see :meth:`set_regions`.
         deep_supervision: return a :class:`DCSNetOutput` instead of the logits.
         base_size: S, edge of the finest maps of a box, a multiple of 8; Table 6.
-        use_dghc: ``False`` makes the whole image the one box; Table 5.
+        use_dghc: ``False`` makes the whole image the one box, in the pyramid's own sizes, the finest a quarter of the
+            image's; Table 5.
         use_msfa: ``False`` gives a plain encoder and decoder in the boxes, see :class:`MSFA`; Table 5.
         backbone: any timm model with feature maps at strides 4, 8, 16 and 32.
         features: channels of the pyramid, and of the tokens; a multiple of 8, as all widths.
@@ -136,7 +142,7 @@ class DCSNet(nn.Module):
         features: int = 256,
         widths: Sequence[int] = (64, 128, 256, 512),
         fused_channels: int = 64,
-        anchor_sizes: Sequence[int] = (8, 16, 32, 64, 128),
+        anchor_sizes: Sequence[int] = ANCHOR_SIZES,
         box_head_channels: int = 1024,
         min_score: float = 0.35,
         max_objects: int = 32,
@@ -162,10 +168,13 @@ class DCSNet(nn.Module):
             min_score=min_score,
             max_objects=max_objects,
         )
-        self.dghc = DGHC(base_size)
+        self.dghc = DGHC(base_size if use_dghc else None)
         self.msfa = MSFA(
             num_classes, base_size, use_msfa=use_msfa, features=features, widths=widths, fused_channels=fused_channels
         )
+        if not use_dghc:  # version 0.2.0 had the same weights, for maps of 64 x 64
+            self.msfa.seg_layers.register_buffer("stride", torch.tensor(float(STRIDES[0])))
+            refuse_state_dicts_without(self, "msfa.seg_layers.stride", "0.2.0")
 
     def set_regions(self, regions: bool) -> None:
         """Say whether the K maps are overlapping regions instead of classes; the state dict keeps it."""

@@ -29,8 +29,13 @@ FOCUS = 2
 
 LAPLACIAN = ((1.0, 1.0, 1.0), (1.0, -8.0, 1.0), (1.0, 1.0, 1.0))
 
-LEVEL_WEIGHTS = ((0.3, (0.8, 0.6, 0.4, 0.2)), (0.6, (0.9, 1.0, 1.1, 1.2)), (1.0, (0.8, 0.9, 1.0, 1.1)))
-"""Share of the training until which the weights ``w_2 ... w_5`` hold; from the authors' code."""
+LEVEL_WEIGHTS = ((0.3, (1.0, 0.8, 0.6, 0.4)), (0.6, (0.8, 0.9, 1.0, 1.1)), (1.0, (0.7, 0.8, 0.9, 1.0)))
+"""Share of the training until which the weights ``w_2 ... w_5`` hold; from the authors' code.
+
+Section 3.4 wants weights that are "progressively increased for lower-resolution outputs", section 4.2 that they change
+over the epochs: here each level weighs ever more against the next finer one as the training goes on, and from 30 % on
+more than it. The fifth number of the authors' list is that of the main output, which eq. 11 gives a weight of 1.
+"""
 
 
 class SegmentsOfBoxes(Protocol):
@@ -77,11 +82,8 @@ class DCSNetLoss(PluginLoss):
 
     @property
     def level_weights(self) -> tuple[float, ...]:
-        """Weights ``w_2 ... w_5`` of this epoch.
-
-        In validation always the last, or its loss would rise where they change.
-        """
-        progress = self.epoch / self.num_epochs if torch.is_grad_enabled() else 1.0
+        """Weights ``w_2 ... w_5`` of this epoch; in validation the last."""
+        progress = self.epoch_of_schedule / self.num_epochs
         return next((weights for end, weights in LEVEL_WEIGHTS if progress < end), LEVEL_WEIGHTS[-1][1])
 
     def terms(self, outputs: DetectionOutputs, target: Target) -> dict[str, Tensor]:
@@ -93,7 +95,7 @@ class DCSNetLoss(PluginLoss):
         segments = outputs.segments
         if segments is None or outputs.boxes is None or outputs.weights is None or outputs.detection_losses is None:
             raise ValueError("the network was given images alone; in training it needs Annotated ones")
-        size = segments.logits.shape[-1]
+        size = segments.logits.shape[2:]
         target = target_in_boxes(target, outputs.boxes, outputs.weights, size, softmax=self.softmax)
         main, *levels = (
             segmentation_loss(logits, target, softmax=self.softmax, batch_dice=self.batch_dice)
@@ -110,14 +112,16 @@ class DCSNetLoss(PluginLoss):
 
 
 @torch.no_grad()
-def target_in_boxes(target: Target, boxes: Tensor, weights: Tensor, size: int, *, softmax: bool) -> Target:
-    """Crop a target ``(B, K, H, W)`` to boxes, and make it 0 and 1 again: ``(N, K, size, size)``.
+def target_in_boxes(
+    target: Target, boxes: Tensor, weights: Tensor, size: int | Sequence[int], *, softmax: bool
+) -> Target:
+    """Crop a target ``(B, K, H, W)`` to boxes, and make it 0 and 1 again: ``(N, K, *size)``.
 
     Args:
         target: one-hot maps and mask of the images.
         boxes: ``(N, 5)``, index of the image and corners.
         weights: ``(N,)``; boxes of weight 0 are masked out.
-        size: S of the result.
+        size: height and width of the result, a number for squares.
         softmax: whether exactly one class holds for every pixel.
     """
     shares = crop_boxes(target.one_hot, boxes, size)

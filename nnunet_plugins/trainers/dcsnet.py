@@ -18,6 +18,13 @@ from nnunet_plugins.trainers.plan import NetworkPlan
 from nnunet_plugins.trainers.schedules import PlateauSchedule
 
 
+def forget_moments_of_other_shapes(optimizer: Optimizer) -> None:
+    """Start anew for parameters that had another shape when a training began: the positions of version 0.2.0."""
+    for parameter, moments in optimizer.state.items():
+        if any(moment.ndim and moment.shape != parameter.shape for moment in moments.values()):
+            optimizer.state[parameter] = {}
+
+
 class DCSNetTrainer(PluginTrainer):
     """DCSNet, trained with the boxes of the segmentation's components; AdamW, rates halved on a plateau.
 
@@ -35,6 +42,10 @@ class DCSNetTrainer(PluginTrainer):
     published_initialisation = "ImageNet weights (Tables 2 to 4)"
     initial_lr = 2e-4  # section 4.2, as all numbers below
     weight_decay = 1e-4
+    box_margin: ClassVar[float] = 5.0
+    """Pixels of the patch by which a true box exceeds its object on every side; the authors' code, too."""
+    box_margin_share: ClassVar[float] = 0.1
+    """Least margin as a share of the object's width or height, so that large objects have one."""
     plateau_factor: ClassVar[float] = 0.5
     plateau_patience: ClassVar[int] = 5
     max_gradient_norm: ClassVar[float] = 1.0
@@ -56,16 +67,18 @@ class DCSNetTrainer(PluginTrainer):
         return DCSNetLoss(self.label_format, batch_dice=self.configuration_manager.batch_dice)
 
     def network_input(self, batch: dict) -> Annotated:
-        return Annotated(batch["data"], objects_in(full_resolution(batch["target"]), self.label_format))
+        target = full_resolution(batch["target"])
+        return Annotated(batch["data"], objects_in(target, self.label_format, self.box_margin, self.box_margin_share))
 
     def build_optimizer(self, groups: Iterable[dict[str, Any]]) -> Optimizer:
         optimizer = torch.optim.AdamW(groups, weight_decay=self.weight_decay)
+        optimizer.register_load_state_dict_post_hook(forget_moments_of_other_shapes)
         optimizer.register_step_pre_hook(partial(clip_gradients, max_norm=self.max_gradient_norm))
         return optimizer
 
     def build_schedule(self, optimizer: Optimizer) -> PlateauSchedule:
         losses = partial(self.logger.get_value, "val_losses", step=None)  # of a resumed training, too
-        return PlateauSchedule(optimizer, losses, self.plateau_factor, self.plateau_patience)
+        return PlateauSchedule(optimizer, losses, self.plateau_factor, self.plateau_patience, self.num_epochs)
 
 
 def clip_gradients(optimizer: Optimizer, *_: Any, max_norm: float) -> None:

@@ -1,10 +1,19 @@
 """Learning rates as functions of the epoch or of the log: nothing to save, nothing lost when a training resumes."""
 
+import math
+from bisect import insort
 from collections.abc import Callable, Sequence
+from itertools import accumulate, pairwise
 from typing import Protocol
 
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+STANDARD_ERRORS = 3.0
+"""Certainty with which a declining loss is told from a plateau."""
+NORMAL_MEDIAN = 1.4826
+"""Standard deviation of normally distributed numbers of which the median of the absolute values is 1."""
+ROUNDING = 1e-9
+"""Relative difference of sums that is none."""
 
 
 class Schedule(Protocol):
@@ -35,25 +44,80 @@ class EpochSchedule:
 
 
 class PlateauSchedule:
-    """torch's :class:`ReduceLROnPlateau`, replayed from the log before every epoch.
+    """Learning rates that fall where the validation loss does not, replayed from the log before every epoch.
+
+    Deviation: torch's ``ReduceLROnPlateau`` counts epochs without a record. nnU-Net's validation loss is a mean over 50
+    random patches, whose noise keeps records away from a loss that still falls; see :func:`plateaus` for what counts
+    here.
 
     Args:
         optimizer: whose groups' present rates are those at the start of the training.
         losses: the validation losses of all epochs so far, those before a resume included.
         factor: by which a plateau multiplies the rates.
-        patience: epochs without a better loss before it does.
+        patience: fewest epochs without a better loss before it does.
+        num_epochs: of the training.
+        min_lr: rate below which none falls.
     """
 
-    def __init__(self, optimizer: Optimizer, losses: Callable[[], Sequence[float]], factor: float, patience: int):
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        losses: Callable[[], Sequence[float]],
+        factor: float,
+        patience: int,
+        num_epochs: int,
+        min_lr: float = 1e-7,
+    ):
         self.optimizer = optimizer
         self.losses = losses
         self.factor = factor
         self.patience = patience
+        self.num_epochs = num_epochs
+        self.min_lr = min_lr
         self.base_lrs = [group["lr"] for group in optimizer.param_groups]
 
     def step(self, epoch: int) -> None:
+        found = plateaus(self.losses()[:epoch], self.factor, self.patience, self.num_epochs)
         for group, lr in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
-            group["lr"] = lr
-        plateau = ReduceLROnPlateau(self.optimizer, factor=self.factor, patience=self.patience)
-        for loss in self.losses()[:epoch]:
-            plateau.step(loss)
+            group["lr"] = max(lr * self.factor**found, min(lr, self.min_lr))
+
+
+def plateaus(losses: Sequence[float], factor: float, patience: int, num_epochs: int) -> int:
+    """Count the plateaus of validation losses: as many epochs as before, and no smaller mean.
+
+    The mean of n epochs is compared with that of the n before it, none of them before the last plateau. n is the
+    patience, or longer: so many epochs that both means differ by three standard errors if the loss falls by
+    ``1 / num_epochs`` of itself in every epoch, or by ``factor`` of that after each plateau, as the rates do. A decline
+    that would matter in what remains of the training is thus no plateau, however noisy the loss is. Losses that are not
+    finite count for nothing.
+
+    Example:
+        >>> plateaus([3, 2, 1, 1, 1, 1, 1], factor=0.5, patience=2, num_epochs=100)
+        1
+    """
+    finite = [loss for loss in losses if math.isfinite(loss)]
+    noise, sums = relative_noise(finite), [0.0, *accumulate(finite)]
+    found = start = 0
+    for end in range(2 * patience, len(finite) + 1):
+        decline = factor**found / num_epochs
+        n = max(patience, math.ceil((STANDARD_ERRORS * math.sqrt(2) * noise[end - 1] / decline) ** (2 / 3)))
+        if end - start < 2 * n:
+            continue
+        last, before = sums[end] - sums[end - n], sums[end - n] - sums[end - 2 * n]
+        if last >= before - ROUNDING * abs(before):
+            found, start = found + 1, end
+    return found
+
+
+def relative_noise(losses: Sequence[float]) -> list[float]:
+    """Estimate a loss's noise after each epoch, as a share of the loss, from the changes between epochs so far.
+
+    Their median bears a few large changes, as in the first epochs.
+    """
+    changes: list[float] = []
+    noise = [0.0]
+    for before, after in pairwise(losses):
+        size = (abs(before) + abs(after)) / 2
+        insort(changes, abs(after - before) / size if size else 0.0)
+        noise.append(NORMAL_MEDIAN * changes[len(changes) // 2] / math.sqrt(2))
+    return noise

@@ -122,7 +122,7 @@ def test_settings_equal_those_of_torchvision_with_six_exceptions():
     theirs = settings(fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=2))
     differing = {name: (ours[name], theirs[name]) for name in ours if ours[name] != theirs[name]}
     assert differing == {
-        "anchors": (((8,), (16,), (32,), (64,), (128,)), ((32,), (64,), (128,), (256,), (512,))),
+        "anchors": (((16,), (32,), (64,), (128,), (256,)), ((32,), (64,), (128,), (256,), (512,))),
         "proposals": (
             ({"training": 500, "testing": 1000}, {"training": 2000, "testing": 1000}),
             ({"training": 2000, "testing": 1000}, {"training": 2000, "testing": 1000}),

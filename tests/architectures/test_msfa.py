@@ -37,7 +37,7 @@ def test_tokens_are_patches_of_all_levels_with_positions_and_levels(monkeypatch)
         rows, columns = (slice(patch * i, patch * (i + 1)) for i in token)
         projection = attention.tokens[level]
         expected = projection.weight.flatten(1) @ before[0, :, rows, columns].flatten() + projection.bias
-        expected = expected + attention.positions[position] + attention.levels[level, 0]
+        expected = expected + attention.positions[level, position] + attention.levels[level, 0]
         given = attention.projections[level](expected[None, :, None, None])[0, :, 0, 0]
         middle = (0, slice(None), *(patch * i + patch // 2 for i in token))
         if patch == 1:  # elsewhere it is blended with its neighbours
@@ -50,8 +50,41 @@ def test_tokens_are_patches_of_all_levels_with_positions_and_levels(monkeypatch)
 
 def added_of(attention, encoded, level):
     """Compute what a level receives for each token if the transformer is the identity."""
-    embeddings = (attention.positions + attention.levels[level]).T.view(1, CHANNELS, 3, 3)
+    embeddings = (attention.positions[level] + attention.levels[level]).T.view(1, CHANNELS, 3, 3)
     return attention.projections[level](attention.tokens[level](encoded[level]) + embeddings)
+
+
+def test_every_token_of_a_box_has_a_position_of_its_own():
+    with torch.device("meta"):
+        assert MSFA(1).attention.positions.shape == (4, 64, 256)  # 256 tokens
+
+
+def test_positions_of_other_grids_are_interpolated(monkeypatch):
+    """Whole images have more tokens than boxes, along either axis."""
+    torch.manual_seed(0)
+    attention = LevelAttention((8, 8, 8, 8), grid=2, channels=CHANNELS).eval()
+    seen = []
+    monkeypatch.setattr(attention, "transformer", nn.Identity())
+    attention.transformer.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    with torch.no_grad():
+        for parameter in attention.tokens.parameters():
+            parameter.zero_()
+        attention([torch.zeros(1, 8, 4 * p, 6 * p) for p in (8, 4, 2, 1)])
+    for tokens, own, level in zip(seen[0][0].chunk(4), attention.positions, attention.levels, strict=True):
+        expected = F.interpolate(own.T.reshape(1, CHANNELS, 2, 2), size=(4, 6), mode="bilinear")[0].flatten(1).T
+        torch.testing.assert_close(tokens, expected + level)
+
+
+def test_weights_of_the_first_versions_whose_levels_shared_positions_mean_the_same():
+    torch.manual_seed(0)
+    old, new = (LevelAttention((8, 8, 8, 8), grid=2, channels=CHANNELS).eval() for _ in range(2))
+    shared = old.positions.detach()[0]
+    state = old.state_dict() | {"positions": shared}
+    old.positions.data[:] = shared
+    new.load_state_dict(state)
+    assert state["positions"] is shared
+    encoded = [torch.randn(1, 8, 2 * p, 2 * p) for p in (8, 4, 2, 1)]
+    assert all(map(torch.equal, new(encoded), old(encoded)))
 
 
 def test_tokens_of_all_levels_attend_to_each_other():
@@ -113,6 +146,18 @@ def test_the_transformer_has_four_layers_of_eight_heads():
         *layers, _ = MSFA(1).attention.transformer
     sizes = [(layer.self_attn.embed_dim, layer.self_attn.num_heads, layer.dropout.p) for layer in layers]
     assert sizes == [(256, 8, 0.2)] * 4
+
+
+def test_a_fifth_of_the_fused_channels_is_left_out_in_training_alone():
+    torch.manual_seed(0)
+    head = MSFA(2, 32, use_msfa=False, features=CHANNELS, widths=(8, 8, 8, 8), fused_channels=64)
+    levels, seen = [torch.randn(8, CHANNELS, 32 >> level, 32 >> level) for level in range(4)], []
+    head.seg_layers[0].register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0]))
+    head.train()(levels)
+    head.eval()(levels)
+    left_out = [(x == 0).all(3).all(2).float().mean().item() for x in seen]
+    assert left_out[1] < 0.02  # ReLU's
+    assert left_out[0] - left_out[1] == pytest.approx(0.2, abs=0.05)
 
 
 @pytest.mark.parametrize("use_msfa", [True, False])

@@ -1,5 +1,7 @@
 """Proves: DCSNet's loss is eq. 11 of the paper inside boxes, for classes and regions, with its schedule of levels."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -74,7 +76,7 @@ def test_three_classes_by_hand():
 
     expected = {
         "main": seg_of_classes(p[0]),
-        "levels": sum(w * seg_of_classes(q) for w, q in zip((0.8, 0.6, 0.4, 0.2), p[1:], strict=True)),
+        "levels": sum(w * seg_of_classes(q) for w, q in zip((1.0, 0.8, 0.6, 0.4), p[1:], strict=True)),
         "0.2 * edge": 0.2 * np.mean([bce(literal_laplacian_edges(y[k]), edges[k]) for k in (0, 1, 2)]),
         "0.05 * cons": 0.05 * cons(p[1:]),
     }
@@ -109,7 +111,7 @@ def test_boxes_of_any_images_and_several_of_one_are_a_batch():
 # ---- levels and the total --------------------------------------------------------------------------------------------
 
 
-EARLY, MIDDLE, LATE = (0.8, 0.6, 0.4, 0.2), (0.9, 1.0, 1.1, 1.2), (0.8, 0.9, 1.0, 1.1)  # of D2 ... D5
+EARLY, MIDDLE, LATE = (1.0, 0.8, 0.6, 0.4), (0.8, 0.9, 1.0, 1.1), (0.7, 0.8, 0.9, 1.0)  # of D2 ... D5
 SCHEDULE = [(0, EARLY), (29, EARLY), (30, MIDDLE), (59, MIDDLE), (60, LATE), (99, LATE)]
 
 
@@ -124,6 +126,16 @@ def test_level_weights_change_at_30_and_60_percent_of_the_training(epoch, weight
     expected = expected_terms(Y_ARRAY, z[:, 0, 0].numpy(), weights)
     assert loss.mean_terms()["levels"] == pytest.approx(expected["levels"], rel=1e-4)
     assert loss.mean_terms()["main"] == pytest.approx(expected["main"], rel=1e-4)
+
+
+def test_coarse_levels_weigh_ever_more_against_finer_ones():
+    """Section 3.4: "progressively increased for lower-resolution outputs"."""
+    loss, ratios = DCSNetLoss(REGIONS), []
+    for epoch in (0, 30, 60):
+        loss.start_epoch(epoch, 100)
+        ratios.append([coarse / fine for fine, coarse in pairwise(loss.level_weights)])
+    assert (np.diff(ratios, axis=0) > 0).all()
+    assert np.min(ratios[1:]) > 1
 
 
 def test_validation_loss_does_not_jump_where_the_weights_change():

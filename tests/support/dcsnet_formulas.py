@@ -73,7 +73,7 @@ def terms_of(label_format, outputs, target, **kwargs):
     return {name: terms[name] for name in ("main", "levels", "0.2 * edge", "0.05 * cons")}
 
 
-def expected_terms(y, z, weights=(0.8, 0.6, 0.4, 0.2)):
+def expected_terms(y, z, weights=(1.0, 0.8, 0.6, 0.4)):
     """Terms of the loss for one binary map y ``(S, S)`` and its ``(6, S, S)`` logits."""
     main, *levels, edge = sigmoid(z)
     return {

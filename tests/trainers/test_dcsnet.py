@@ -1,7 +1,5 @@
 """Proves: DCSNet's trainer works at the paper's rates whatever a patch shows, and blends tiles and mirrors well."""
 
-import math
-
 import numpy as np
 import pytest
 import timm
@@ -20,7 +18,6 @@ from nnunet_plugins.losses.common import LabelFormat
 from nnunet_plugins.trainers import find_trainer
 from nnunet_plugins.trainers.data.object_boxes import objects_in
 from nnunet_plugins.trainers.dcsnet import clip_gradients
-from nnunet_plugins.trainers.schedules import PlateauSchedule
 
 pytestmark = pytest.mark.usefixtures("results", "narrow")
 
@@ -73,6 +70,13 @@ def test_degenerate_batches_train_and_validate(small, name, boxes):
         assert np.isfinite(trainer.validation_step(batch)["loss"])
 
 
+def test_boxes_to_detect_and_to_segment_have_the_trainers_margin(small, monkeypatch):
+    trainer, batch = small(), with_lesions([(20, 12, 32, 24)])
+    assert trainer.network_input(batch).objects.boxes.tolist() == [[0, 15, 7, 37, 29]]
+    monkeypatch.setattr(type(trainer), "box_margin", 0.0)
+    torch.testing.assert_close(trainer.network_input(batch).objects.boxes, torch.tensor([[0, 18.8, 10.8, 33.2, 25.2]]))
+
+
 def test_optimiser_is_the_papers_and_gradients_are_clipped_to_one(small):
     trainer = small()
     assert isinstance(trainer.optimizer, torch.optim.AdamW)
@@ -93,6 +97,21 @@ def test_clipping_leaves_small_gradients_alone():
         parameter.grad = torch.tensor(gradient)
         clip_gradients(optimizer, max_norm=1.0)
         torch.testing.assert_close(parameter.grad, torch.tensor(expected), rtol=1e-4, atol=0)
+
+
+def test_a_training_of_the_first_versions_goes_on(small):
+    """Their levels shared positions; the moments of these begin anew, those of all others stay."""
+    trainer, batch = small(), with_lesions(FORTY)
+    trainer.on_train_epoch_start()
+    trainer.train_step(batch)
+    names = [name for name, _ in trainer.network.named_parameters()]
+    saved = trainer.optimizer.state_dict()
+    index = names.index("msfa.attention.positions")
+    saved["state"][index] |= {key: saved["state"][index][key][0] for key in ("exp_avg", "exp_avg_sq")}
+    trainer.optimizer.load_state_dict(saved)
+    moments = [trainer.optimizer.state[parameter] for parameter in trainer.network.parameters()]
+    assert [name for name, own in zip(names, moments, strict=True) if not own] == ["msfa.attention.positions"]
+    assert np.isfinite(trainer.train_step(batch)["loss"])
 
 
 WIDE = {
@@ -143,43 +162,16 @@ def test_pretrained_encoder_starts_from_the_weights_in_the_folder(tmp_path, monk
     assert all(torch.equal(value, weights[key]) for key, value in encoder.items())
 
 
-# ---- plateau ---------------------------------------------------------------------------------------------------------
-
-
-def rates(losses, factor=0.5, patience=5):
-    """Learning rates of all epochs, including the one after the last loss."""
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    schedule = PlateauSchedule(optimizer, lambda: losses, factor, patience)
-    found = []
-    for epoch in range(len(losses) + 1):
-        schedule.step(epoch)
-        found.append(optimizer.param_groups[0]["lr"])
-    return found
-
-
-def test_rate_is_halved_after_five_epochs_without_a_better_loss():
-    improving, flat = [3.0, 2.0, 1.0], [1.0] * 12
-    expected = [1.0] * 9 + [0.5] * 6 + [0.25]
-    assert rates(improving + flat) == expected
-    assert rates([math.nan] * 6) == [1.0] * 6 + [0.5]
-
-
-def test_rates_are_a_function_of_the_log_whatever_came_before():
-    losses = [1.0] * 14
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    schedule = PlateauSchedule(optimizer, lambda: losses, 0.5, 5)
-    for epoch in (13, 3, 7, 7):
-        schedule.step(epoch)
-        assert optimizer.param_groups[0]["lr"] == rates(losses)[epoch]
+# ---- rate ------------------------------------------------------------------------------------------------------------
 
 
 def test_trainers_rates_follow_the_logged_validation_losses(small):
     trainer = small()
-    for epoch in range(9):
+    for epoch in range(13):
         trainer.current_epoch = epoch
         trainer.on_train_epoch_start()
         trainer.logger.log("val_losses", 1.0 if epoch else 2.0, epoch)
-    assert trainer.logger.get_value("lrs", step=None) == [2e-4] * 8 + [1e-4]
+    assert trainer.logger.get_value("lrs", step=None) == [2e-4] * 11 + [1e-4] * 2
 
 
 # ---- tiles and mirrors -----------------------------------------------------------------------------------------------

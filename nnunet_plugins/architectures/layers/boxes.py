@@ -22,6 +22,17 @@ def boxes_of_images(boxes: list[Tensor]) -> Tensor:
     return torch.cat((torch.cat(images), torch.cat(boxes)), 1)
 
 
+def enlarged(boxes: Tensor, margin: float, share: float) -> Tensor:
+    """Enlarge boxes ``(N, 4)`` on every side by a margin in pixels, and at least by a share of their width or height.
+
+    Example:
+        >>> enlarged(torch.tensor([[20.0, 20, 30, 120]]), margin=5, share=0.1)
+        tensor([[ 15.,  10.,  35., 130.]])
+    """
+    margins = (share * (boxes[:, 2:] - boxes[:, :2])).clamp_min(margin)
+    return torch.cat((boxes[:, :2] - margins, boxes[:, 2:] + margins), 1)
+
+
 def moved(boxes: Tensor, offsets: Tensor, weights: Sequence[float]) -> Tensor:
     """Move and scale boxes ``(..., 4)`` by a detector's offsets ``(..., 4)`` (Girshick et al., 2014).
 
@@ -56,8 +67,8 @@ def perturbed(boxes: Tensor, size: tuple[int, int], shift: float, scale: float) 
     return torch.cat((boxes[:, :1], corners), 1)
 
 
-def crop_boxes(x: Tensor, boxes: Tensor, size: int, stride: int = 1) -> Tensor:
-    """Crop maps ``(B, C, H, W)``, whose cells are ``stride`` pixels wide, to boxes ``(N, 5)``: ``(N, C, size, size)``.
+def crop_boxes(x: Tensor, boxes: Tensor, size: int | Sequence[int], stride: int = 1) -> Tensor:
+    """Crop maps ``(B, C, H, W)``, whose cells are ``stride`` pixels wide, to boxes ``(N, 5)``: ``(N, C, *size)``.
 
     Samples are bilinear, or means where they are larger than a cell. Under autocast ``x`` may be in half precision; the
     coordinates stay float32.

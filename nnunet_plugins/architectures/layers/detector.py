@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,10 @@ POOLED_SIZE = 7
 SAMPLING_RATIO = 2
 FINEST_STRIDE = 4
 NUM_LEVELS = 5
+ANCHOR_SIZES = (16, 32, 64, 128, 256)
+"""Edges in pixels of the anchors of P2 ... P6; with its margin a box is 13 pixels wide or more."""
+FIRST_ANCHOR_SIZES = (8, 16, 32, 64, 128)
+"""Edges of the anchors of version 0.2.0, whose weights do not hold them."""
 MATCHING_IOU = 0.5
 """Overlap from which on a detected box matches a true one."""
 DETECTED_SHARE = 0.5
@@ -90,9 +94,11 @@ class Detector(nn.Module):
 
     Thresholds are torchvision's except for ``min_score``.
 
-    Deviation: a patch is smaller than torchvision's images of 800 pixels, and has few objects. Anchors, and the boxes
-    that belong to a level, are a quarter as large, losses use 128 candidates of an image instead of 512, most of which
-    would be background, and in training they are drawn from the best 500 of a level instead of 2000.
+    Deviation: a patch is smaller than torchvision's images of 800 pixels, and has few objects. Anchors are half as
+    large, and boxes that belong to a level a quarter; losses use 128 candidates of an image instead of 512, most of
+    which would be background, and in training they are drawn from the best 500 of a level instead of 2000.
+
+    The state dict holds the sizes of the anchors, as its weights mean boxes relative to these.
 
     Args:
         channels: channels of the features.
@@ -109,7 +115,7 @@ class Detector(nn.Module):
         self,
         channels: int = 256,
         *,
-        anchor_sizes: Sequence[int] = (8, 16, 32, 64, 128),
+        anchor_sizes: Sequence[int] = ANCHOR_SIZES,
         box_head_channels: int = 1024,
         min_score: float = 0.35,
         max_objects: int = 32,
@@ -119,7 +125,7 @@ class Detector(nn.Module):
             raise ValueError(f"anchor_sizes={anchor_sizes}: give {NUM_LEVELS} of them, one for each of P2 ... P6.")
         most = {"training": 500, "testing": 1000}
         self.rpn = RegionProposalNetwork(
-            AnchorGenerator(tuple((size,) for size in anchor_sizes), (ASPECT_RATIOS,) * len(anchor_sizes)),
+            anchor_generator(anchor_sizes),
             RPNHead(channels, len(ASPECT_RATIOS)),
             *ANCHOR_IOU,
             batch_size_per_image=ANCHORS_PER_IMAGE,
@@ -141,6 +147,8 @@ class Detector(nn.Module):
             nms_thresh=0.5,
             detections_per_img=max_objects,
         )
+        self.register_buffer("anchor_sizes", torch.tensor(anchor_sizes, dtype=torch.float32))
+        self._register_load_state_dict_pre_hook(use_anchors_of_weights, with_module=True)
 
     @runs_eagerly
     def forward(self, features: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
@@ -241,6 +249,22 @@ class Detector(nn.Module):
         scores = scores * (overlap >= MATCHING_IOU) * (scores > self.roi_heads.score_thresh)  # (M, R)
         highest, index = scores.max(1, keepdim=True)
         return torch.where(highest > 0, detected[index[:, 0]], true)
+
+
+def anchor_generator(sizes: Sequence[float]) -> AnchorGenerator:
+    """Make anchors of one size, and three shapes, for every level."""
+    return AnchorGenerator(tuple((size,) for size in sizes), (ASPECT_RATIOS,) * len(sizes))
+
+
+def use_anchors_of_weights(detector: Detector, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Take the anchors for which weights were trained; torch calls this before it loads a state dict.
+
+    Weights of version 0.2.0 do not hold them: these are those that their trainer names, or the default of that version.
+    """
+    name, own = f"{prefix}anchor_sizes", tuple(detector.get_buffer("anchor_sizes").tolist())
+    if name not in state_dict:
+        state_dict[name] = torch.tensor(FIRST_ANCHOR_SIZES if own == ANCHOR_SIZES else own, dtype=torch.float32)
+    detector.rpn.anchor_generator = anchor_generator(state_dict[name].tolist())
 
 
 def proposal_losses(scores: Tensor, offsets: Tensor, selection: Selection) -> dict[str, Tensor]:

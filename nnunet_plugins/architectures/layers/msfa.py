@@ -3,24 +3,28 @@
 from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from nnunet_plugins.architectures.layers.convolutions import conv_norm, conv_norm_relu, double_conv
 from nnunet_plugins.architectures.layers.logits import bounded
+from nnunet_plugins.architectures.layers.recomputation import recomputable
 from nnunet_plugins.architectures.layers.resize import resize
 
 GROUPS = 8
 """Number of groups of a group normalisation, and of heads of the attention."""
+
+DROPOUT = 0.2
+"""Share of what the attention's layers and the fused features leave out in training; the authors'."""
 
 group_norm = partial(nn.GroupNorm, GROUPS)
 """Normalisation of all blocks here: boxes are too few, and too much alike, for statistics of a batch."""
 
 
 class Segments(NamedTuple):
-    """Logits of N boxes, in the size of the head."""
+    """Logits of N boxes, in the size of the head, or of whole images, in that of P2."""
 
     logits: Tensor
     """``(N, K, S, S)`` class logits from the fused levels."""
@@ -39,29 +43,34 @@ class EncoderBlock(nn.Module):
         self.residual = conv_norm_relu(nn.Conv2d, out_channels, out_channels, norm_op=group_norm)
         self.residual.extend(conv_norm(nn.Conv2d, out_channels, out_channels, norm_op=group_norm))
 
+    @recomputable
     def forward(self, x: Tensor) -> Tensor:
         x = self.projection(x)
         return (x + self.residual(x)).relu()
 
 
-def transformer_layer(channels: int) -> nn.TransformerEncoderLayer:
-    """Make one of the attention's four layers: 8 heads, a dropout of 0.2, normalisation first."""
-    return nn.TransformerEncoderLayer(
-        channels,
-        nhead=GROUPS,
-        dim_feedforward=2 * channels,
-        dropout=0.2,
-        activation="gelu",
-        batch_first=True,
-        norm_first=True,
-    )
+class TransformerLayer(nn.TransformerEncoderLayer):
+    """One of the attention's four layers: 8 heads, a dropout of 0.2, normalisation first."""
+
+    def __init__(self, channels: int):
+        super().__init__(
+            channels,
+            nhead=GROUPS,
+            dim_feedforward=2 * channels,
+            dropout=DROPOUT,
+            activation="gelu",
+            batch_first=True,
+            norm_first=True,
+        )
+
+    forward = recomputable(nn.TransformerEncoderLayer.forward)
 
 
 class LevelAttention(nn.Module):
     """Self-attention among the tokens of all levels, added to the levels' features (eq. 7).
 
-    Each level becomes a grid of as many tokens as the coarsest has pixels, by a linear projection of patches. Positions
-    are learned, and shared by all levels.
+    Each level becomes a grid of as many tokens as the coarsest has pixels, by a linear projection of patches. Every
+    token of a box has a learned position; for maps of other sizes, as of whole images, positions are interpolated.
 
     Args:
         widths: channels of E2 ... E5.
@@ -75,21 +84,35 @@ class LevelAttention(nn.Module):
         self.tokens = nn.ModuleList(
             nn.Conv2d(width, channels, patch, stride=patch) for width, patch in zip(widths, patches, strict=True)
         )
-        self.positions = nn.Parameter(0.02 * torch.randn(grid * grid, channels))
+        self.grid = grid
+        self._register_load_state_dict_pre_hook(partial(give_every_level_positions, len(widths)))
+        self.positions = nn.Parameter(0.02 * torch.randn(len(widths), grid * grid, channels))
         self.levels = nn.Parameter(0.02 * torch.randn(len(widths), 1, channels))
-        self.transformer = nn.Sequential(*(transformer_layer(channels) for _ in range(4)), nn.LayerNorm(channels))
+        self.transformer = nn.Sequential(*(TransformerLayer(channels) for _ in range(4)), nn.LayerNorm(channels))
         self.projections = nn.ModuleList(nn.Conv2d(channels, width, 1) for width in widths)
 
     def forward(self, encoded: Sequence[Tensor]) -> list[Tensor]:
         """Add to each of E2 ... E5 its share of the attended tokens."""
         grids = [project(x) for project, x in zip(self.tokens, encoded, strict=True)]  # (N, C, g, g)
-        embeddings = (self.positions + self.levels).flatten(0, 1)  # (4 g^2, C)
+        positions = resize(self.position_maps(), grids[0].shape[2:]).flatten(2).transpose(1, 2)  # (4, g^2, C)
+        embeddings = (positions + self.levels).flatten(0, 1)  # (4 g^2, C)
         tokens = torch.cat([grid.flatten(2) for grid in grids], 2).transpose(1, 2) + embeddings
         attended = self.transformer(tokens).transpose(1, 2).chunk(len(grids), 2)
         context = [
             project(x.reshape(grid.shape)) for project, x, grid in zip(self.projections, attended, grids, strict=True)
         ]
         return [x + resize(c, x.shape[2:]) for x, c in zip(encoded, context, strict=True)]
+
+    def position_maps(self) -> Tensor:
+        """Positions of every level's tokens at their places: ``(4, C, g, g)``."""
+        return self.positions.unflatten(1, (self.grid, self.grid)).movedim(3, 1)
+
+
+def give_every_level_positions(num_levels: int, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Repeat the positions of weights from version 0.2.0, which all levels shared: their network computes the same."""
+    name = f"{prefix}positions"
+    if name in state_dict and state_dict[name].ndim == 2:
+        state_dict[name] = state_dict[name].repeat(num_levels, 1, 1)
 
 
 class PixelFusion(nn.Module):
@@ -102,6 +125,7 @@ class PixelFusion(nn.Module):
             nn.Conv2d(channels, num_levels, kernel_size=1),
         )
 
+    @recomputable
     def forward(self, decoded: Sequence[Tensor]) -> Tensor:
         weights = self.gate(torch.cat(list(decoded), 1)).softmax(1).split(1, 1)
         return torch.stack([weight * x for weight, x in zip(weights, decoded, strict=True)]).sum(0)
@@ -151,17 +175,18 @@ class MSFA(nn.Module):
         )
         self.fusion = PixelFusion(fused_channels, len(widths)) if use_msfa else MeanFusion()
         self.refinement = conv_norm_relu(nn.Conv2d, fused_channels, fused_channels, norm_op=group_norm)
+        self.dropout = nn.Dropout2d(DROPOUT)
         num_outputs = 1 + len(widths) + 1  # of the fused levels, of every level, and of the edges
         self.seg_layers = nn.ModuleList(nn.Conv2d(fused_channels, num_classes, 1) for _ in range(num_outputs))
         self.seg_layers.register_buffer("has_background", torch.tensor(float(num_classes > 1)))
 
     def forward(self, levels: Sequence[Tensor]) -> Segments:
-        """Segment N boxes, given their maps ``(N, C, S, S)`` ... ``(N, C, S / 8, S / 8)``."""
+        """Segment N boxes, given their maps ``(N, C, S, S)`` ... ``(N, C, S / 8, S / 8)``, or others as fine."""
         encoded = self.attention([encode(x) for encode, x in zip(self.encoders, levels, strict=True)])
         decoded = self.decode(encoded)
         size = encoded[0].shape[2:]
         decoded = [resize(refine(x), size) for refine, x in zip(self.refinements, decoded, strict=True)]
-        fused = self.refinement(self.fusion(decoded))
+        fused = self.dropout(self.refinement(self.fusion(decoded)))
         main, *auxiliary, edge = self.seg_layers
         logits = self.relative_to_background(main(fused))
         by_level = [self.relative_to_background(head(x)) for head, x in zip(auxiliary, decoded, strict=True)]
@@ -171,12 +196,16 @@ class MSFA(nn.Module):
         """Decode E2 ... E5 from coarse to fine into D2 ... D5 of the same sizes."""
         decoded = [self.bottleneck(encoded[-1])]
         for level in reversed(range(len(self.decoders))):
-            skip = encoded[level]
-            above = resize(decoded[0], skip.shape[2:])
-            if self.use_msfa:
-                skip = skip * self.gates[level](torch.cat((skip, above), 1)).sigmoid()
-            decoded.insert(0, self.decoders[level](torch.cat((skip, above), 1)))
+            decoded.insert(0, self.decode_level(level, encoded[level], decoded[0]))
         return decoded
+
+    @recomputable
+    def decode_level(self, level: int, skip: Tensor, above: Tensor) -> Tensor:
+        """Decode a level from what was encoded there, gated, and the next coarser level."""
+        above = resize(above, skip.shape[2:])
+        if self.use_msfa:
+            skip = skip * self.gates[level](torch.cat((skip, above), 1)).sigmoid()
+        return self.decoders[level](torch.cat((skip, above), 1))
 
     @property
     def has_background(self) -> Tensor:

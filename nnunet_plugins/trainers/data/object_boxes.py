@@ -7,19 +7,19 @@ from scipy.ndimage import binary_dilation, find_objects
 from torch import Tensor
 from torchvision.ops import clip_boxes_to_image
 
-from nnunet_plugins.architectures.layers.boxes import boxes_of_images
+from nnunet_plugins.architectures.layers.boxes import boxes_of_images, enlarged
 from nnunet_plugins.architectures.layers.detector import Objects
 from nnunet_plugins.architectures.layers.operators import define
 from nnunet_plugins.losses.common import LabelFormat
 
 SPECK = 3
-"""Pixels of the smallest component with a box of its own, and the smallest side of a box inside the image."""
+"""Pixels of the smallest component with a box of its own, and the smallest side of a box without its margin."""
 
 SUPPOSED_OBJECTS = 32
 """Objects in an image without data, as in an estimate of memory: more than a training step looks at."""
 
 
-def objects_in(target: Tensor, label_format: LabelFormat) -> Objects:
+def objects_in(target: Tensor, label_format: LabelFormat, margin: float = 0.0, share: float = 0.0) -> Objects:
     """Find the objects to detect in a batch, on the CPU.
 
     Every component (of 8 neighbours) of every class or region is an object; components with the same box are one.
@@ -29,28 +29,30 @@ def objects_in(target: Tensor, label_format: LabelFormat) -> Objects:
         target: nnU-Net's target at full resolution: labels ``(B, 1, H, W)``, or regions
             ``(B, K [+ 1 if ignore], H, W)``.
         label_format: of the dataset.
+        margin: pixels by which a box exceeds its object on every side, but at most to the patch's border.
+        share: least margin as a share of the object's width (left and right) and height (above and below).
     """
     annotated, target = None, target.cpu()
     if label_format.ignore_label is not None:
         annotated = ~target[:, -1:].bool() if label_format.regions else target != label_format.ignore_label
         target = (target[:, :-1] if label_format.regions else target) * annotated
-    return Objects(OBJECT_BOXES(target), annotated)
+    return Objects(OBJECT_BOXES(target, margin, share), annotated)
 
 
-def boxes_of_batch(maps: Tensor) -> Tensor:
+def boxes_of_batch(maps: Tensor, margin: float, share: float) -> Tensor:
     """Find the objects in label maps ``(B, M, H, W)``: ``(N, 5)``."""
-    return boxes_of_images([object_boxes(of_image.numpy()) for of_image in maps])
+    return boxes_of_images([object_boxes(of_image.numpy(), margin, share) for of_image in maps])
 
 
-def empty_boxes(maps: Tensor) -> Tensor:
+def empty_boxes(maps: Tensor, margin: float, share: float) -> Tensor:
     """Make an empty tensor for the objects in label maps ``(B, M, H, W)`` without data."""
     return maps.new_empty(len(maps) * SUPPOSED_OBJECTS, 5, dtype=torch.float32)
 
 
-OBJECT_BOXES = define("object_boxes(Tensor maps) -> Tensor", boxes_of_batch, empty_boxes)
+OBJECT_BOXES = define("object_boxes(Tensor maps, float margin, float share) -> Tensor", boxes_of_batch, empty_boxes)
 
 
-def object_boxes(maps: np.ndarray) -> Tensor:
+def object_boxes(maps: np.ndarray, margin: float, share: float) -> Tensor:
     """Find the objects in an image's label maps ``(M, H, W)``: boxes ``(N, 4)`` float32, two corners in pixels."""
     specks = np.zeros(maps.shape[1:], bool)
     boxes = [box for labels in maps for box in component_boxes(labels, specks)]
@@ -60,7 +62,7 @@ def object_boxes(maps: np.ndarray) -> Tensor:
     corners = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
     missing = (SPECK - (corners[:, 2:] - corners[:, :2])).clamp_min(0) / 2
     corners = torch.cat((corners[:, :2] - missing, corners[:, 2:] + missing), 1)
-    return clip_boxes_to_image(corners, specks.shape).unique(dim=0)
+    return clip_boxes_to_image(enlarged(corners, margin, share), specks.shape).unique(dim=0)
 
 
 def component_boxes(labels: np.ndarray, specks: np.ndarray | None = None) -> list[list[int]]:

@@ -96,3 +96,12 @@ def test_first_stage_of_condseg_fits_too(planned_of, monkeypatch):
     monkeypatch.setattr(kind, "stage", 1)
     peak = estimate_training(kind, planned.plans, "2d", planned.dataset_json, recompute=True).peak
     assert peak <= case.bound * own
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES[1:4:2])
+def test_whole_images_fit_dcsnets_head_too(planned_of, case):
+    """Without boxes its head segments 16,384 positions of an image of 512 x 512, with 1024 tokens."""
+    planned, own = planned_of(case)
+    kind = find_trainer("DCSNetTrainer_woDGHC")
+    assert estimate_training(kind, planned.plans, "2d", planned.dataset_json, recompute=True).peak <= case.bound * own

@@ -212,18 +212,18 @@ class PluginTrainer(BaseTrainer):
         super().initialize()
         if self._checkpoint_loaded:
             return
+        start = "random weights"
         if self.pretrained:
-            self.load_initial_weights()
-        start = f"the encoder starts from {self.initial_encoder} weights" if self.pretrained else "random weights"
+            start = f"the encoder starts from {self.initial_encoder} weights ({self.load_initial_weights()})"
         self.print_to_log_file(f"initialisation: {start}; the paper's figures: {self.published_initialisation}")
 
-    def load_initial_weights(self) -> None:
-        """Load the ``_pretrained`` variant's weights into :attr:`bare_network`, on every rank.
+    def load_initial_weights(self) -> str:
+        """Load the ``_pretrained`` variant's weights into :attr:`bare_network`, on every rank; tell where they lay.
 
         ImageNet's into the ``encoder`` that timm calls ``backbone``, unless a method has it elsewhere.
         """
         network: Any = self.bare_network
-        load_imagenet_weights(network.encoder, network.backbone, self.num_input_channels)
+        return load_imagenet_weights(network.encoder, network.backbone, self.num_input_channels)
 
     def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
         self._checkpoint_loaded = True  # no download for weights that the checkpoint replaces

@@ -93,14 +93,13 @@ class ConDSegTrainer(ConDSegNet0Trainer):
     def build_network(cls, in_channels: int, num_classes: int, plan: NetworkPlan, deep_supervision: bool) -> nn.Module:
         return ConDSeg(in_channels, num_classes, deep_supervision=deep_supervision, **cls.network_options())
 
-    def load_initial_weights(self) -> None:
+    def load_initial_weights(self) -> str:
         network = self.bare_network
         assert isinstance(network, ConDSeg)
         net0 = network.net0
         if self.initial_encoder == "ImageNet":
-            load_imagenet_weights(net0.encoder, net0.backbone, self.num_input_channels)
-        else:
-            load_stage_1_encoder(net0.encoder)
+            return load_imagenet_weights(net0.encoder, net0.backbone, self.num_input_channels)
+        return load_stage_1_encoder(net0.encoder)
 
     # ---- stages ------------------------------------------------------------------------------------------------------
 
@@ -153,8 +152,8 @@ class ConDSegTrainer(ConDSegNet0Trainer):
             self.logger.get_value("ema_fg_dice", step=None)[self.current_epoch] = dice
 
 
-def load_stage_1_encoder(encoder: nn.Module) -> None:
-    """Load the encoder of the checkpoint ``$NNUNET_PLUGINS_STAGE1`` of any ConDSeg training, in stage 1 or 2.
+def load_stage_1_encoder(encoder: nn.Module) -> str:
+    """Load the encoder of the checkpoint ``$NNUNET_PLUGINS_STAGE1`` of any ConDSeg training; return that file's name.
 
     Raises:
         UserError: the variable is not set, it names no such checkpoint, or one of images with other channels.
@@ -183,3 +182,4 @@ def load_stage_1_encoder(encoder: nn.Module) -> None:
             f"{STAGE_1_VARIABLE}={name} does not fit: expected a ConDSeg training of images with as many channels, "
             f"and with the same backbone ({' '.join(str(error).split()[:40])} ...)."
         ) from error
+    return name

@@ -12,6 +12,8 @@ STANDARD_ERRORS = 3.0
 """Certainty with which a declining loss is told from a plateau."""
 NORMAL_MEDIAN = 1.4826
 """Standard deviation of normally distributed numbers of which the median of the absolute values is 1."""
+COOLDOWN = 0.2
+"""Share of the epochs over which rates that fell on plateaus go to their end."""
 ROUNDING = 1e-9
 """Relative difference of sums that is none."""
 
@@ -48,7 +50,8 @@ class PlateauSchedule:
 
     Deviation: torch's ``ReduceLROnPlateau`` counts epochs without a record. nnU-Net's validation loss is a mean over 50
     random patches, whose noise keeps records away from a loss that still falls; see :func:`plateaus` for what counts
-    here.
+    here. And over the last fifth of the epochs all rates go to the lowest one, in equal steps: few plateaus are found
+    in a noisy loss, and nnU-Net predicts with the last iterate, where the authors keep the best.
 
     Args:
         optimizer: whose groups' present rates are those at the start of the training.
@@ -78,8 +81,9 @@ class PlateauSchedule:
 
     def step(self, epoch: int) -> None:
         found = plateaus(self.losses()[:epoch], self.factor, self.patience, self.num_epochs)
+        left = min(1, (1 - epoch / self.num_epochs) / COOLDOWN)
         for group, lr in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
-            group["lr"] = max(lr * self.factor**found, min(lr, self.min_lr))
+            group["lr"] = max(lr * self.factor**found * left, min(lr, self.min_lr))
 
 
 def plateaus(losses: Sequence[float], factor: float, patience: int, num_epochs: int) -> int:
@@ -89,7 +93,7 @@ def plateaus(losses: Sequence[float], factor: float, patience: int, num_epochs: 
     patience, or longer: so many epochs that both means differ by three standard errors if the loss falls by
     ``1 / num_epochs`` of itself in every epoch, or by ``factor`` of that after each plateau, as the rates do. A decline
     that would matter in what remains of the training is thus no plateau, however noisy the loss is. Losses that are not
-    finite count for nothing.
+    finite count for nothing; noise is a share of the loss, which is positive.
 
     Example:
         >>> plateaus([3, 2, 1, 1, 1, 1, 1], factor=0.5, patience=2, num_epochs=100)

@@ -48,7 +48,7 @@ def test_files_are_found_with_and_without_the_tag_of_the_weights(weights_folder,
     torch.save(source, weights_folder / f"{stem}.pth")
     torch.save({}, weights_folder / "resnet18.other.pth")
     encoder, _ = timm_encoder(name, 3)
-    load_imagenet_weights(encoder, name, 3)
+    assert load_imagenet_weights(encoder, name, 3) == str(weights_folder / f"{stem}.pth")
     assert torch.equal(encoder.state_dict()["conv1.weight"], source["conv1.weight"])
 
 
@@ -74,6 +74,12 @@ def test_missing_file_is_named(weights_folder):
         load_imagenet_weights(timm_encoder("resnet18", 3)[0], "resnet18", 3)
 
 
+def test_missing_folder_is_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("NNUNET_PLUGINS_WEIGHTS", str(tmp_path / "none"))
+    with pytest.raises(UserError, match="none: there is no such folder; correct or unset the variable"):
+        load_imagenet_weights(timm_encoder("resnet18", 3)[0], "resnet18", 3)
+
+
 def test_file_with_other_names_is_refused_and_never_left_aside(weights_folder):
     source = timm.create_model("resnet18").state_dict()
     torch.save({f"module.{key}": value for key, value in source.items()}, weights_folder / "resnet18.pth")
@@ -84,7 +90,7 @@ def test_file_with_other_names_is_refused_and_never_left_aside(weights_folder):
 def test_file_with_other_sizes_is_named(weights_folder):
     source = timm.create_model("resnet18").state_dict()
     torch.save(source | {"conv1.weight": torch.zeros(1)}, weights_folder / "resnet18.pth")
-    with pytest.raises(UserError, match="holds weights of another network than resnet18"):
+    with pytest.raises(UserError, match=r"resnet18\.pth holds weights of another network than resnet18"):
         load_imagenet_weights(timm_encoder("resnet18", 3)[0], "resnet18", 3)
 
 
@@ -106,7 +112,7 @@ def test_both_remedies_are_named_offline(monkeypatch, tmp_path):
     monkeypatch.delenv("NNUNET_PLUGINS_WEIGHTS", raising=False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(UserError, match=r"resnet18\.safetensors into a folder .* or train without _pretrained"):
+    with pytest.raises(UserError, match=r"torch\.save as resnet18\.pth, .* or train without _pretrained"):
         load_imagenet_weights(timm_encoder("resnet18", 3)[0], "resnet18", 3)
 
 

@@ -15,8 +15,9 @@ def convert(source: Path, root: Path, name: str, *options: str, num_cases: int |
         for part in ("images", "masks"):
             (subset / part).mkdir(parents=True)
         for image in images[:: len(images) // num_cases][:num_cases]:
+            (mask,) = (source / "masks").glob(f"{image.name.split('.')[0]}.*")
             (subset / "images" / image.name).symlink_to(image)
-            (subset / "masks" / image.name).symlink_to(source / "masks" / image.name)
+            (subset / "masks" / mask.name).symlink_to(mask)
         source = subset
     dataset_id, dataset_name = name.removeprefix("Dataset").split("_")
     patterns = ["--images", "images/*", "--masks", "masks/*"]

@@ -1,5 +1,6 @@
 """Proves: ``_pretrained`` starts from true ImageNet weights, the log says so, and a short training is better for it."""
 
+import os
 import re
 from pathlib import Path
 
@@ -67,9 +68,9 @@ class TestTrainers:
                 trainer_class, "network_kwargs", trainer_class.network_options() | {"backbone": BACKBONE}
             )
             trainer = initialized_trainer(trainer_class.__name__, LABELS)
-            assert initialisation(trainer) == (
-                f"the encoder starts from ImageNet weights; the paper's figures: {of_figures}"
-            )
+            file = Path(os.environ["NNUNET_PLUGINS_WEIGHTS"], f"{BACKBONE}.pth")
+            start = f"the encoder starts from ImageNet weights ({file})"
+            assert initialisation(trainer) == f"{start}; the paper's figures: {of_figures}"
             stems = {k: v for k, v in trainer.network.state_dict().items() if k.endswith("conv_stem.weight")}
             (stem,) = stems.values()
             torch.testing.assert_close(stem, weights["conv_stem.weight"])
@@ -87,19 +88,17 @@ class TestTrainers:
 @pytest.mark.slow
 def test_imagenet_weights_help_condseg_to_find_polyps(shared_data, weights_folder, tmp_path, monkeypatch):
     cell_datasets.use_nnunet_folders(tmp_path, monkeypatch)
-    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
-    monkeypatch.setenv("NNUNET_PLUGINS_SEED", "0")
     name = "Dataset503_Polyps"
-    convert(shared_data("kvasir_seg"), tmp_path, name, "--resize", "96", "96", num_cases=60)
+    convert(shared_data("kvasir_seg"), tmp_path, name, "--resize", "96", "96", num_cases=40)
     plan_and_preprocess(tmp_path, name, "2d", patch_size=[96, 96], batch_size=8)
+    monkeypatch.setenv("nnUNet_n_proc_DA", "0")  # with which nothing can be planned
+    monkeypatch.setenv("NNUNET_PLUGINS_SEED", "0")
     dice = {}
     for start in ("", "_pretrained"):
-        trainer_name = f"ConDSegTrainer_oneStage{start}_1epoch_25iterations"
-        network_kwargs = {"backbone": BACKBONE, "channels": 32, "head_channels": 32}
-        monkeypatch.setattr(find_trainer(trainer_name), "network_kwargs", network_kwargs)
+        trainer_name = f"ConDSegNet0Trainer_woCR{start}_1epoch_25iterations"
+        monkeypatch.setattr(find_trainer(trainer_name), "network_kwargs", {"backbone": BACKBONE})
         monkeypatch.setattr(find_trainer(trainer_name), "initial_lr", 1e-3)
-        monkeypatch.setattr(find_trainer(trainer_name), "stage_2_encoder_lr", 1e-3)
         trainer = make_trainer(trainer_name, 503)
         trainer.run_training()
         dice[start] = validate(trainer)["foreground_mean"]["Dice"]
-    assert dice["_pretrained"] > dice[""] + 0.2
+    assert dice["_pretrained"] > dice[""] + 0.15, dice

@@ -67,6 +67,13 @@ def test_rates_are_a_function_of_the_log_whatever_came_before():
         assert optimizer.param_groups[0]["lr"] / INITIAL_RATE == expected[epoch]
 
 
+def test_rates_go_to_their_end_over_the_last_fifth_of_the_training():
+    falling = rates([1 - 1e-3 * epoch for epoch in range(100)], num_epochs=100)
+    assert falling[:81] == pytest.approx([1.0] * 81)
+    assert falling[90] == pytest.approx(0.5) and falling[99] == pytest.approx(0.05)
+    assert falling[100] * INITIAL_RATE == pytest.approx(1e-7)
+
+
 # ---- a loss with noise -----------------------------------------------------------------------------------------------
 
 

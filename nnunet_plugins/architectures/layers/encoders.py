@@ -50,8 +50,8 @@ def channels_first(encoder: nn.Module, arguments: Any, features: list[Tensor]) -
     return [feature.movedim(-1, 1) for feature in features]
 
 
-def load_imagenet_weights(encoder: Any, name: str, in_channels: int) -> None:
-    """Load timm's ImageNet weights for ``name`` into ``encoder``; timm adapts the stem to ``in_channels``.
+def load_imagenet_weights(encoder: Any, name: str, in_channels: int) -> str:
+    """Load timm's ImageNet weights for ``name`` into ``encoder``, adapted to ``in_channels``; tell where they lay.
 
     They come from the folder ``$NNUNET_PLUGINS_WEIGHTS`` if the variable is set, otherwise from timm's cache or a
     download. A file there is called as timm calls the model, with its tag or without, and ``.safetensors`` or ``.pth``.
@@ -62,11 +62,15 @@ def load_imagenet_weights(encoder: Any, name: str, in_channels: int) -> None:
         name: timm's name of the model, with the tag of the weights, or without for timm's own choice.
         in_channels: channels of the image.
 
+    Returns:
+        The file, or timm's name of the weights.
+
     Raises:
         UserError: the weights are not there, are not those of the model, or cannot be downloaded.
     """
     folder = os.environ.get(WEIGHTS_FOLDER_VARIABLE)
-    overlay = {"state_dict": weights_in_folder(folder, name)} if folder else None
+    path = weights_file(folder, name) if folder else None
+    overlay = {"state_dict": read_weights(path, name)} if path else None
     try:
         pretrained = timm.create_model(
             name,
@@ -77,22 +81,26 @@ def load_imagenet_weights(encoder: Any, name: str, in_channels: int) -> None:
             out_indices=encoder.feature_info.out_indices,
         )
     except Exception as error:  # huggingface_hub, requests and torch share no base class
-        if folder:
-            raise UserError(f"{folder} holds weights of another network than {name} ({error}).") from error
+        if path:
+            raise UserError(f"{path} holds weights of another network than {name} ({error}).") from error
         raise UserError(
-            f"The ImageNet weights of {name} could not be downloaded ({type(error).__name__}): copy them from a "
-            f"machine with internet access as {name}.safetensors into a folder and set {WEIGHTS_FOLDER_VARIABLE} to "
-            "it, or train without _pretrained in the trainer's name."
+            f"The ImageNet weights of {name} could not be downloaded ({type(error).__name__}): on a machine with internet "
+            f"access save timm.create_model({name!r}, pretrained=True).state_dict() with torch.save as {name}.pth, copy "
+            f"it into a folder and set {WEIGHTS_FOLDER_VARIABLE} to that, or train without _pretrained in the trainer's "
+            "name."
         ) from error
     encoder.load_state_dict(pretrained.state_dict())
+    return str(path or name)
 
 
-def weights_in_folder(folder: str, name: str) -> dict[str, Tensor]:
-    """Read the weights of the timm model ``name`` from their file in the folder.
+def weights_file(folder: str, name: str) -> Path:
+    """Find the file of the timm model ``name`` in the folder.
 
     Raises:
-        UserError: there is no such file, or it lacks weights of the model.
+        UserError: there is no such folder or file.
     """
+    if not Path(folder).is_dir():
+        raise UserError(f"{WEIGHTS_FOLDER_VARIABLE}={folder}: there is no such folder; correct or unset the variable.")
     untagged, _, tag = name.partition(".")
     default: Any = timm.get_pretrained_cfg(name, allow_unregistered=False)
     tagged = f"{untagged}.{tag or default.tag}"
@@ -103,7 +111,16 @@ def weights_in_folder(folder: str, name: str) -> dict[str, Tensor]:
             f"{WEIGHTS_FOLDER_VARIABLE}={folder} holds none of {', '.join(c.name for c in candidates)}: put timm's "
             f"ImageNet weights of {tagged} there under one of these names, or unset the variable."
         )
-    remedy = f"save timm.create_model({tagged!r}, pretrained=True).state_dict() there"
+    return path
+
+
+def read_weights(path: Path, name: str) -> dict[str, Tensor]:
+    """Read the weights of the timm model ``name``.
+
+    Raises:
+        UserError: the file holds anything but weights, or lacks some of the model.
+    """
+    remedy = f"save timm.create_model({name!r}, pretrained=True).state_dict() there"
     try:
         reads = load_file if path.suffix == ".safetensors" else partial(torch.load, weights_only=True)
         weights = reads(path)

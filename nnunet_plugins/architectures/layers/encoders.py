@@ -84,10 +84,10 @@ def load_imagenet_weights(encoder: Any, name: str, in_channels: int) -> str:
         if path:
             raise UserError(f"{path} holds weights of another network than {name} ({error}).") from error
         raise UserError(
-            f"The ImageNet weights of {name} could not be downloaded ({type(error).__name__}): on a machine with internet "
-            f"access save timm.create_model({name!r}, pretrained=True).state_dict() with torch.save as {name}.pth, copy "
-            f"it into a folder and set {WEIGHTS_FOLDER_VARIABLE} to that, or train without _pretrained in the trainer's "
-            "name."
+            f"The ImageNet weights of {name} could not be downloaded ({type(error).__name__}): on a machine with "
+            f"internet access save timm.create_model({name!r}, pretrained=True).state_dict() with torch.save as "
+            f"{name}.pth, copy it into a folder and set {WEIGHTS_FOLDER_VARIABLE} to that, or train without "
+            "_pretrained in the trainer's name."
         ) from error
     encoder.load_state_dict(pretrained.state_dict())
     return str(path or name)

@@ -47,6 +47,7 @@ class ChannelAttention(nn.Module):
 
     initial_scale = 6.0  # of features after a ReLU the weights have 0.7 of the largest entropy, whatever the patch
     max_scale = 100.0
+    eps = 1e-12  # least length, as in torch's normalize
 
     def __init__(self, groups: int = 1):
         super().__init__()
@@ -64,11 +65,14 @@ class ChannelAttention(nn.Module):
     def directions(self, channels: Tensor) -> tuple[Tensor, Tensor]:
         """Scale channels ``(..., c, positions)`` to unit length, the first result times the learned scale.
 
-        In float32 at least: the squares of half precision's large numbers are infinite.
+        Lengths are in float32 at least: the squares of half precision's large numbers are infinite. They alone are kept
+        for the backward pass, not maps in float32.
         """
-        unit = F.normalize(channels.to(torch.promote_types(channels.dtype, torch.float32)), dim=-1)
-        scale = self.log_scale.clamp_max(math.log(self.max_scale)).exp()
-        return (unit * scale).to(channels.dtype), unit.to(channels.dtype)
+        precise = torch.promote_types(channels.dtype, torch.float32)
+        with torch.autocast(channels.device.type, enabled=False):
+            length = torch.linalg.vector_norm(channels, dim=-1, keepdim=True, dtype=precise).clamp_min(self.eps)
+            scale = self.log_scale.clamp_max(math.log(self.max_scale)).exp()
+            return (channels * (scale / length)).to(channels.dtype), (channels / length).to(channels.dtype)
 
 
 # ---- Woo et al., CBAM: Convolutional Block Attention Module, ECCV 2018 -----------------------------------------------

@@ -37,16 +37,17 @@ def phase_based_weights(epoch: int, num_epochs: int) -> MixtureWeights:
     return MixtureWeights(0.6, 0.4) if 2 * epoch < num_epochs else MixtureWeights(0.7, 0.3)
 
 
-def dynamic_weights(epoch: int, num_epochs: int) -> MixtureWeights:
+def dynamic_weights(epoch: int, num_epochs: int, middle: float = 0.5) -> MixtureWeights:
     """Let alpha fall from 1 to A and beta rise from B to 1, in a sigmoid around the middle of the training; eq. 12-13.
 
-    Its slope k is 0.1 for the paper's 400 epochs, and scaled so that the curve is the same for any number.
+    Its slope k is 0.1 for the paper's 400 epochs, and scaled so that the curve is the same for any number; ``middle``
+    is x0 as a share of them.
 
     Example:
         >>> dynamic_weights(200, num_epochs=400).beta
         0.85
     """
-    a, b, x0, k = 0.3, 0.7, 0.5 * num_epochs, 40 / num_epochs
+    a, b, x0, k = 0.3, 0.7, middle * num_epochs, 40 / num_epochs
     early = 1 - 1 / (1 + math.exp(-k * (epoch - x0)))
     return MixtureWeights(a + (1 - a) * early, 1 + (b - 1) * early)
 
@@ -63,9 +64,8 @@ def dynamic_acdc_weights(epoch: int, num_epochs: int) -> MixtureWeights:
         >>> dynamic_acdc_weights(150, num_epochs=400).alpha
         0.85
     """
-    a, b, x0, k = 0.3, 0.7, 0.375 * num_epochs, 40 / num_epochs
-    late = 1 / (1 + math.exp(-k * (epoch - x0)))
-    return MixtureWeights(b + (1 - b) * late, 1 + (a - 1) * late)
+    falling, rising = dynamic_weights(epoch, num_epochs, middle=0.375)
+    return MixtureWeights(alpha=rising, beta=falling)
 
 
 SCHEDULES: dict[str, Callable[[int, int], MixtureWeights]] = {

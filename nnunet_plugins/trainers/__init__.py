@@ -128,9 +128,12 @@ MAIN_TRAINERS = (
 HALVES = ("CASNetTrainer", "DRGOTrainer")
 """CASNet and DRGO, each half of MedFusion-TransNet."""
 
+PRETRAINED = "_pretrained"
+"""Suffix of trainers whose encoder starts from ImageNet weights."""
+
 _NAME = re.compile(
     r"(?P<base>\w+?)"
-    r"(?P<pretrained>_pretrained)?"
+    rf"(?P<pretrained>{PRETRAINED})?"
     r"(?:_earlyStop(?P<patience>[1-9]\d{0,8}))?"
     r"(?:_(?P<epochs>1epoch|(?!1epochs)[1-9]\d{0,8}epochs))?"
     r"(?:_(?P<iterations>[1-9]\d{0,8})iterations)?",

@@ -11,9 +11,8 @@ import torch
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
 from nnunet_plugins.errors import UserError
+from nnunet_plugins.trainers import PRETRAINED
 from nnunet_plugins.trainers.early_stopping import EarlyStopping
-
-PRETRAINED = "_pretrained"
 
 
 class Suffixes(NamedTuple):

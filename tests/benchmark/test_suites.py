@@ -16,8 +16,7 @@ from nnunet_plugins.benchmark.report.record import read_record
 from nnunet_plugins.benchmark.suite import Suite, divided, read_suite
 from nnunet_plugins.dataset_conversion.dataset import PNG
 from nnunet_plugins.dataset_conversion.datasets import CONVERTERS
-from nnunet_plugins.trainers import TRAINERS, find_trainer
-from nnunet_plugins.trainers.suffixes import PRETRAINED
+from nnunet_plugins.trainers import PRETRAINED, TRAINERS, find_trainer
 
 FOLDER = REPOSITORY / "suites"
 EVIDENCE = FOLDER / "shared_data.toml"  # of folders that are no published datasets

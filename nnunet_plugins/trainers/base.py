@@ -31,6 +31,7 @@ from nnunet_plugins.losses.common import LabelFormat, PluginLoss
 from nnunet_plugins.trainers.early_stopping import EarlyStopping
 from nnunet_plugins.trainers.memory.fitting import FittingTrainer
 from nnunet_plugins.trainers.plan import REFERENCE_PLANS, NetworkPlan
+from nnunet_plugins.trainers.safe_training import SafeTraining
 from nnunet_plugins.trainers.schedules import EpochSchedule, Schedule
 
 require_trainer(nnUNetTrainer)
@@ -38,7 +39,7 @@ require_trainer(nnUNetTrainer)
 SEED_VARIABLE = "NNUNET_PLUGINS_SEED"
 
 
-class BaseTrainer(EarlyStopping, FittingTrainer):
+class BaseTrainer(SafeTraining, EarlyStopping, FittingTrainer):
     """nnU-Net's trainer with numbers as class attributes, repeatable trainings, and the loss's terms in the log.
 
     A class attribute with the name of one of ``nnUNetTrainer``'s instance attributes (``initial_lr``, ``num_epochs``,

@@ -21,6 +21,10 @@ from support.killed_training import differences, train_and_tell
 
 from nnunet_plugins.trainers import HALVES, MAIN_TRAINERS
 
+MODULES = ("condseg", "dcffsnet", "dcsnet", "dlkunet", "medfusion_transnet")
+SERVER = multiprocessing.get_context("forkserver")  # processes that have imported torch already
+SERVER.set_forkserver_preload(["support.killed_training", *(f"nnunet_plugins.trainers.{row}" for row in MODULES)])
+
 KILLS = 4
 EPOCHS = 12
 ENVIRONMENT = {
@@ -50,10 +54,9 @@ def random_kill(chance: random.Random, seconds_of: dict[str, float]) -> Kill:
 
 def start(name: str, results: Path, resume: bool):
     """Start a training in a process of its own; its messages come through the second value."""
-    spawn = multiprocessing.get_context("spawn")
-    messages, sender = spawn.Pipe(duplex=False)
+    messages, sender = SERVER.Pipe(duplex=False)
     environment = {**ENVIRONMENT, "nnUNet_results": str(results)}
-    process = spawn.Process(target=train_and_tell, args=(environment, name, resume, sender))
+    process = SERVER.Process(target=train_and_tell, args=(environment, name, resume, sender))
     process.start()
     sender.close()
     return process, messages
@@ -88,13 +91,21 @@ def killed(process, messages: Connection, kill: Kill) -> bool:
     return process.exitcode == -9
 
 
+def goes_on(messages: Connection) -> bool:
+    """Whether a training begins an epoch."""
+    try:
+        return messages.recv() == "epoch"
+    except EOFError:
+        return False
+
+
 def half_written(results: Path) -> int:
     return len(list(results.rglob("*.partial*")))
 
 
 def trial(main_trainer: str, root: Path, chance: random.Random) -> str:
     """Row of the table: kills, how many of them left a checkpoint half written, and whether all was resumed."""
-    name = f"{main_trainer}_{EPOCHS}epochs_2iterations"
+    name = f"{main_trainer}_{EPOCHS}epochs_1iterations"
     process, messages = start(name, root / "whole", resume=False)
     seconds_of = seconds_between_messages(messages)
     process.join()
@@ -104,7 +115,7 @@ def trial(main_trainer: str, root: Path, chance: random.Random) -> str:
         kills += 1
         in_the_middle += bool(half_written(root / "killed"))
         process, messages = start(name, root / "killed", resume=True)
-        resumed += messages.poll(600) and messages.recv() == "epoch"
+        resumed += goes_on(messages)
     seconds_between_messages(messages)
     process.join()
     different = differences(root / "killed", root / "whole", EPOCHS) if process.exitcode == 0 else ["it failed"]

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from torch import nn
 
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.trainers.checkpoints import last_checkpoint
@@ -48,21 +49,17 @@ class FiniteLosses(nnUNetTrainer):
 
     def save_checkpoint(self, filename: str) -> None:
         """Save, unless the last steps have made the weights NaN: that would replace a checkpoint that is good."""
-        if self.non_finite_steps and not all(bool(torch.isfinite(p).all()) for p in self.network.parameters()):
+        if self.non_finite_steps and not self.disable_checkpointing and not has_finite_weights(self.network):
             raise UserError(self.why_no_number())
         super().save_checkpoint(filename)
 
     def why_no_number(self) -> str:
         """Tell in which epoch the training ends, what to look for, and which checkpoint is good."""
         good = last_checkpoint(Path(self.output_folder), finite=True)
-        kept = (
-            f"the last checkpoint with finite weights is {good}"
-            if good
-            else "no checkpoint with finite weights is kept"
-        )
+        kept = f"the last checkpoint with finite weights is {good}" if good else "no checkpoint has finite weights"
         return (
             f"The training ends in epoch {self.current_epoch}, for its loss is no number (NaN or infinite) in "
-            f"{self.non_finite_steps} steps in a row: {self.cause()}; of the checkpoints, {kept}."
+            f"{self.non_finite_steps} steps in a row: {self.cause()}; {kept}."
         )
 
     def cause(self) -> str:
@@ -76,6 +73,11 @@ class FiniteLosses(nnUNetTrainer):
         rate = self.optimizer.param_groups[0]["lr"]
         half = ", or at float16, whose largest number is 65504" if self.grad_scaler is not None else ""
         return f"the images of these steps hold numbers only; look at the learning rate ({rate:g}){half}"
+
+
+def has_finite_weights(network: nn.Module) -> bool:
+    """Whether all weights are numbers."""
+    return all(bool(torch.isfinite(parameter).all()) for parameter in network.parameters())
 
 
 def non_finite_cases(batch: dict[str, Any]) -> frozenset[str]:

@@ -52,7 +52,7 @@ class SafeTraining(FoldLock, FiniteLosses, SafeCheckpoints):
             self.print_to_log_file(sentence)
             if os.environ.get(TRACEBACK) == "1":
                 raise
-            raise SystemExit(130) from None
+            raise Interrupted(130) from None
         except Exception as error:
             self.print_to_log_file(traceback.format_exc(), also_print_to_console=False)
             if sentence := self.explanation(error):
@@ -92,6 +92,10 @@ class SafeTraining(FoldLock, FiniteLosses, SafeCheckpoints):
                     "remove its files there and preprocess the dataset again."
                 )
         return ""
+
+
+class Interrupted(SystemExit, KeyboardInterrupt):
+    """A Ctrl-C of which all is told: the process ends without a traceback, and callers still see an interruption."""
 
 
 def raised_in(trace: TracebackType | None, package: str) -> bool:

@@ -11,10 +11,15 @@ from typing import Any
 
 from nnunet_plugins.errors import UserError
 
+PARTIAL = ".partial"
+"""Ending of the names of files and folders that are not whole yet."""
+
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``, which is renamed to ``path`` if nothing was raised, and else removed.
+
+    It is on the disk before it is renamed, so that a power cut cannot leave ``path`` empty.
 
     Example:
         >>> import tempfile
@@ -25,12 +30,57 @@ def atomic_write(path: Path) -> Iterator[Path]:
         'all of it'
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")  # several processes may write the same file
+    temporary = partial_path(path)
     try:
         yield temporary
+        flush(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_write_with_companions(path: Path) -> Iterator[Path]:
+    """Yield a path of the same name in a temporary folder, for a writer that derives other files' names from it.
+
+    If nothing was raised, all files of that folder are moved to the folder of ``path``, and ``path`` itself last.
+    """
+    temporary = partial_path(path)
+    try:
+        temporary.mkdir(parents=True, exist_ok=True)
+        yield temporary / path.name
+        files = sorted(temporary.iterdir(), key=lambda file: file.name == path.name)
+        for file in files:
+            flush(file)
+        for file in files:
+            file.replace(path.with_name(file.name))
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def partial_path(path: Path) -> Path:
+    """Name beside ``path`` for what is not whole yet, of this process alone: several may write the same file."""
+    return path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
+
+
+def flush(path: Path) -> None:
+    """Wait until a file's content is on the disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def remove_partial(folder: Path, beginning: str) -> None:
+    """Remove what killed processes have left half written of files whose names begin so.
+
+    Args:
+        folder: where these files are. No living process may be writing them.
+        beginning: of the files' names.
+    """
+    for path in folder.glob(f".{beginning}*{PARTIAL}"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: Any, indent: int = 1) -> None:

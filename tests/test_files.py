@@ -1,6 +1,7 @@
 """Proves: files and folders are written whole or not at all, and hashes and JSON are refused in one sentence."""
 
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
@@ -8,10 +9,12 @@ import pytest
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.files import (
     atomic_write,
+    atomic_write_with_companions,
     backup_folder,
     digest,
     read_json,
     recover_folder,
+    remove_partial,
     replace_folder,
     usable_cores,
     write_json,
@@ -115,3 +118,37 @@ def test_folder_that_a_killed_process_moved_away_comes_back(target):
     write(backup_folder(target), "older")
     recover_folder(target)
     assert (target / "file").read_text() == "old"
+
+
+def test_companions_of_a_file_are_moved_before_it_and_only_when_all_are_whole(tmp_path):
+    path = tmp_path / "checkpoint.pth"
+    path.write_text("old")
+    with pytest.raises(OSError, match="full"), atomic_write_with_companions(path) as temporary:
+        temporary.with_suffix(".json").write_text("new")
+        raise OSError("full")
+    assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pth"]
+    with atomic_write_with_companions(path) as temporary:
+        assert temporary.name == path.name
+        temporary.with_suffix(".json").write_text("new")
+        temporary.write_text("new")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["checkpoint.json", "checkpoint.pth"]
+    assert path.read_text() == "new"
+
+
+def test_what_killed_processes_left_half_written_is_removed_and_nothing_else(tmp_path):
+    (tmp_path / ".checkpoint_best.pth.1.partial").mkdir()
+    (tmp_path / ".checkpoint_best.pth.1.partial" / "checkpoint_best.pth").write_text("half")
+    (tmp_path / ".checkpoint_best_regions.npz.1.partial").write_text("half")
+    others = [tmp_path / ".other.1.partial", tmp_path / "checkpoint_best.pth"]
+    for other in others:
+        other.write_text("another's")
+    remove_partial(tmp_path, "checkpoint_")
+    assert sorted(tmp_path.iterdir()) == others
+
+
+def test_a_file_is_on_the_disk_before_it_takes_its_place(tmp_path, monkeypatch):
+    path, flushed = tmp_path / "file", []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: flushed.append(path.exists()))
+    with atomic_write(path) as temporary:
+        temporary.write_text("all of it")
+    assert flushed == [False]

@@ -40,6 +40,7 @@ NOT_ON_THE_GROUND_FLOOR = ("torch", *(f"nnunet_plugins.{room}" for room in (*ROO
 FORBIDDEN = {
     "errors.py": NOT_ON_THE_GROUND_FLOOR,
     "files.py": NOT_ON_THE_GROUND_FLOOR,
+    "locks.py": NOT_ON_THE_GROUND_FLOOR,
     "nnunet_folders.py": NOT_ON_THE_GROUND_FLOOR,
     "processes.py": NOT_ON_THE_GROUND_FLOOR,
     "compatibility.py": NOT_ON_THE_GROUND_FLOOR,

@@ -3,10 +3,10 @@
 import re
 from pathlib import Path
 
-from nnunet_plugins.benchmark.jobs.locks import is_locked
 from nnunet_plugins.benchmark.runs import Run, log_file, work_folder
 from nnunet_plugins.benchmark.suite import Suite
 from nnunet_plugins.benchmark.survey import Survey
+from nnunet_plugins.locks import is_locked
 
 
 def print_status(survey: Survey) -> None:

@@ -29,8 +29,10 @@ from nnunet_plugins.errors import UserError
 from nnunet_plugins.losses import DiceCrossEntropyLoss
 from nnunet_plugins.losses.common import LabelFormat, PluginLoss
 from nnunet_plugins.trainers.early_stopping import EarlyStopping
+from nnunet_plugins.trainers.limits import Limits
 from nnunet_plugins.trainers.memory.fitting import FittingTrainer
 from nnunet_plugins.trainers.plan import REFERENCE_PLANS, NetworkPlan
+from nnunet_plugins.trainers.safe_training import SafeTraining
 from nnunet_plugins.trainers.schedules import EpochSchedule, Schedule
 
 require_trainer(nnUNetTrainer)
@@ -38,7 +40,7 @@ require_trainer(nnUNetTrainer)
 SEED_VARIABLE = "NNUNET_PLUGINS_SEED"
 
 
-class BaseTrainer(EarlyStopping, FittingTrainer):
+class BaseTrainer(Limits, SafeTraining, EarlyStopping, FittingTrainer):
     """nnU-Net's trainer with numbers as class attributes, repeatable trainings, and the loss's terms in the log.
 
     A class attribute with the name of one of ``nnUNetTrainer``'s instance attributes (``initial_lr``, ``num_epochs``,
@@ -52,7 +54,6 @@ class BaseTrainer(EarlyStopping, FittingTrainer):
 
     method: ClassVar[str]
     paper: ClassVar[str]
-    supported_dimensions: ClassVar[tuple[int, ...]] = (2, 3)
     reference_channels: ClassVar[tuple[int, int]] = (3, 1)
     """Input channels and classes for which the paper gives the number of parameters."""
 
@@ -65,28 +66,12 @@ class BaseTrainer(EarlyStopping, FittingTrainer):
         device: torch.device = torch.device("cuda"),  # noqa: B008 (nnU-Net's signature)
     ):
         self.refuse_unsupported_dimensions(plans, configuration)
+        self.refuse_small_patches(plans, configuration)
         self.seed = seed_from_environment()
         super().__init__(plans, configuration, fold, dataset_json, device)
         for name in vars(self):
             if hasattr(type(self), name):
                 setattr(self, name, getattr(type(self), name))
-
-    @classmethod
-    def refuse_unsupported_dimensions(cls, plans: dict, configuration: str) -> None:
-        """Raise before anything is written if the method does not exist for the configuration's dimensions."""
-        manager = PlansManager(plans)
-
-        def dimensions(name: str) -> int:
-            return len(manager.get_configuration(name).patch_size)
-
-        if dimensions(configuration) not in cls.supported_dimensions:
-            offered = " or ".join(f"{d}D" for d in cls.supported_dimensions)
-            fitting = [name for name in plans["configurations"] if dimensions(name) in cls.supported_dimensions]
-            remedy = f"train {' or '.join(fitting)} instead" if fitting else "use another trainer"
-            raise UserError(
-                f"{cls.__name__} works in {offered} only, but configuration {configuration} is "
-                f"{dimensions(configuration)}D: {remedy}."
-            )
 
     @classmethod
     def reference_network(cls) -> nn.Module:

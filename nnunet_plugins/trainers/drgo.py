@@ -1,5 +1,6 @@
 """Dynamic Region-Guided Optimization as a mixin: its losses and its sampling for any trainer of nnU-Net's kind."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -20,12 +21,14 @@ from nnunet_plugins.losses.common import LabelFormat
 from nnunet_plugins.losses.drgo_regions import RegionStatistics, region_grid
 from nnunet_plugins.trainers.data.region_importance import (
     Case,
+    DamagedImportance,
     RegionImportance,
     class_frequency_of_cases,
     find_cases,
 )
 from nnunet_plugins.trainers.data.region_picture import draw_importance
 from nnunet_plugins.trainers.data.region_sampling import RegionDataLoader
+from nnunet_plugins.trainers.safe_training import SafeTraining
 
 
 class Observation(NamedTuple):
@@ -37,7 +40,7 @@ class Observation(NamedTuple):
     """Statistics of the prediction in the cells."""
 
 
-class DRGO(nnUNetTrainer):
+class DRGO(SafeTraining):
     """Mixin: ``class MyTrainer(DRGO, AnyTrainer)`` trains AnyTrainer's network with DRGO (docs/drgo.md).
 
     AnyTrainer's loss becomes ``L_seg``; its optimiser, schedule and augmentation stay. Its foreground oversampling is
@@ -179,24 +182,35 @@ class DRGO(nnUNetTrainer):
     def prepare_importance(self, dataset: nnUNetBaseDataset, cases: dict[str, Case]) -> None:
         """Load the importance that belongs to the checkpoint from which the training goes on, or begin a new one."""
         path = self.regions_to_load
-        if path is not None and path.is_file():
-            importance, epoch = RegionImportance.load(path, cases)
-            if epoch != self.current_epoch:
-                self.print_to_log_file(
-                    f"{path.name} is of epoch {epoch}, the checkpoint of epoch {self.current_epoch}: the training was "
-                    "stopped while it saved them. It goes on with both."
-                )
-        else:
-            if path is not None:
-                self.print_to_log_file(
-                    f"{path} is missing: the importance of the regions begins anew with the frequency of their classes."
-                )
-            importance = RegionImportance(cases, self.class_frequency(dataset, cases))
+        loaded = self.load_importance(path, cases) if path is not None else None
+        importance = loaded or RegionImportance(cases, self.class_frequency(dataset, cases))
         if self.local_rank == 0:
             self.importance = importance
             np.save(self.probabilities_file, importance.probabilities())
         if self.is_ddp:
             dist.barrier()
+
+    def load_importance(self, path: Path, cases: dict[str, Case]) -> RegionImportance | None:
+        """Load the importance of a checkpoint, and say so if there is none, or if it is another epoch's."""
+        if self.local_rank == 0:
+            finish_saving(path, cases, self.current_epoch)
+        if self.is_ddp:
+            dist.barrier()
+        try:
+            if not path.is_file():
+                raise DamagedImportance(f"{path} is missing")
+            importance, epoch = RegionImportance.load(path, cases)
+        except DamagedImportance as damage:
+            self.print_to_log_file(
+                f"{damage}: the importance of the regions begins anew with their classes' frequency."
+            )
+            return None
+        if epoch != self.current_epoch:
+            self.print_to_log_file(
+                f"{path.name} is of epoch {epoch}, the checkpoint of epoch {self.current_epoch}: the training was "
+                "stopped while it saved them. It goes on with both."
+            )
+        return importance
 
     def class_frequency(self, dataset: nnUNetBaseDataset, cases: dict[str, Case]) -> np.ndarray:
         """Compute the class frequency of each region, ``(regions,)``; every process does its share of the cases."""
@@ -227,9 +241,18 @@ class DRGO(nnUNetTrainer):
     # ---- checkpoints -------------------------------------------------------------------------------------------------
 
     def save_checkpoint(self, filename: str) -> None:
-        if self.importance is not None and not self.disable_checkpointing:
-            self.importance.save(regions_file(filename), self.current_epoch + 1)
+        """Save the checkpoint, and the importance that belongs to it, so that a stop in between separates neither."""
+        if self.importance is None or self.disable_checkpointing:
+            super().save_checkpoint(filename)
+            return
+        path = regions_file(filename)
+        self.importance.save(next_regions_file(path), self.current_epoch + 1)
         super().save_checkpoint(filename)
+        self.put_importance_in_place(path)
+
+    def put_importance_in_place(self, path: Path) -> None:
+        """Let the importance that was saved replace that of the checkpoint before."""
+        next_regions_file(path).replace(path)
 
     def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
         super().load_checkpoint(filename_or_checkpoint)
@@ -245,6 +268,25 @@ class DRGO(nnUNetTrainer):
 def regions_file(checkpoint: str | Path) -> Path:
     """File beside a checkpoint that holds the importance of the regions."""
     return Path(checkpoint).with_name(f"{Path(checkpoint).stem}_regions.npz")
+
+
+def next_regions_file(path: Path) -> Path:
+    """File that takes the place of a regions file when the checkpoint has been saved."""
+    return path.with_name(f".{path.name}.next")
+
+
+def finish_saving(path: Path, cases: dict[str, Case], epoch: int) -> None:
+    """Put a newer regions file in its place, if the training was stopped right after it had saved the checkpoint.
+
+    Args:
+        path: regions file.
+        cases: all training cases.
+        epoch: of the checkpoint.
+    """
+    newer = next_regions_file(path)
+    with suppress(DamagedImportance):
+        if newer.is_file() and RegionImportance.load(newer, cases)[1] == epoch:
+            newer.replace(path)
 
 
 def gathered(observed: list[Observation]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -22,6 +22,7 @@ class CASNetTrainer(PluginTrainer):
     method = METHOD
     paper = PAPER
     reference_channels = (3, 2)
+    fewest_stages = 2
     initial_lr = 1e-4
     weight_decay = 0.0
     enable_deep_supervision = False
@@ -56,3 +57,4 @@ class DRGOTrainer(DRGO, BaseTrainer):
     method = METHOD
     paper = PAPER
     reference_channels = (3, 2)
+    fewest_stages = 2

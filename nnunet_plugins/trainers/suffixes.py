@@ -13,6 +13,7 @@ from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.trainers import PRETRAINED
 from nnunet_plugins.trainers.early_stopping import EarlyStopping
+from nnunet_plugins.trainers.safe_training import SafeTraining
 
 
 class Suffixes(NamedTuple):
@@ -67,8 +68,8 @@ def trainer_of_others(name: str, base_name: str, suffixes: Suffixes) -> type:
             ) from error
     if suffixes.pretrained:
         require_imagenet_encoder(name, base)
-    stops_already = suffixes.patience is None or issubclass(base, EarlyStopping)
-    bases: tuple[Any, ...] = (base,) if stops_already else (EarlyStopping, base)
+    mixins = (SafeTraining,) if suffixes.patience is None else (SafeTraining, EarlyStopping)
+    bases: tuple[Any, ...] = (*(mixin for mixin in mixins if not issubclass(base, mixin)), base)
 
     class Trainer(*bases):  # type: ignore[misc]
         def __init__(

@@ -98,7 +98,7 @@ def test_dataset_that_cannot_be_prepared_is_why_nothing_is_trained(step, first, 
 def locked(first):
     """Let another process hold the training's lock."""
     script = (
-        "import sys; from pathlib import Path; from nnunet_plugins.benchmark.jobs.locks import lock\n"
+        "import sys; from pathlib import Path; from nnunet_plugins.locks import lock\n"
         "with lock(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
     )
     command_line = [sys.executable, "-c", script, str(first[2].folder / ".bench.lock")]

@@ -3,11 +3,13 @@
 import pytest
 import timm
 import torch
+from batchgeneratorsv2.transforms.noise.gaussian_blur import blur_dimension
 from support import cell_datasets
 from torch import nn
 
 from nnunet_plugins.errors import UserError
-from nnunet_plugins.trainers.base import PluginTrainer, seed_from_environment
+from nnunet_plugins.trainers import find_trainer
+from nnunet_plugins.trainers.base import BaseTrainer, PluginTrainer, seed_from_environment
 from nnunet_plugins.trainers.schedules import EpochSchedule
 
 
@@ -126,6 +128,37 @@ def test_unsupported_dimensions_are_refused_before_anything_is_written(make, tmp
         ):
             make(configuration=configuration)
     assert not list((tmp_path / "nnUNet_results").iterdir())
+
+
+@pytest.mark.parametrize(("patch", "small"), [((64, 1), True), ((3, 64), True), ((4, 4), False)])
+def test_patches_too_small_for_the_augmentation_are_refused_before_anything_is_written(
+    make, tmp_path, monkeypatch, patch, small
+):
+    """One-slice volumes (64 x 64 x 1) are planned as 64 x 1."""
+    monkeypatch.setitem(PLANS["configurations"], "flat", configuration(patch_size=list(patch)))
+    if not small:
+        assert make(configuration="flat")
+        return
+    with pytest.raises(UserError, match=rf"flat has patches of {patch[0]} x {patch[1]} voxels, .* needs 4 or more"):
+        make(configuration="flat")
+    assert not list((tmp_path / "nnUNet_results").iterdir())
+
+
+@pytest.mark.parametrize("name", ["CASNetTrainer", "DRGOTrainer", "MedFusionTransNetTrainer"])
+def test_networks_that_follow_the_plan_refuse_one_of_a_single_stage(make, tmp_path, name):
+    architecture = {"arch_kwargs": {"strides": [[1, 1]]}, "network_class_name": "", "_kw_requires_import": []}
+    plans = PLANS | {"configurations": {"2d": configuration(patch_size=[7, 7], architecture=architecture)}}
+    dataset_json = {"labels": {"background": 0, "a": 1}, "channel_names": {"0": "R"}}
+    with pytest.raises(UserError, match="a plan of 1 stage, but the network needs 2"):
+        find_trainer(name)(plans | {"continue_training": False}, "2d", 0, dataset_json, torch.device("cpu"))
+    assert not list((tmp_path / "nnUNet_results").iterdir())
+
+
+def test_nnunets_augmentation_blurs_patches_of_the_smallest_size_and_no_smaller_ones():
+    """If this fails, the border that nnU-Net's blur reflects has changed, and so has ``smallest_patch``."""
+    blur_dimension(torch.ones(1, BaseTrainer.smallest_patch, 8), sigma=1.0, dim_to_blur=0)
+    with pytest.raises(RuntimeError, match="Padding size"):
+        blur_dimension(torch.ones(1, BaseTrainer.smallest_patch - 1, 8), sigma=1.0, dim_to_blur=0)
 
 
 def test_deep_supervision_reaches_the_network_through_its_wrappers(make):

@@ -19,13 +19,14 @@ from typing import Any, Literal, NoReturn
 
 from tqdm import tqdm
 
-from nnunet_plugins.benchmark.jobs.locks import GPUS, lock
+from nnunet_plugins.benchmark.jobs.gpus import GPUS
 from nnunet_plugins.benchmark.jobs.receipts import discard_stale_receipts, is_planned, is_preprocessed
 from nnunet_plugins.benchmark.runs import stop_file, work_folder
 from nnunet_plugins.benchmark.suite import Suite
 from nnunet_plugins.benchmark.survey import Survey
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.files import atomic_write, usable_cores
+from nnunet_plugins.locks import lock
 
 Executor = Literal["local", "slurm"]
 SNAKEFILE = Path(__file__).with_name("Snakefile")

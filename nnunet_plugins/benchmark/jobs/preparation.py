@@ -4,7 +4,6 @@ import os
 from dataclasses import replace
 
 from nnunet_plugins.benchmark.checks import check_folds
-from nnunet_plugins.benchmark.jobs.locks import lock
 from nnunet_plugins.benchmark.jobs.receipts import (
     current_source,
     missing_cases,
@@ -15,6 +14,7 @@ from nnunet_plugins.benchmark.runs import Run, planned_configuration
 from nnunet_plugins.benchmark.suite import Suite, divided
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.files import write_json
+from nnunet_plugins.locks import lock
 from nnunet_plugins.nnunet_folders import RAW, nnunet_folder
 
 PLANNERS = {

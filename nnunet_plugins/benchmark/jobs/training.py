@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_plugins.benchmark.checks import check_folds, check_test_set
-from nnunet_plugins.benchmark.jobs.locks import lock, one_gpu
+from nnunet_plugins.benchmark.jobs.gpus import one_gpu
 from nnunet_plugins.benchmark.jobs.receipts import current_split, plans_have_changed, read_receipt, split_has_changed
 from nnunet_plugins.benchmark.readers import nnunet_metrics
 from nnunet_plugins.benchmark.runs import (
@@ -26,6 +26,7 @@ from nnunet_plugins.benchmark.runs import (
 from nnunet_plugins.benchmark.suite import Suite
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.files import digest, write_json
+from nnunet_plugins.locks import lock
 from nnunet_plugins.nnunet_folders import RESULTS, SPLITS
 
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")

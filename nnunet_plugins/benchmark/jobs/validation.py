@@ -4,13 +4,13 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from nnunet_plugins.benchmark.jobs.locks import lock
 from nnunet_plugins.benchmark.jobs.training import predicted_parts
 from nnunet_plugins.benchmark.readers import label_manager, nnunet_metrics, reader_of
 from nnunet_plugins.benchmark.runs import SUMMARY, VALIDATION, Run, dataset_json, predictions, references
 from nnunet_plugins.benchmark.suite import Suite
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.files import write_json
+from nnunet_plugins.locks import lock
 
 
 def validate(suite: Suite, run: Run) -> None:

@@ -3,6 +3,8 @@
 Every training case is divided into regions, the cells of a grid. Their importance says how likely each is to be drawn.
 """
 
+import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -220,24 +222,42 @@ class RegionImportance:
         """Read a file that :meth:`save` wrote, and its number of epochs.
 
         Raises:
-            UserError: the file is of another version, of other cases, or of the same ones preprocessed in another way.
+            DamagedImportance: the file cannot be read.
+            UserError: it is of another version, of other cases, or of the same ones preprocessed in another way.
         """
-        with np.load(path) as saved:
-            if "format" not in saved or saved["format"] != FORMAT:
-                version = "0.2.0" if "format" not in saved else "a later version"
-                raise UserError(
-                    f"{path} was written by nnunet_plugins {version}, whose importance of regions means something "
-                    "else: go on with that version, or move the file away to begin with new importances of the regions."
-                )
-            grids = [case.grid for case in cases.values()]
-            if list(saved["cases"]) != list(cases) or not np.array_equal(saved["grids"], grids):
-                raise UserError(
-                    f"{path} is of other training cases, or of another preprocessing: expected the {len(cases)} cases "
-                    "of this fold; move it away to begin with new importances of the regions."
-                )
-            importance = cls(cases, saved["frequency"])
-            importance.boundary, importance.entropy = saved["boundary"], saved["entropy"]
-            return importance, int(saved["epoch"])
+        saved = read_arrays(path)
+        if "format" not in saved or saved["format"] != FORMAT:
+            version = "0.2.0" if "format" not in saved else "a later version"
+            raise UserError(
+                f"{path} was written by nnunet_plugins {version}, whose importance of regions means something "
+                "else: go on with that version, or move the file away to begin with new importances of the regions."
+            )
+        grids = [case.grid for case in cases.values()]
+        if list(saved["cases"]) != list(cases) or not np.array_equal(saved["grids"], grids):
+            raise UserError(
+                f"{path} is of other training cases, or of another preprocessing: expected the {len(cases)} cases "
+                "of this fold; move it away to begin with new importances of the regions."
+            )
+        importance = cls(cases, saved["frequency"])
+        importance.boundary, importance.entropy = saved["boundary"], saved["entropy"]
+        return importance, int(saved["epoch"])
+
+
+class DamagedImportance(Exception):
+    """A file of region importance that cannot be read."""
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Read all arrays of a file, none of which may be a pickle.
+
+    Raises:
+        DamagedImportance: one of them cannot be read.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as saved:
+            return dict(saved)
+    except (OSError, EOFError, ValueError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+        raise DamagedImportance(f"{path} is damaged ({error})") from error
 
 
 def shares_of(factor: np.ndarray, annotated: np.ndarray, otherwise: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ import pytest
 from support import tiny_suite
 from support.cell_datasets import REGIONS
 
-from nnunet_plugins.benchmark.jobs.locks import GPUS
+from nnunet_plugins.benchmark.jobs.gpus import GPUS
 from nnunet_plugins.benchmark.jobs.receipts import read_receipt
 from nnunet_plugins.benchmark.runs import Run, read_splits, runs, work_folder
 from nnunet_plugins.benchmark.suite import Suite, read_suite

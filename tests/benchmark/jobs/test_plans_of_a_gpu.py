@@ -11,7 +11,7 @@ import pytest
 from support import tiny_suite
 from support.cell_datasets import REGIONS
 
-from nnunet_plugins.benchmark.jobs.locks import GPUS
+from nnunet_plugins.benchmark.jobs.gpus import GPUS
 from nnunet_plugins.benchmark.jobs.preparation import fit
 from nnunet_plugins.benchmark.jobs.receipts import discard_stale_receipts, is_planned
 from nnunet_plugins.benchmark.jobs.training import train

@@ -11,11 +11,11 @@ from support.finished_fold import erase, first_prediction, write_finished_fold
 from support.tiny_suite import ONE_TRAINER
 
 from nnunet_plugins.benchmark.jobs import training
-from nnunet_plugins.benchmark.jobs.locks import is_locked
 from nnunet_plugins.benchmark.jobs.receipts import read_receipt, state_of
 from nnunet_plugins.benchmark.runs import read_plans, read_splits, runs
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.files import digest, write_json
+from nnunet_plugins.locks import is_locked
 
 
 def test_a_finished_fold_only_gets_its_receipt(run, monkeypatch):

@@ -1,0 +1,133 @@
+"""Checkpoints that are written whole or not at all, and one sentence about one that cannot be read."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from nnunet_plugins.errors import UserError
+from nnunet_plugins.files import atomic_write_with_companions
+
+CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")
+"""Names of a fold's checkpoints, in the order in which ``--c`` looks for them."""
+
+HARMLESS: list[Any] = [
+    torch.device,
+    np.dtype,
+    (np.float64(0).__reduce__()[0], "numpy.core.multiarray.scalar"),  # numpy 1's name of the same function
+    np.float64(0).__reduce__()[0],
+    *{type(np.dtype(kind)) for kind in ("bool", "int32", "int64", "float16", "float32", "float64")},
+]
+"""Objects in nnU-Net's checkpoints, besides tensors, that run no code when they are read."""
+
+
+TORCH_WRITES = ("PytorchStreamWriter", "inline_container", "iostream error")
+"""Parts of the errors with which torch meets a full disk."""
+
+
+class SafeCheckpoints(nnUNetTrainer):
+    """Mixin: a checkpoint's file is the old one until the new one is on the disk, and a damaged one is named.
+
+    nnU-Net writes a checkpoint where the last one was: a training that is killed meanwhile cannot go on.
+    """
+
+    def save_checkpoint(self, filename: str) -> None:
+        if self.local_rank != 0 or self.disable_checkpointing:
+            super().save_checkpoint(filename)
+            return
+        try:
+            with atomic_write_with_companions(Path(filename)) as temporary:
+                super().save_checkpoint(str(temporary))
+        except (OSError, RuntimeError) as error:
+            if not (reason := reason_not_written(error)):
+                raise
+            remedy = f"make room or mend the permissions; {how_to_go_on(Path(self.output_folder))}"
+            raise UserError(f"{filename} cannot be written ({reason}): {remedy}.") from error
+
+    def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
+        try:
+            super().load_checkpoint(filename_or_checkpoint)
+        except Exception as error:
+            if isinstance(filename_or_checkpoint, str):
+                refuse_damaged(Path(filename_or_checkpoint), error)
+            raise
+
+
+def reason_not_written(error: OSError | RuntimeError) -> str:
+    """Reason for which a file could not be written, or nothing if the error is another one."""
+    if isinstance(error, OSError):
+        return error.strerror or f"{error}"
+    return "torch could not write all of it" if any(part in f"{error}" for part in TORCH_WRITES) else ""
+
+
+# ---- reading ---------------------------------------------------------------------------------------------------------
+
+
+class Checkpoint(NamedTuple):
+    """A checkpoint that can be read."""
+
+    path: Path
+    epochs: int
+    """Number of epochs that it has been trained."""
+    finite: bool
+    """Whether all weights are numbers."""
+
+    def __str__(self) -> str:
+        return f"{self.path.name} (after epoch {self.epochs - 1})"
+
+
+def read_checkpoint(path: Path) -> Checkpoint | None:
+    """Read a checkpoint without running code from it; ``None`` if it cannot be read so."""
+    try:
+        with torch.serialization.safe_globals(HARMLESS):
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        weights = content["network_weights"].values()
+        return Checkpoint(path, int(content["current_epoch"]), all(bool(torch.isfinite(w).all()) for w in weights))
+    except Exception:  # torch raises many kinds
+        return None
+
+
+def refuse_damaged(path: Path, error: Exception) -> None:
+    """Refuse a checkpoint whose file is damaged, and tell what ``--c`` would go on from without it.
+
+    Args:
+        path: file that could not be loaded.
+        error: that loading has raised. If the file is a checkpoint nevertheless, it has another cause.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    try:
+        content: Any = torch.load(path, map_location="cpu", weights_only=False)  # nnU-Net has just done the same
+        if {"network_weights", "current_epoch", "init_args", "logging"} <= set(content):
+            return
+        reason = "it is no checkpoint of nnU-Net"
+    except Exception as damage:
+        reason = (f"{damage}".strip().splitlines() or [type(damage).__name__])[0]
+    names = CHECKPOINTS[CHECKPOINTS.index(path.name) + 1 :] if path.name in CHECKPOINTS else CHECKPOINTS
+    rest = [path.with_name(name) for name in names if path.with_name(name).exists()]
+    whole = next((found for found in map(read_checkpoint, rest) if found), None)
+    damaged = rest[: rest.index(whole.path)] if whole else rest
+    away = ", and with it ".join(["it", *(other.name for other in damaged)])
+    then = f"--c then goes on from {whole}" if whole else "--c then begins anew, for no other checkpoint can be read"
+    raise UserError(f"{path} cannot be read ({reason}): move {away} out of the folder; {then}.") from error
+
+
+def last_checkpoint(folder: Path, finite: bool = False) -> Checkpoint | None:
+    """Checkpoint from which ``--c`` goes on, or the first after it that can be read.
+
+    Args:
+        folder: of the fold.
+        finite: whether all of its weights must be numbers.
+    """
+    found = (read_checkpoint(folder / name) for name in CHECKPOINTS if (folder / name).exists())
+    return next((checkpoint for checkpoint in found if checkpoint and (checkpoint.finite or not finite)), None)
+
+
+def how_to_go_on(folder: Path) -> str:
+    """Tell how a training that has ended too early goes on."""
+    if checkpoint := last_checkpoint(folder):
+        return f"the same command with --c goes on from {checkpoint}"
+    return "no checkpoint has been saved yet, so begin again with the same command"

@@ -1,0 +1,152 @@
+"""Trainings of which nothing is lost, and which tell in a sentence how to go on."""
+
+import errno
+import os
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from nnunetv2.paths import nnUNet_results
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from nnunet_plugins.errors import UserError
+from nnunet_plugins.trainers.checkpoints import SafeCheckpoints, how_to_go_on
+from nnunet_plugins.trainers.finite_losses import FiniteLosses
+from nnunet_plugins.trainers.fold_lock import FoldLock
+
+LOADING = "nnunetv2.training.dataloading"
+"""nnU-Net's package that reads preprocessed cases."""
+WORKERS_ARE_GONE = "background workers are no longer alive"
+"""Part of the sentence in which batchgenerators tells that a worker has failed."""
+TRACEBACK = "NNUNET_PLUGINS_TRACEBACK"
+"""Environment variable that keeps tracebacks on the terminal; they are always in the log."""
+
+
+class SafeTraining(FoldLock, FiniteLosses, SafeCheckpoints):
+    """Mixin for any trainer of nnU-Net's kind: locks the fold, saves whole checkpoints, and names what went wrong.
+
+    What the user can put right is told in one sentence, on the terminal and in the log.
+    """
+
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),  # noqa: B008 (nnU-Net's signature)
+    ):
+        refuse_missing_device(device)
+        refuse_read_only(results_of_fold(type(self).__name__, plans, configuration, fold))
+        super().__init__(plans, configuration, fold, dataset_json, device)
+
+    def run_training(self) -> None:
+        try:
+            super().run_training()
+        except KeyboardInterrupt:
+            sentence = f"Stopped by Ctrl-C in epoch {self.current_epoch}: {how_to_go_on(Path(self.output_folder))}."
+            self.print_to_log_file(sentence)
+            if os.environ.get(TRACEBACK) == "1":
+                raise
+            raise Interrupted(130) from None
+        except Exception as error:
+            self.print_to_log_file(traceback.format_exc(), also_print_to_console=False)
+            if sentence := self.explanation(error):
+                self.print_to_log_file(sentence, also_print_to_console=False)
+                raise UserError(sentence) from error
+            raise
+
+    def explanation(self, error: Exception) -> str:
+        """Tell what the user can do about an error; nothing if that is unknown, or told already."""
+        if isinstance(error, UserError):
+            return ""
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
+            place = error.filename or self.output_folder
+            return (
+                f"{place} cannot be written ({error.strerror}): make room or mend the permissions; "
+                f"{how_to_go_on(Path(self.output_folder))}."
+            )
+        if WORKERS_ARE_GONE in f"{error}" or raised_in(error.__traceback__, LOADING):
+            return self.about_damaged_case()
+        return ""
+
+    def about_damaged_case(self) -> str:
+        """Name the first case of the fold that cannot be read, if there is one."""
+        training, validation = self.do_split()
+        dataset_class: Any = self.dataset_class
+        for case in (*training, *validation):
+            try:
+                dataset = dataset_class(
+                    self.preprocessed_dataset_folder, [case], self.folder_with_segs_from_previous_stage
+                )
+                data, segmentation, previous, _ = dataset.load_case(case)
+                for array in (data, segmentation, previous):
+                    np.asarray(array[:] if array is not None else 0)
+            except Exception as error:
+                return (
+                    f"The preprocessed case {case} in {self.preprocessed_dataset_folder} cannot be read ({error}): "
+                    "remove its files there and preprocess the dataset again."
+                )
+        return ""
+
+
+class Interrupted(SystemExit, KeyboardInterrupt):
+    """A Ctrl-C of which all is told: the process ends without a traceback, and callers still see an interruption."""
+
+
+def raised_in(trace: TracebackType | None, package: str) -> bool:
+    """Whether an error came from a package, or from something that the package has called."""
+    while trace is not None:
+        if trace.tb_frame.f_globals.get("__name__", "").startswith(package):
+            return True
+        trace = trace.tb_next
+    return False
+
+
+# ---- before anything is written --------------------------------------------------------------------------------------
+
+
+def refuse_missing_device(device: torch.device) -> None:
+    """Raise if the training shall run on a GPU that is not there.
+
+    Raises:
+        UserError: torch finds none.
+    """
+    found: dict[str, Callable[[], bool]] = {
+        "cuda": torch.cuda.is_available,
+        "mps": torch.backends.mps.is_available,
+    }
+    if device.type in found and not found[device.type]():
+        raise UserError(
+            f"-device {device.type}: torch {torch.__version__} finds no such GPU; check the driver and "
+            "CUDA_VISIBLE_DEVICES, or train with -device cpu."
+        )
+
+
+def results_of_fold(trainer: str, plans: dict, configuration: str, fold: int | str) -> Path | None:
+    """Folder in which nnU-Net keeps a fold's results; ``None`` if ``nnUNet_results`` is not set."""
+    if not nnUNet_results.is_set():
+        return None
+    manager = PlansManager(plans)
+    model = f"{trainer}__{manager.plans_name}__{configuration}"
+    return Path(str(nnUNet_results), manager.dataset_name, model, f"fold_{fold}")
+
+
+def refuse_read_only(folder: Path | None) -> None:
+    """Raise if a folder cannot be made or written.
+
+    Raises:
+        UserError: the folder, or the nearest one above it that exists, is read-only.
+    """
+    if folder is None:
+        return
+    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise UserError(
+            f"{nearest} is read-only: the training has nowhere to write its results; mend its permissions, or set "
+            "nnUNet_results to a folder of your own."
+        )

@@ -1,6 +1,7 @@
 """The suite file: trainers, datasets, folds, length of training and resources, read and validated."""
 
 import re
+import shlex
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
@@ -66,6 +67,12 @@ class Resources:
     slurm_account: str = ""
     slurm_extra: str = ""
     """Further options of sbatch, e.g. ``"--constraint=a100"``."""
+
+    def slurm_options(self) -> dict[str, str]:
+        """Values given for Slurm; the further options quoted, for Snakemake's plugin hands them to a shell."""
+        extra = shlex.join(shlex.split(self.slurm_extra))
+        given = {"slurm_partition": self.slurm_partition, "slurm_account": self.slurm_account, "slurm_extra": extra}
+        return {name: value for name, value in given.items() if value}
 
 
 @dataclass(frozen=True)
@@ -222,6 +229,10 @@ def problems(suite: Suite) -> Iterator[tuple[str, Any, str]]:
     for key in ("cpus", "memory_gb", "hours"):
         if not 0 < getattr(resources, key) < float("inf"):
             yield f"resources.{key}", getattr(resources, key), "expected a number above 0"
+    try:
+        shlex.split(resources.slurm_extra)
+    except ValueError as error:
+        yield "resources.slurm_extra", resources.slurm_extra, f"these are no options of sbatch ({error}): correct them"
     if resources.retries < 0:
         yield "resources.retries", resources.retries, "expected 0 or more"
 

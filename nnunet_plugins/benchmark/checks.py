@@ -81,9 +81,10 @@ def check_trainer(survey: Survey, trainer: str, path: Path) -> None:
     with contextlib.redirect_stdout(io.StringIO()):
         try:
             found = recursive_find_trainer_class_by_name(survey.suite.trainer_name(trainer))
-        except RuntimeError:
+        except RuntimeError as error:
+            hint = "nnU-Net finds no such trainer; 'nnunet-plugins list' prints ours"
             raise BadSuite(
-                f"{path}: trainers = {trainer!r}: nnU-Net finds no such trainer; 'nnunet-plugins list' prints ours"
+                f"{path}: trainers = {trainer!r}: {error if isinstance(error, UserError) else hint}"
             ) from None
     dimensions = getattr(found, "supported_dimensions", (2, 3))
     for run in survey.runs:

@@ -18,6 +18,7 @@ from pathlib import Path
 from nnunet_plugins import __version__, _startup
 from nnunet_plugins.compatibility import require_nnunet
 from nnunet_plugins.errors import UserError, log_traceback, sentence_of, traceback_is_wanted
+from nnunet_plugins.nnunet_folders import refuse_unusable_folders
 
 PREFIX = "nnUNetv2_"
 """Start of the names of nnU-Net's own commands."""
@@ -296,6 +297,7 @@ def run_nnunet_command(command: str, *arguments: str) -> None:
         known = [*COMMANDS, *entry_points]
         similar = difflib.get_close_matches(command.removeprefix(PREFIX), known, cutoff=0.5) or known
         raise UserError(f"There is no command {command!r}. Did you mean {' or '.join(similar)}?")
+    refuse_unusable_folders()
     _startup.extend()
     sys.argv = [f"nnunet-plugins {command}", *arguments]
     entry_points[command].load()()

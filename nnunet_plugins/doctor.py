@@ -24,6 +24,7 @@ from packaging.requirements import Requirement
 from nnunet_plugins import __version__
 from nnunet_plugins._startup import DISABLE_VARIABLE, DISCOVERY_FOLDER, SEARCH_PATH_VARIABLE, switched_off
 from nnunet_plugins.compatibility import nnunet_problem, overwriting_problem, trainer_problem
+from nnunet_plugins.nnunet_folders import problem_of_folder
 from nnunet_plugins.trainers import TRAINERS, find_trainer
 
 GB = 1e9
@@ -252,6 +253,8 @@ def folder_of(variable: str, minimum_free: float) -> Finding:
     folder = os.environ.get(variable)
     if not folder:
         return Finding("PROBLEM", f"{variable} is not set", f"export {variable}=/a/folder/of/yours")
+    if sentence := problem_of_folder(variable):
+        return problem_from(sentence)
     if not os.path.isdir(folder):
         return Finding("PROBLEM", f"{variable}={folder} is no folder", f"mkdir -p {shlex.quote(folder)}")
     try:

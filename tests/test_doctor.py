@@ -130,6 +130,13 @@ def test_a_trainer_that_cannot_be_imported_does_not_hide_the_others(monkeypatch)
     assert findings[-1].text == f"{len(table) - 1} of {len(table)} trainers can be imported"
 
 
+@pytest.mark.parametrize(("value", "remedy"), [("~/data", "write $HOME instead"), ('"/data"', "takes them away")])
+def test_a_folder_that_no_shell_has_expanded_is_told_with_its_own_remedy(healthy, monkeypatch, value, remedy):
+    monkeypatch.setenv("nnUNet_results", value)
+    (problem,) = problems(doctor.folders(minimum_free=0))
+    assert value in problem.text + problem.remedy and problem.remedy.endswith(remedy)
+
+
 def test_folders_must_be_set_and_exist(healthy, monkeypatch):
     monkeypatch.setenv("nnUNet_raw", "")
     monkeypatch.setenv("nnUNet_results", str(healthy / "not made yet"))

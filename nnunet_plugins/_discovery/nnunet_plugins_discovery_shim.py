@@ -14,12 +14,15 @@ print_sentences()
 def __getattr__(name: str) -> type:
     if name.startswith("__"):
         raise AttributeError(name)
+    from nnunet_plugins.nnunet_folders import refuse_unusable_folders
     from nnunet_plugins.trainers import find_trainer
 
     try:
-        return find_trainer(name)
+        trainer = find_trainer(name)
     except AttributeError:
         from nnunet_plugins.trainers.near_names import refuse_near_name
 
         refuse_near_name(name)
         raise
+    refuse_unusable_folders()  # before nnU-Net makes them
+    return trainer

@@ -21,6 +21,13 @@ SUFFIX = re.compile(
 class UnknownTrainer(UserError, RuntimeError):
     """A name that no trainer has, but one much like it; a RuntimeError, as nnU-Net itself raises."""
 
+    def __init__(self, name: str, meant: str):
+        super().__init__(
+            f"There is no trainer {name}: did you mean {meant}? 'nnunet-plugins list' prints ours, and what can be "
+            "added to any name."
+        )
+        self.meant = meant
+
 
 def refuse_near_name(name: str) -> None:
     """Raise if nobody can have a trainer of this name, and one of ours or nnU-Net's is called much like it.
@@ -31,11 +38,8 @@ def refuse_near_name(name: str) -> None:
         UnknownTrainer: with the name that was meant.
     """
     meant = near_name(name)
-    if meant not in (None, name) and ours_is_asked_last():
-        raise UnknownTrainer(
-            f"There is no trainer {name}: did you mean {meant}? 'nnunet-plugins list' prints ours, and what can be "
-            "added to any name."
-        )
+    if meant is not None and meant != name and ours_is_asked_last():
+        raise UnknownTrainer(name, meant)
 
 
 def near_name(name: str) -> str | None:

@@ -4,6 +4,7 @@ import contextlib
 import io
 from pathlib import Path
 
+from nnunet_plugins import _startup
 from nnunet_plugins.benchmark.runs import (
     TEST,
     Run,
@@ -118,6 +119,7 @@ def check_trainer(survey: Survey, trainer: str, path: Path) -> None:
     """Check that nnU-Net finds a trainer, and that it can do all configurations that the suite gives it."""
     from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
+    _startup.extend()  # as the jobs do
     with contextlib.redirect_stdout(io.StringIO()):
         try:
             found = recursive_find_trainer_class_by_name(survey.suite.trainer_name(trainer))

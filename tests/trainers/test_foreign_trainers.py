@@ -12,12 +12,13 @@ from support.foreign_package import write_foreign_package
 
 from nnunet_plugins._startup import DISCOVERY_FOLDER
 from nnunet_plugins.benchmark.checks import check_suite
-from nnunet_plugins.benchmark.jobs.locks import GPUS
-from nnunet_plugins.benchmark.jobs.receipts import read_receipt
-from nnunet_plugins.benchmark.runs import runs
+from nnunet_plugins.benchmark.jobs.preparation import write_missing_splits
+from nnunet_plugins.benchmark.jobs.receipts import read_receipt, state_of
+from nnunet_plugins.benchmark.jobs.training import train
+from nnunet_plugins.benchmark.jobs.validation import validate
+from nnunet_plugins.benchmark.runs import read_splits, runs
 from nnunet_plugins.benchmark.suite import BadSuite, read_suite
 from nnunet_plugins.benchmark.survey import survey
-from nnunet_plugins.cli import main
 from nnunet_plugins.trainers.early_stopping import EarlyStopping
 
 
@@ -65,16 +66,15 @@ def test_a_suite_may_name_their_trainer(foreign, planned, tmp_path):
         check_suite(survey(read_suite(path)), path)
 
 
-@pytest.mark.slow
-def test_a_suite_trains_validates_and_reports_their_trainer(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("nnUNet_extTrainer", str(write_foreign_package(tmp_path_factory.mktemp("foreign"))))
-    with tiny_suite.tiny_datasets(tmp_path_factory.mktemp("suite"), LABELS) as environment:
-        environment.setenv(GPUS, "")
-        root = Path(os.environ["nnUNet_raw"]).parent
-        trainers = ("nnUNetTrainer", "TheirTrainer")
-        path = tiny_suite.write_suite(root / "tiny.toml", trainers, f"{{ id = {LABELS} }}", epochs=1, folds=(0,))
-        main(["benchmark", "run", str(path)])
-        _, theirs = runs(read_suite(path))
-        assert theirs.trainer_name == "TheirTrainer_1epoch_2iterations"
-        assert len(read_receipt(theirs.training_receipt, "curves")["curves"]["train_losses"]) == 1
-        assert "TheirTrainer" in (root / "nnUNet_results" / "benchmarks" / "tiny" / "report" / "results.md").read_text()
+def test_the_steps_of_a_suite_train_and_measure_their_trainer(foreign, planned, results):
+    trainers = ("nnUNetTrainer", "TheirTrainer")
+    path = tiny_suite.write_suite(results / "tiny.toml", trainers, f"{{ id = {LABELS} }}", epochs=1, folds=(0,))
+    suite = read_suite(path)
+    _, theirs = runs(suite)
+    assert theirs.trainer_name == "TheirTrainer_1epoch_2iterations"
+    write_missing_splits(theirs)
+    train(suite, theirs)
+    validate(suite, theirs)
+    assert len(read_receipt(theirs.training_receipt, "curves")["curves"]["train_losses"]) == 1
+    assert state_of(theirs).done
+    assert {case for case, _ in tiny_suite.our_dice(theirs)} == set(read_splits(theirs)[0]["val"])

@@ -17,7 +17,8 @@ from pathlib import Path
 
 from nnunet_plugins import __version__, _startup
 from nnunet_plugins.compatibility import require_nnunet
-from nnunet_plugins.errors import UserError
+from nnunet_plugins.errors import UserError, log_traceback, sentence_of, traceback_is_wanted
+from nnunet_plugins.nnunet_folders import refuse_unusable_folders
 
 PREFIX = "nnUNetv2_"
 """Start of the names of nnU-Net's own commands."""
@@ -32,13 +33,17 @@ def main(argv: Sequence[str] | None = None) -> None:
             options = parse(arguments)
             COMMANDS[options.command](options)
         sys.stdout.flush()  # a reader that has gone away must be met here, not when Python ends
-    except UserError as error:
-        raise SystemExit(str(error)) from error
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     except BrokenPipeError:  # the reader has closed the pipe, e.g. `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes stdout once more at its end
         raise SystemExit(128 + signal.SIGPIPE) from None
+    except Exception as error:
+        sentence = sentence_of(error)
+        if sentence is None or traceback_is_wanted():
+            raise
+        log_traceback(error)
+        raise SystemExit(sentence) from error
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -292,6 +297,7 @@ def run_nnunet_command(command: str, *arguments: str) -> None:
         known = [*COMMANDS, *entry_points]
         similar = difflib.get_close_matches(command.removeprefix(PREFIX), known, cutoff=0.5) or known
         raise UserError(f"There is no command {command!r}. Did you mean {' or '.join(similar)}?")
+    refuse_unusable_folders()
     _startup.extend()
     sys.argv = [f"nnunet-plugins {command}", *arguments]
     entry_points[command].load()()

@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import traceback
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ from packaging.requirements import Requirement
 from nnunet_plugins import __version__
 from nnunet_plugins._startup import DISABLE_VARIABLE, DISCOVERY_FOLDER, SEARCH_PATH_VARIABLE, switched_off
 from nnunet_plugins.compatibility import nnunet_problem, overwriting_problem, trainer_problem
+from nnunet_plugins.nnunet_folders import problem_of_folder
 from nnunet_plugins.trainers import TRAINERS, find_trainer
 
 GB = 1e9
@@ -122,7 +124,10 @@ def nnunet_installation() -> Iterator[Finding]:
 def discovery() -> Iterator[Finding]:
     """Whether nnU-Net's commands find the trainers, and what else is on their search path."""
     entries = [entry for entry in os.environ.get(SEARCH_PATH_VARIABLE, "").split(os.pathsep) if entry.strip()]
-    yield from (search_in(entry) for entry in entries if entry != DISCOVERY_FOLDER)
+    ours = entries.index(DISCOVERY_FOLDER) if DISCOVERY_FOLDER in entries else len(entries)
+    for index, entry in enumerate(entries):
+        if entry != DISCOVERY_FOLDER:
+            yield search_in(entry, before_ours=index < ours)
     if DISCOVERY_FOLDER in entries:
         yield search_for(next(iter(TRAINERS)))
     else:
@@ -130,8 +135,13 @@ def discovery() -> Iterator[Finding]:
         yield Finding("PROBLEM", f"nnU-Net's commands do not find the trainers: {why}", EVAL_ENV)
 
 
-def search_in(entry: str) -> Finding:
-    """Let nnU-Net import every module of another folder on its search path."""
+def search_in(entry: str, before_ours: bool) -> Finding:
+    """Let nnU-Net import every module of another folder on its search path.
+
+    Args:
+        entry: the folder.
+        before_ours: whether nnU-Net searches it before it comes to our trainers.
+    """
     from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 
     if not os.path.isdir(entry):
@@ -144,12 +154,22 @@ def search_in(entry: str) -> Finding:
                 entry, "_NoSuchTrainer", None, base_folder=entry, cleanup_imports_from_base_folder=True
             )
     except (Exception, SystemExit) as error:
+        missed = "and finds none of our trainers" if before_ours else "and finds no trainer of folders behind it"
         return Finding(
             "PROBLEM",
-            f"nnU-Net's search stops in {entry}, an entry of {SEARCH_PATH_VARIABLE}: {summary(error)}",
+            f"nnU-Net's search stops in {entry}, an entry of {SEARCH_PATH_VARIABLE}, {missed}: {summary(error)} in "
+            f"{file_of(error, entry)}",
             "repair that file or remove the entry",
         )
     return Finding("ok", f"{SEARCH_PATH_VARIABLE} also names {entry}")
+
+
+def file_of(error: BaseException, folder: str) -> str:
+    """The file of a folder that could not be imported."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return error.filename
+    files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return next((file for file in reversed(files) if Path(file).is_relative_to(os.path.abspath(folder))), folder)
 
 
 def search_for(name: str) -> Finding:
@@ -252,6 +272,8 @@ def folder_of(variable: str, minimum_free: float) -> Finding:
     folder = os.environ.get(variable)
     if not folder:
         return Finding("PROBLEM", f"{variable} is not set", f"export {variable}=/a/folder/of/yours")
+    if sentence := problem_of_folder(variable):
+        return problem_from(sentence)
     if not os.path.isdir(folder):
         return Finding("PROBLEM", f"{variable}={folder} is no folder", f"mkdir -p {shlex.quote(folder)}")
     try:

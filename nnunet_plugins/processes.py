@@ -1,5 +1,6 @@
 """Processes of this interpreter, their end with all their workers, and the signals that end us."""
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -42,6 +43,31 @@ def end(process: subprocess.Popen[str]) -> None:
             os.killpg(process.pid, signal.SIGKILL)
     else:
         process.kill()
+
+
+PR_SET_PDEATHSIG = 1
+"""Number of the option with which Linux sends a process a signal when its parent ends."""
+
+
+def end_forked_with_this_process() -> None:
+    """Let Linux kill every process that this one forks from now on, and those that they fork, when their parent ends.
+
+    For a process that does one job alone: it cannot be undone. A parent, for Linux, is the thread that forks.
+    """
+    if sys.platform != "linux":
+        return
+    prctl = ctypes.CDLL(None).prctl
+    parent = [0]
+
+    def remember() -> None:
+        parent[0] = os.getpid()
+
+    def follow() -> None:
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent[0]:  # it has ended in the meantime
+            os._exit(1)
+
+    os.register_at_fork(before=remember, after_in_child=follow)
 
 
 @contextmanager

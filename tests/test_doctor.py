@@ -108,6 +108,34 @@ def test_a_file_of_the_user_that_stops_nnunets_search_is_named(healthy, monkeypa
     assert "search for DCFFSNetTrainer fails" in search.text
 
 
+@pytest.mark.parametrize(
+    ("place", "text", "summary"),
+    [
+        ("mine.py", "import a_module_that_is_not_installed", "ModuleNotFoundError: No module named 'a_module_that"),
+        ("mine.py", "def", "SyntaxError: "),
+        ("mine.py", "raise SystemExit('bye')", "SystemExit: bye"),
+        ("mine.py", "from torch import no_such_name", "ImportError: cannot import name"),
+        ("package/mine.py", "1 / 0", "ZeroDivisionError: "),
+        ("package/mine.py", "from .other import Trainer", "ModuleNotFoundError: "),
+    ],
+)
+@pytest.mark.parametrize("before", [True, False])
+def test_a_folder_that_cannot_be_imported_is_named_with_its_file_and_what_it_hides(
+    healthy, monkeypatch, place, text, summary, before
+):
+    file = healthy / "mine" / place
+    file.parent.mkdir(parents=True)
+    (file.parent / "__init__.py").touch()
+    file.write_text(text)
+    entries = [str(healthy / "mine"), DISCOVERY_FOLDER]
+    monkeypatch.setenv("nnUNet_extTrainer", os.pathsep.join(entries if before else reversed(entries)))
+    problem, *others = problems(doctor.discovery())
+    assert problem.text.startswith(f"nnU-Net's search stops in {healthy / 'mine'}, an entry of nnUNet_extTrainer, and ")
+    assert ("finds none of our trainers: " if before else "finds no trainer of folders behind it: ") in problem.text
+    assert summary in problem.text and problem.text.endswith(f" in {file}")
+    assert len(others) == before  # our trainers are found if their folder comes first
+
+
 def test_a_class_of_the_user_with_the_name_of_ours_is_named(healthy, monkeypatch):
     mine = healthy / "mine"
     mine.mkdir()
@@ -128,6 +156,13 @@ def test_a_trainer_that_cannot_be_imported_does_not_hide_the_others(monkeypatch)
     findings = list(doctor.trainers())
     assert [finding.text.split()[0] for finding in problems(findings)] == ["BrokenTrainer"]
     assert findings[-1].text == f"{len(table) - 1} of {len(table)} trainers can be imported"
+
+
+@pytest.mark.parametrize(("value", "remedy"), [("~/data", "write $HOME instead"), ('"/data"', "takes them away")])
+def test_a_folder_that_no_shell_has_expanded_is_told_with_its_own_remedy(healthy, monkeypatch, value, remedy):
+    monkeypatch.setenv("nnUNet_results", value)
+    (problem,) = problems(doctor.folders(minimum_free=0))
+    assert value in problem.text + problem.remedy and problem.remedy.endswith(remedy)
 
 
 def test_folders_must_be_set_and_exist(healthy, monkeypatch):

@@ -197,23 +197,32 @@ def read_plans(run: Run) -> dict[str, Any]:
     planner = "" if run.plans == "nnUNetPlans" else " -pl PLANNER"
     command = f"nnUNetv2_plan_experiment -d {run.data.id}{planner}"
     fitted = run.gpu_memory_gb is not None
-    return read_json(
-        run.plans_file,
-        remedy="remove it and run the benchmark again" if fitted else f"plan the dataset again, with {command}",
-    )
+    remedy = "remove it and run the benchmark again" if fitted else f"plan the dataset again, with {command}"
+    plans = read_json(run.plans_file, remedy)
+    configurations = plans.get("configurations") if isinstance(plans, dict) else None
+    if not isinstance(configurations, dict) or not all(isinstance(value, dict) for value in configurations.values()):
+        raise UserError(f"{run.plans_file} has no configurations: {remedy}")
+    return plans
 
 
 def planned_configuration(run: Run) -> dict[str, Any]:
     """The run's configuration in the plans, with all that it inherits.
 
     Raises:
-        UserError: the plans do not have it.
+        UserError: the plans do not have it, or not what it inherits from.
     """
     plans, name = read_plans(run)["configurations"], run.configuration
     if name not in plans:
         raise UserError(f"{run.plans_file} has no configuration {name}: choose from {', '.join(plans)}")
     found: dict[str, Any] = {}
+    inherited: list[Any] = []
     while name:
+        if name in inherited or name not in plans:
+            raise UserError(
+                f"{run.plans_file}: configuration {run.configuration} inherits from {name!r}, which is "
+                f"{'itself' if name in inherited else 'not there'}: correct its inherits_from"
+            )
+        inherited.append(name)
         found = plans[name] | found
         name = plans[name].get("inherits_from")
     return found

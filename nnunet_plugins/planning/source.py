@@ -128,6 +128,8 @@ def find_trainer_class(name: str) -> type:
         try:
             return recursive_find_trainer_class_by_name(name)
         except RuntimeError as error:
+            if isinstance(error, UserError):  # which knows the name that was meant
+                raise
             raise UserError(
                 f"nnU-Net finds no trainer {name!r}: correct the name; 'nnunet-plugins list' prints ours"
             ) from error

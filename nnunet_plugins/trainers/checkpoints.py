@@ -1,27 +1,18 @@
 """Checkpoints that are written whole or not at all, and one sentence about one that cannot be read."""
 
+import zipfile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from nnunet_plugins.checkpoint_files import read_checkpoint
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.files import atomic_write_with_companions
 
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")
 """Names of a fold's checkpoints, in the order in which ``--c`` looks for them."""
-
-HARMLESS: list[Any] = [
-    torch.device,
-    np.dtype,
-    (np.float64(0).__reduce__()[0], "numpy.core.multiarray.scalar"),  # numpy 1's name of the same function
-    np.float64(0).__reduce__()[0],
-    *{type(np.dtype(kind)) for kind in ("bool", "int32", "int64", "float16", "float32", "float64")},
-]
-"""Objects in nnU-Net's checkpoints, besides tensors, that run no code when they are read."""
-
 
 TORCH_WRITES = ("PytorchStreamWriter", "inline_container", "iostream error")
 """Parts of the errors with which torch meets a full disk."""
@@ -78,14 +69,13 @@ class Checkpoint(NamedTuple):
         return f"{self.path.name} (after epoch {self.epochs - 1})"
 
 
-def read_checkpoint(path: Path) -> Checkpoint | None:
+def readable(path: Path) -> Checkpoint | None:
     """Read a checkpoint without running code from it; ``None`` if it cannot be read so."""
     try:
-        with torch.serialization.safe_globals(HARMLESS):
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        content = read_checkpoint(path)
         weights = content["network_weights"].values()
         return Checkpoint(path, int(content["current_epoch"]), all(bool(torch.isfinite(w).all()) for w in weights))
-    except Exception:  # torch raises many kinds
+    except (UserError, KeyError, AttributeError, TypeError, ValueError):
         return None
 
 
@@ -100,19 +90,29 @@ def refuse_damaged(path: Path, error: Exception) -> None:
         UserError: the file is damaged.
     """
     try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=False)  # nnU-Net has just done the same
-        if {"network_weights", "current_epoch", "init_args", "logging"} <= set(content):
+        if {"network_weights", "current_epoch", "init_args", "logging"} <= read_checkpoint(path).keys():
             return
         reason = "it is no checkpoint of nnU-Net"
-    except Exception as damage:
-        reason = (f"{damage}".strip().splitlines() or [type(damage).__name__])[0]
+    except UserError as refusal:
+        if refusal.__cause__ and is_whole(path):  # it holds more than weights
+            return
+        reason = f"{refusal.__cause__ or refusal}".strip().splitlines()[0]
     names = CHECKPOINTS[CHECKPOINTS.index(path.name) + 1 :] if path.name in CHECKPOINTS else CHECKPOINTS
     rest = [path.with_name(name) for name in names if path.with_name(name).exists()]
-    whole = next((found for found in map(read_checkpoint, rest) if found), None)
+    whole = next((found for found in map(readable, rest) if found), None)
     damaged = rest[: rest.index(whole.path)] if whole else rest
     away = ", and with it ".join(["it", *(other.name for other in damaged)])
     then = f"--c then goes on from {whole}" if whole else "--c then begins anew, for no other checkpoint can be read"
     raise UserError(f"{path} cannot be read ({reason}): move {away} out of the folder; {then}.") from error
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a file is an archive, as torch writes them, without damage."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (OSError, zipfile.BadZipFile):
+        return False
 
 
 def last_checkpoint(folder: Path, finite: bool = False) -> Checkpoint | None:
@@ -122,7 +122,7 @@ def last_checkpoint(folder: Path, finite: bool = False) -> Checkpoint | None:
         folder: of the fold.
         finite: whether all of its weights must be numbers.
     """
-    found = (read_checkpoint(folder / name) for name in CHECKPOINTS if (folder / name).exists())
+    found = (readable(folder / name) for name in CHECKPOINTS if (folder / name).exists())
     return next((checkpoint for checkpoint in found if checkpoint and (checkpoint.finite or not finite)), None)
 
 

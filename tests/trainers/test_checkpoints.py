@@ -11,7 +11,7 @@ from nnunetv2.run.run_training import maybe_load_checkpoint
 from support.cell_datasets import LABELS, make_trainer
 
 from nnunet_plugins.errors import UserError
-from nnunet_plugins.trainers.checkpoints import CHECKPOINTS, last_checkpoint, read_checkpoint
+from nnunet_plugins.trainers.checkpoints import CHECKPOINTS, last_checkpoint, readable
 
 pytestmark = pytest.mark.usefixtures("results", "narrow", "no_pictures")
 
@@ -113,7 +113,7 @@ class Command:
 def test_looking_for_a_checkpoint_runs_no_code_from_its_file(interrupted, tmp_path):
     content = torch.load(interrupted / LATEST, weights_only=False) | {"more": Command(tmp_path / "executed")}
     torch.save(content, interrupted / LATEST)
-    assert read_checkpoint(interrupted / LATEST) is None
+    assert readable(interrupted / LATEST) is None
     assert last_checkpoint(interrupted).path.name == BEST
     assert not (tmp_path / "executed").exists()
 

@@ -10,7 +10,7 @@ from support.cell_datasets import LABELS, make_trainer
 
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.trainers import HALVES, MAIN_TRAINERS
-from nnunet_plugins.trainers.checkpoints import read_checkpoint
+from nnunet_plugins.trainers.checkpoints import readable
 
 pytestmark = pytest.mark.usefixtures("results", "narrow", "no_pictures")
 
@@ -84,7 +84,7 @@ def test_weights_that_are_no_numbers_never_replace_a_good_checkpoint(monkeypatch
     with_losses(trainer, [1, 1, 1, 1, 1, 1, np.nan, np.inf], monkeypatch)
     with pytest.raises(UserError, match=r"epoch 1, .*numbers only; .*checkpoint_latest.pth \(after epoch 0\)"):
         trainer.run_training()
-    kept = read_checkpoint(Path(trainer.output_folder, "checkpoint_latest.pth"))
+    kept = readable(Path(trainer.output_folder, "checkpoint_latest.pth"))
     assert kept.epochs == 1
     assert kept.finite
 

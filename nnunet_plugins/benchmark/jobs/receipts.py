@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nnunet_plugins.benchmark.runs import TEST, Run, dataset_json, planned_configuration, read_plans, read_splits
+from nnunet_plugins.errors import UserError
 from nnunet_plugins.files import digest, read_json
 from nnunet_plugins.nnunet_folders import RAW, nnunet_folder
 
@@ -31,13 +32,21 @@ class State(NamedTuple):
     """Files that the receipt of the training vouches for and that are gone or different."""
 
 
-def read_receipt(path: Path) -> dict[str, Any]:
+def read_receipt(path: Path, *keys: str) -> dict[str, Any]:
     """Content of a receipt or note.
 
+    Args:
+        path: the file.
+        keys: what it must hold.
+
     Raises:
-        UserError: it cannot be read.
+        UserError: it cannot be read, or does not hold that.
     """
-    return read_json(path, remedy="remove it and run the benchmark again")
+    remedy = "remove it and run the benchmark again"
+    content = read_json(path, remedy)
+    if not isinstance(content, dict) or not content.keys() >= set(keys):
+        raise UserError(f"{path} is no receipt of nnunet-plugins: {remedy}")
+    return content
 
 
 # ---- receipts --------------------------------------------------------------------------------------------------------
@@ -77,7 +86,7 @@ def state_of(run: Run, earlier: State | None = None) -> State:
     """
     if not run.training_receipt.exists():
         return State(trained=False, done=False, hashes={}, changed=[])
-    receipt = read_receipt(run.training_receipt)
+    receipt = read_receipt(run.training_receipt, "sha256", "parts")
     hashes = receipt["sha256"]
     known = earlier is not None and earlier.hashes == hashes and not earlier.changed
     changed = missing_files(run.folder, hashes) if known else changed_files(run.folder, hashes)
@@ -90,7 +99,7 @@ def has_wanted_metrics(run: Run) -> bool:
     """Whether the metrics are those of all parts, at the suite's tolerance."""
     if not run.validation_receipt.exists():
         return False
-    receipt = read_receipt(run.validation_receipt)
+    receipt = read_receipt(run.validation_receipt, "tolerance", "parts")
     return receipt["tolerance"] == run.data.tolerance and set(run.parts) <= set(receipt["parts"])
 
 
@@ -157,7 +166,7 @@ def fitted_to_other_plans(run: Run) -> bool:
     """Whether the run's plans were made for a GPU from plans of the dataset that have changed since."""
     if run.unfitted == run or not (run.plan_receipt.exists() and run.unfitted.plans_file.exists()):
         return False
-    return read_receipt(run.plan_receipt)["from_sha256"] != digest(run.unfitted.plans_file)
+    return read_receipt(run.plan_receipt).get("from_sha256") != digest(run.unfitted.plans_file)
 
 
 def split_has_changed(run: Run) -> bool:

@@ -207,11 +207,10 @@ def note_measured(run: Run, **values: float) -> None:
 
 def training_receipt(run: Run) -> dict[str, Any]:
     """Receipt of a training, with what the report needs of it: hashes, curves, costs, machine."""
-    import nnunetv2  # noqa: F401 (its checkpoints may hold its classes)
-    import torch
+    from nnunet_plugins.checkpoint_files import read_checkpoint
 
     checkpoint = run.folder / CHECKPOINTS[0]
-    log = torch.load(checkpoint, map_location="cpu", weights_only=False, mmap=True)["logging"]
+    log = read_checkpoint(checkpoint)["logging"]
     seconds = [
         end - start for start, end in zip(log["epoch_start_timestamps"], log["epoch_end_timestamps"], strict=False)
     ]

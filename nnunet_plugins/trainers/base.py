@@ -29,7 +29,7 @@ from nnunet_plugins.errors import UserError
 from nnunet_plugins.losses import DiceCrossEntropyLoss
 from nnunet_plugins.losses.common import LabelFormat, PluginLoss
 from nnunet_plugins.trainers.early_stopping import EarlyStopping
-from nnunet_plugins.trainers.limits import Limits
+from nnunet_plugins.trainers.limits import Limits, refuse_unknown_configuration
 from nnunet_plugins.trainers.memory.fitting import FittingTrainer
 from nnunet_plugins.trainers.plan import REFERENCE_PLANS, NetworkPlan
 from nnunet_plugins.trainers.safe_training import SafeTraining
@@ -65,6 +65,7 @@ class BaseTrainer(Limits, SafeTraining, EarlyStopping, FittingTrainer):
         dataset_json: dict,
         device: torch.device = torch.device("cuda"),  # noqa: B008 (nnU-Net's signature)
     ):
+        refuse_unknown_configuration(plans, configuration)
         self.refuse_unsupported_dimensions(plans, configuration)
         self.refuse_small_patches(plans, configuration)
         self.seed = seed_from_environment()

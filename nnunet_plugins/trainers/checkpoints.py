@@ -96,7 +96,8 @@ def refuse_damaged(path: Path, error: Exception) -> None:
     except UserError as refusal:
         if refusal.__cause__ and is_whole(path):  # it holds more than weights
             return
-        reason = f"{refusal.__cause__ or refusal}".strip().splitlines()[0]
+        damage = refusal.__cause__ or refusal
+        reason = (f"{damage}".strip().splitlines() or [type(damage).__name__])[0]
     names = CHECKPOINTS[CHECKPOINTS.index(path.name) + 1 :] if path.name in CHECKPOINTS else CHECKPOINTS
     rest = [path.with_name(name) for name in names if path.with_name(name).exists()]
     whole = next((found for found in map(readable, rest) if found), None)

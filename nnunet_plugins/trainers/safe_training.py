@@ -13,17 +13,16 @@ import torch
 from nnunetv2.paths import nnUNet_results
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_plugins.errors import UserError
+from nnunet_plugins.errors import UserError, traceback_is_wanted
 from nnunet_plugins.trainers.checkpoints import SafeCheckpoints, how_to_go_on
 from nnunet_plugins.trainers.finite_losses import FiniteLosses
 from nnunet_plugins.trainers.fold_lock import FoldLock
+from nnunet_plugins.trainers.limits import refuse_unknown_configuration
 
 LOADING = "nnunetv2.training.dataloading"
 """nnU-Net's package that reads preprocessed cases."""
 WORKERS_ARE_GONE = "background workers are no longer alive"
 """Part of the sentence in which batchgenerators tells that a worker has failed."""
-TRACEBACK = "NNUNET_PLUGINS_TRACEBACK"
-"""Environment variable that keeps tracebacks on the terminal; they are always in the log."""
 
 
 class SafeTraining(FoldLock, FiniteLosses, SafeCheckpoints):
@@ -40,6 +39,7 @@ class SafeTraining(FoldLock, FiniteLosses, SafeCheckpoints):
         dataset_json: dict,
         device: torch.device = torch.device("cuda"),  # noqa: B008 (nnU-Net's signature)
     ):
+        refuse_unknown_configuration(plans, configuration)
         refuse_missing_device(device)
         refuse_read_only(results_of_fold(type(self).__name__, plans, configuration, fold))
         super().__init__(plans, configuration, fold, dataset_json, device)
@@ -50,7 +50,7 @@ class SafeTraining(FoldLock, FiniteLosses, SafeCheckpoints):
         except KeyboardInterrupt:
             sentence = f"Stopped by Ctrl-C in epoch {self.current_epoch}: {how_to_go_on(Path(self.output_folder))}."
             self.print_to_log_file(sentence)
-            if os.environ.get(TRACEBACK) == "1":
+            if traceback_is_wanted():
                 raise
             raise Interrupted(130) from None
         except Exception as error:

@@ -66,7 +66,7 @@ def home(tmp_path_factory) -> Path:
 
 @pytest.mark.slow
 def test_own_data_come_from_two_folders_to_scores(home):
-    """As printed, but for the training's length, the device and the number of processes."""
+    """The commands run as printed, but for the training's length, the device and the number of processes."""
     script = "\n".join(OWN_DATA).replace("DCFFSNetTrainer", f"DCFFSNetTrainer{SHORT}")
     script = re.sub(r"^(nnUNetv2_(train|predict) .*)$", r"\1 -device cpu", script, flags=re.MULTILINE)
     environment = {key: value for key, value in os.environ.items() if not key.startswith("nnUNet_")}

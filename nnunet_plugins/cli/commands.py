@@ -82,6 +82,13 @@ def memory(options: argparse.Namespace) -> None:
     memory(options)
 
 
+def evaluate(options: argparse.Namespace) -> None:
+    require_nnunet()
+    from nnunet_plugins.benchmark.evaluation import run
+
+    run(options)
+
+
 def print_completion(options: argparse.Namespace) -> None:
     from nnunet_plugins.cli.completion import completion_script
 
@@ -103,6 +110,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "convert": convert,
     "plan": plan,
     "memory": memory,
+    "evaluate": evaluate,
     "benchmark": benchmark,
     "completion": print_completion,
 }

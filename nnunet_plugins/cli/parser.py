@@ -29,6 +29,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_selftest(commands)
     add_convert(commands)
     add_planning(commands)
+    add_evaluate(commands)
     add_benchmark(commands)
     add_completion(commands)
     return parser
@@ -205,6 +206,26 @@ def add_planning(commands: "Commands[argparse.ArgumentParser]") -> None:
         add("-d", "--dataset-id", type=int, required=True, metavar="N", help="number of the dataset")
         add("-c", dest="configurations", nargs="+", default=[], metavar="NAME", help="e.g. 2d; default: all")
         add("-p", dest="plans", default="nnUNetPlans", metavar="NAME", help="plans to start from; default: %(default)s")
+
+
+def add_evaluate(commands: "Commands[argparse.ArgumentParser]") -> None:
+    evaluate = add_command(
+        commands,
+        "evaluate",
+        "measure predictions with all metrics of the benchmark",
+        "nnunet-plugins evaluate predictions my_labels -o metrics.csv",
+        "Measure any folder of predicted segmentations against their references with all metrics of the benchmark, and "
+        "its rules for empty masks. See docs/evaluating.md.",
+    )
+    add = evaluate.add_argument
+    add("predictions", type=Path, metavar="PREDICTIONS", help="folder of predicted segmentations")
+    add("references", type=Path, metavar="REFERENCES", help="folder of true ones, whose files have the same names")
+    labels = "dataset.json with the labels or regions; default: that in PREDICTIONS, or all labels that are found"
+    add("-djfile", type=Path, metavar="FILE", help=labels)
+    add("-o", dest="output", type=Path, metavar="CSV", help="write a row for each case and label to this file")
+    add("--tolerance", type=float, default=1.0, metavar="T", help="of NSD, in mm or pixels; default: %(default)s")
+    add("-np", dest="processes", type=int, metavar="N", help="number of processes; default: as many as cores")
+    add("--chill", action="store_true", help="leave out cases that only one of the folders has")
 
 
 def add_benchmark(commands: "Commands[argparse.ArgumentParser]") -> None:

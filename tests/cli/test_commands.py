@@ -72,6 +72,7 @@ def test_version_is_the_packages(capsys):
         ("docter", "doctor"),
         ("plan_and_preproces", "plan_and_preprocess"),
         ("bench", "benchmark"),
+        ("eval", "evaluate or evaluate_folder or evaluate_simple"),
     ],
 )
 def test_an_unknown_command_is_answered_with_the_closest_ones(wrong, right):

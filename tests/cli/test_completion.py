@@ -16,7 +16,9 @@ CASES = [
     (["convert", "kvasir_s"], {"kvasir_seg", "kvasir_sessile", "kvasir_small"}),
     (["benchmark", "st"], {"status"}),
     (["benchmark", "run", "my_su"], {"my_suite.toml"}),
+    (["evaluate", "my_pre"], {"my_predictions"}),
     (["train", "my_pre"], {"my_predictions"}),
+    (["evaluate", "--tol"], {"--tolerance"}),
     (["completion", "f"], {"fish"}),
 ]
 BASH = """

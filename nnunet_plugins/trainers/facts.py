@@ -6,6 +6,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
+from nnunet_plugins.errors import UserError
 from nnunet_plugins.files import read_json, write_json
 from nnunet_plugins.trainers import TRAINERS, find_trainer
 
@@ -24,8 +25,14 @@ class Facts(NamedTuple):
 
 
 def read_facts() -> dict[str, Facts]:
-    """Stored facts of all trainers of the table, by their names."""
+    """Stored facts of all trainers of the table, by their names.
+
+    Raises:
+        UserError: a row is newer than the file.
+    """
     stored = read_json(FILE, remedy="install nnunet-plugins again")
+    if missing := [name for name in TRAINERS if name not in stored]:
+        raise UserError(f"{FILE} has nothing on {', '.join(missing)}: run python -m nnunet_plugins.trainers.facts")
     return {name: Facts(**facts)._replace(dimensions=tuple(facts["dimensions"])) for name, facts in stored.items()}
 
 

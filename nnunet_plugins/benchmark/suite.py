@@ -12,6 +12,7 @@ from typing import Any
 from nnunet_plugins.errors import UserError
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
+SLURM_NAMES = re.compile(r"[\w.,+@-]*")
 LENGTH = re.compile(r"_(1epoch|\d+epochs|\d+iterations)$")
 
 MAX_NAME = 100
@@ -244,18 +245,25 @@ def problems(suite: Suite) -> Iterator[tuple[str, Any, str]]:
     for index, data in enumerate(suite.datasets):
         for key, value, expectation in problems_of_data(suite, data):
             yield f"datasets[{index}].{key}", value, expectation
-    resources = suite.resources
+    for key, value, expectation in problems_of_resources(suite.resources):
+        yield f"resources.{key}", value, expectation
+
+
+def problems_of_resources(resources: Resources) -> Iterator[tuple[str, Any, str]]:
     if resources.device not in ("cuda", "cpu", "mps"):
-        yield "resources.device", resources.device, "expected 'cuda', 'cpu' or 'mps'"
+        yield "device", resources.device, "expected 'cuda', 'cpu' or 'mps'"
     for key in ("cpus", "memory_gb", "hours"):
         if not 0 < getattr(resources, key) <= MAX_NUMBER:
-            yield f"resources.{key}", getattr(resources, key), f"expected a number above 0 and at most {MAX_NUMBER}"
+            yield key, getattr(resources, key), f"expected a number above 0 and at most {MAX_NUMBER}"
+    for key in ("slurm_partition", "slurm_account"):
+        if not SLURM_NAMES.fullmatch(getattr(resources, key)):
+            yield key, getattr(resources, key), "expected names as Slurm prints them, separated by commas"
     try:
         shlex.split(resources.slurm_extra)
     except ValueError as error:
-        yield "resources.slurm_extra", resources.slurm_extra, f"these are no options of sbatch ({error}): correct them"
+        yield "slurm_extra", resources.slurm_extra, f"these are no options of sbatch ({error}): correct them"
     if not 0 <= resources.retries <= MAX_NUMBER:
-        yield "resources.retries", resources.retries, f"expected 0 or more, and at most {MAX_NUMBER}"
+        yield "retries", resources.retries, f"expected 0 or more, and at most {MAX_NUMBER}"
 
 
 def problems_of_data(suite: Suite, data: Data) -> Iterator[tuple[str, Any, str]]:

@@ -242,6 +242,14 @@ def test_options_for_slurm_reach_sbatch_and_no_shell(tmp_path, command):
     assert not (tmp_path / "witness").exists()
 
 
+@pytest.mark.parametrize("key", ["slurm_partition", "slurm_account"])
+@pytest.mark.parametrize("value", ["a; touch witness", "a b", "$(touch witness)", "a'"])
+def test_names_for_slurm_that_a_shell_could_run_are_refused(short_suite, key, value):
+    message = refusal(short_suite("resources.", key, f'"{value}"'))
+    assert f"resources.{key}" in message
+    assert message.endswith("expected names as Slurm prints them, separated by commas")
+
+
 def test_options_for_slurm_with_an_open_quote_are_refused(short_suite):
     message = refusal(short_suite("resources.", "slurm_extra", '"--comment=\'mine"'))
     assert message.endswith("these are no options of sbatch (No closing quotation): correct them")

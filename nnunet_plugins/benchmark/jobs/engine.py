@@ -20,7 +20,7 @@ from typing import Any, Literal, NoReturn
 from tqdm import tqdm
 
 from nnunet_plugins.benchmark.jobs.gpus import GPUS
-from nnunet_plugins.benchmark.jobs.receipts import discard_stale_receipts, is_planned, is_preprocessed
+from nnunet_plugins.benchmark.jobs.receipts import discard_stale_receipts
 from nnunet_plugins.benchmark.runs import stop_file, work_folder
 from nnunet_plugins.benchmark.suite import Suite
 from nnunet_plugins.benchmark.survey import Survey
@@ -164,22 +164,6 @@ def remote_execution_settings() -> Any:
     from snakemake.settings.types import RemoteExecutionSettings
 
     return RemoteExecutionSettings(seconds_between_status_checks=10, job_deploy_sources=False)
-
-
-def dry_run(survey: Survey) -> None:
-    """Print how many jobs of which kind are left, and write nothing."""
-    untrained = [run for run, state in survey.states.items() if not state.trained]
-    left = {
-        "plan": {run.unfitted.plan_receipt for run in untrained if not is_planned(run.unfitted)},
-        "fit": {run.plan_receipt for run in untrained if not is_planned(run)},
-        "preprocess": {run.preprocessing_receipt for run in untrained if not is_preprocessed(run)},
-        "train": {run.training_receipt for run in untrained},
-        "validate": {run.validation_receipt for run in survey.runs if run not in survey.done},
-    }
-    if survey.suite.gpu_memory_gb is None:
-        del left["fit"]
-    for step, receipts in left.items():
-        print(f"{step:12}{len(receipts):6}")
 
 
 def end_jobs(executor: Executor, folder: Path) -> None:

@@ -25,7 +25,7 @@ from nnunet_plugins.benchmark.runs import (
 )
 from nnunet_plugins.benchmark.suite import Suite
 from nnunet_plugins.errors import UserError
-from nnunet_plugins.files import digest, write_json
+from nnunet_plugins.files import digest, usable_cores, write_json
 from nnunet_plugins.locks import lock
 from nnunet_plugins.nnunet_folders import RESULTS, SPLITS
 
@@ -118,7 +118,7 @@ def train_and_predict(suite: Suite, run: Run) -> None:
     import torch
 
     device = torch.device(suite.resources.device)
-    torch.set_num_threads(suite.resources.cpus if device.type == "cpu" else 1)
+    torch.set_num_threads(usable_threads(suite.resources.cpus) if device.type == "cpu" else 1)
     set_aside_unreadable_checkpoints(run.folder)
     trained = (run.folder / CHECKPOINTS[0]).exists()
     trainer = load_trainer(run, trained, device)
@@ -138,6 +138,16 @@ def train_and_predict(suite: Suite, run: Run) -> None:
         note_measured(run, validation_seconds=time.perf_counter() - start, compiled=compiled)
     if run.data.test:
         predict_test_set(suite, run, device)
+
+
+def usable_threads(cpus: int) -> int:
+    """Number of threads that a training on the CPU computes with.
+
+    No more than the machine has cores, or than ``OMP_THREAD_LIMIT`` allows: oneDNN waits for ever for a thread that
+    OpenMP does not start.
+    """
+    limit = os.environ.get("OMP_THREAD_LIMIT", "").strip()
+    return max(1, min(cpus, usable_cores(), *([int(limit)] if limit.isdecimal() else [])))
 
 
 def load_trainer(run: Run, trained: bool, device: Any) -> Any:

@@ -16,7 +16,7 @@ from nnunet_plugins.benchmark.survey import Survey, survey
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.files import write_json
 
-NEEDED = ("snakemake", "psutil", "pandas", "jinja2", "tabulate")
+NEEDED = ("snakemake", "psutil", "rich", "pandas", "jinja2", "tabulate")
 
 
 def run(options: argparse.Namespace) -> None:

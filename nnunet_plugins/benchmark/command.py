@@ -39,8 +39,9 @@ def run_benchmark(options: argparse.Namespace) -> None:
     check_suite(before, options.suite)
     if options.dry_run:
         dry_run(before)
-        return
     gpus = () if options.executor == "slurm" else local_gpus(before.suite, options.gpus)
+    if options.dry_run:
+        return
     succeeded = run_suite(before, options.suite.resolve(), options.executor, gpus)
     after = before.again()
     if after.done:

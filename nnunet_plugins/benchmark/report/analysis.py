@@ -28,6 +28,14 @@ class Analysis(NamedTuple):
     """The :func:`result_table`."""
     rankings: dict[Evaluation, Ranking]
 
+    @property
+    def order(self) -> list[str]:
+        """The suite's trainers in the order of all tables and figures: best first, those without results last."""
+        dice = main_label_rows(self.table[self.table.metric == "Dice"])
+        places = dice.groupby(EVALUATION_COLUMNS)["mean"].rank(ascending=False, pct=True)
+        average = places.groupby([dice.dataset, dice.trainer]).mean().groupby("trainer").mean()
+        return sorted(self.results.record.suite.trainers, key=lambda trainer: average.fillna(2).get(trainer, 2))
+
 
 def analyse(results: Results) -> Analysis:
     cases, record = results.cases, results.record

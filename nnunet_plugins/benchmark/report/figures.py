@@ -18,6 +18,8 @@ from nnunet_plugins.benchmark.report.record import Record
 from nnunet_plugins.benchmark.report.results import EVALUATION_COLUMNS, Results, by_evaluation
 from nnunet_plugins.benchmark.report.units import case_values, finished_trainers, unit_values
 
+OF_EVALUATIONS = ("units_", "ranks_")
+"""Beginnings of the names of figures that each evaluation has."""
 Caption = tuple[str, str]
 """File name without ending, and caption."""
 COLOURS = (

@@ -31,11 +31,14 @@ def numbers_of(cases: pd.DataFrame, arrays: CaseArrays, reference: str) -> dict[
     mean = in_shape(intervals(units.reshape(len(units), -1)), shape)
     found |= {"units": mean.units, "mean": mean.mean, "ci_low": mean.low, "ci_high": mean.high}
     found |= {"sd": spread(units), "run_sd": run_spread(cases, arrays)}
-    if reference in arrays.trainers:
-        found |= comparison(arrays, np.full(shape, arrays.trainers.index(reference)))
     gain = np.where(np.isnan(mean.mean), -np.inf, signs(arrays) * mean.mean)
-    best = np.broadcast_to(gain.argmax(axis=1)[:, None], shape)
-    return found | {"p_holm_best": holm_of_rows(wilcoxon_of(compared_with(arrays, best)))}
+    best = gain.argmax(axis=1)[:, None]
+    p_best = holm_of_rows(wilcoxon_of(compared_with(arrays, np.broadcast_to(best, shape))))
+    if reference in arrays.trainers:
+        place = arrays.trainers.index(reference)
+        found |= comparison(arrays, np.full(shape, place))
+        p_best[:, place] = np.take_along_axis(found["p_holm"], best, axis=1)[:, 0]  # one verdict about that pair
+    return found | {"p_holm_best": p_best}
 
 
 def comparison(arrays: CaseArrays, others: NDArray[np.int64]) -> dict[str, Values]:

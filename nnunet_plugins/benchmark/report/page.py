@@ -9,10 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from jinja2 import Environment
+from markupsafe import Markup, escape
 
 from nnunet_plugins.benchmark.report import figures, overlays
 from nnunet_plugins.benchmark.report.analysis import Analysis, analyse
 from nnunet_plugins.benchmark.report.collection import collect
+from nnunet_plugins.benchmark.report.headline import headline
 from nnunet_plugins.benchmark.report.markup import TABLE_FILES, result_files
 from nnunet_plugins.benchmark.report.notes import DEFINITIONS, describe_suite, notices
 from nnunet_plugins.benchmark.report.record import RECORD, Picture, Record
@@ -25,6 +27,8 @@ from nnunet_plugins.files import digest, replace_folder
 TEMPLATE = Path(__file__).with_name("page.html")
 PAGE = "report.html"
 FIGURES = "figures"
+FEW_EVALUATIONS, MANY_ROWS = 4, 40
+"""A page with more evaluations shows their tables folded, and any page those with more rows."""
 OWN_FILES = {*DATA_FILES, *TABLE_FILES, RECORD, PAGE, FIGURES}
 """Everything that a report's folder may hold; with anything else in it, the folder is refused."""
 MIME = {".svg": "image/svg+xml", ".png": "image/png"}
@@ -139,24 +143,46 @@ def render(analysis: Analysis, images: Sequence[bytes]) -> bytes:
     sources = {
         picture.file: data_uri(picture, image) for picture, image in zip(all_pictures(record), images, strict=True)
     }
-    template = Environment(autoescape=True, trim_blocks=True).from_string(TEMPLATE.read_text(encoding="utf-8"))
-    page = template.render(
+    environment = Environment(autoescape=True, trim_blocks=True)
+    environment.filters |= {"breakable": breakable, "with_bounds": with_bounds}
+    page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         name=record.suite.name,
+        headline=headline(analysis),
         description=describe_suite(record),
         definitions=DEFINITIONS,
         notices=notices(analysis),
         tables=all_tables(analysis),
-        figures=record.figures,
-        case_pictures=record.case_pictures,
+        many=len(analysis.rankings) > FEW_EVALUATIONS,
+        many_rows=MANY_ROWS,
+        pictures=picture_groups(record),
         sources=sources,
         record=record.to_json(),
     )
     return page.encode()
 
 
+def breakable(name: str) -> Markup:
+    """Name that a narrow column may break where its words end, e.g. before ``Trainer``."""
+    return Markup("<wbr>").join(re.split(r"(?<=_)|(?=Trainer)", name))
+
+
+def with_bounds(text: str) -> Markup:
+    """Number whose interval a narrow page shows below it."""
+    number, bracket, rest = text.partition(" [")
+    return Markup('{} <span class="bounds">[{}</span>').format(number, rest) if bracket else escape(text)
+
+
+def picture_groups(record: Record) -> list[tuple[str, tuple[Picture, ...]]]:
+    """Titles and pictures of the page's groups, without empty ones: all of them in the order of the record."""
+    overall = tuple(picture for picture in record.figures if not picture.file.startswith(figures.OF_EVALUATIONS))
+    others = tuple(picture for picture in record.figures if picture not in overall)
+    groups = (("Figures", overall), ("Figures of each dataset", others), ("Cases", record.case_pictures))
+    return [(title, chosen) for title, chosen in groups if chosen]
+
+
 def all_pictures(record: Record) -> tuple[Picture, ...]:
     """All pictures of the page, in its order."""
-    return record.figures + record.case_pictures
+    return tuple(picture for _, chosen in picture_groups(record) for picture in chosen)
 
 
 def pictures(captions: Sequence[figures.Caption], folder: Path, ending: str) -> Iterator[Picture]:

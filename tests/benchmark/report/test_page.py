@@ -65,7 +65,7 @@ window.addEventListener("error", event => found.errors.push(String(event.message
 LATE = """<script>
 window.addEventListener("load", () => {
   const title = [...document.querySelectorAll("h2")].find(h => h.textContent === "Sorting");
-  const table = title.nextElementSibling.firstChild;
+  const table = title.closest("details").querySelector("table");
   const headers = [...table.tHead.rows[0].cells];
   const column = index => [...table.tBodies[0].rows].map(row => row.cells[index].textContent);
   const marks = () => headers.map(header => header.getAttribute("aria-sort"));

@@ -86,6 +86,16 @@ def test_holm_is_over_the_trainers_of_a_dataset_and_metric():
     assert other["p_holm"] == 2 * other["p"] < third["p_holm"] == third["p"]
 
 
+def test_every_trainer_is_compared_with_the_best_one():
+    noise = np.where(np.arange(16) % 2, 0.0625, -0.0625)
+    dice = {REFERENCE: GRID, OTHER: GRID + 0.25, THIRD: GRID + 0.25 + noise / 64}
+    table = table_of(rows_of(dice), tuple(dice), metrics=("Dice", "HD95"))
+    for metric in ("Dice", "HD95"):
+        p = {trainer: row_of(table, trainer, metric)["p_holm_best"] for trainer in dice}
+        assert math.isnan(p[OTHER]) and p[THIRD] > 0.05 > p[REFERENCE]
+        assert p[REFERENCE] == row_of(table, OTHER, metric)["p_holm"]  # one verdict about a pair
+
+
 def test_trainers_of_a_dataset_are_those_that_the_suite_gives_it():
     table = table_of(rows_of({REFERENCE: GRID, OTHER: GRID}), trainers_of={CELLS: (OTHER,)})
     assert set(table.trainer) == {OTHER}

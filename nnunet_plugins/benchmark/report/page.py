@@ -70,7 +70,7 @@ def write_files(survey: Survey, results: Results, folder: Path, with_cases: bool
     drawings = folder / FIGURES
     drawings.mkdir()
     drawn = figures.draw_all(analysis, drawings)
-    overlaid = overlays.draw_overlays(survey, analysis.results, drawings) if with_cases else []
+    overlaid = overlays.draw_overlays(survey, analysis, drawings) if with_cases else []
     record = replace(
         analysis.results.record,
         figures=tuple(pictures(drawn, drawings, ".svg")),

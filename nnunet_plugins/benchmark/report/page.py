@@ -13,6 +13,7 @@ from markupsafe import Markup, escape
 
 from nnunet_plugins.benchmark.report import figures, overlays
 from nnunet_plugins.benchmark.report.analysis import Analysis, analyse
+from nnunet_plugins.benchmark.report.case_page import case_page
 from nnunet_plugins.benchmark.report.collection import collect
 from nnunet_plugins.benchmark.report.headline import headline
 from nnunet_plugins.benchmark.report.markup import TABLE_FILES, result_files
@@ -25,11 +26,11 @@ from nnunet_plugins.errors import UserError
 from nnunet_plugins.files import digest, replace_folder
 
 TEMPLATE = Path(__file__).with_name("page.html")
-PAGE = "report.html"
+PAGE, CASES = "report.html", "cases.html"
 FIGURES = "figures"
 FEW_EVALUATIONS, MANY_ROWS = 4, 40
 """A page with more evaluations shows their tables folded, and any page those with more rows."""
-OWN_FILES = {*DATA_FILES, *TABLE_FILES, RECORD, PAGE, FIGURES}
+OWN_FILES = {*DATA_FILES, *TABLE_FILES, RECORD, PAGE, CASES, FIGURES}
 """Everything that a report's folder may hold; with anything else in it, the folder is refused."""
 MIME = {".svg": "image/svg+xml", ".png": "image/png"}
 EMBEDDED = re.compile(r'<img src="data:image/[a-z+]+;base64,([A-Za-z0-9+/=]+)"')
@@ -71,8 +72,11 @@ def write_files(survey: Survey, results: Results, folder: Path, with_cases: bool
     drawings.mkdir()
     drawn = figures.draw_all(analysis, drawings)
     overlaid = overlays.draw_overlays(survey, analysis, drawings) if with_cases else []
+    if with_cases:
+        (folder / CASES).write_bytes(case_page(survey, analysis))
     record = replace(
         analysis.results.record,
+        case_page=digest(folder / CASES) if with_cases else None,
         figures=tuple(pictures(drawn, drawings, ".svg")),
         case_pictures=tuple(pictures(overlaid, drawings, ".png")),
     )
@@ -115,6 +119,9 @@ def verify(folder: Path) -> list[str]:
         differing.append(RECORD)
     if not (are_recorded and content_of(folder / PAGE) == render(analysis, images)):
         differing.append(PAGE)
+    case_page_hash = analysis.results.record.case_page
+    if case_page_hash and not ((folder / CASES).is_file() and digest(folder / CASES) == case_page_hash):
+        differing.append(CASES)
     if (folder / FIGURES).is_dir():
         files = [folder / FIGURES / picture.file for picture in recorded]
         differing += [
@@ -157,6 +164,7 @@ def render(analysis: Analysis, images: Sequence[bytes]) -> bytes:
         pictures=picture_groups(record),
         sources=sources,
         record=record.to_json(),
+        case_page=record.case_page and CASES,
     )
     return page.encode()
 

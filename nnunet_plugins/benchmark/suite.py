@@ -4,12 +4,12 @@ import re
 import shlex
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
-from difflib import get_close_matches
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nnunet_plugins.errors import UserError
+from nnunet_plugins.benchmark.faults import BadSuite, Faults
+from nnunet_plugins.benchmark.records import Bad, build, shown
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 SLURM_NAMES = re.compile(r"[\w.,+@-]*")
@@ -19,15 +19,8 @@ MAX_NAME = 100
 """Longest name of a suite, trainer, configuration or plans: together they become names of folders and logs."""
 MAX_NUMBER = 999_999
 """Largest number of cores, hours, gigabytes or folds that can be asked for."""
-MAX_SHOWN = 200
-"""Characters of a bad value that a message shows."""
-
 PLANS_MARK = "@"
 """Stands between a trainer and its own plans, e.g. ``nnUNetTrainer@nnUNetResEncUNetMPlans``."""
-
-
-class BadSuite(UserError):
-    """Error in a suite file: the file, the key, its value, the expectation and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -149,70 +142,33 @@ def read_suite(path: Path) -> Suite:
 
 
 def parse(content: Mapping[str, Any]) -> Suite:
-    """Suite from the content of its file."""
-    tables = content.get("datasets")
-    if not isinstance(tables, list) or not tables or not all(isinstance(table, dict) for table in tables):
-        found = f"datasets = {shown(tables)}" if "datasets" in content else "datasets"
-        raise BadSuite(f"{found}: expected at least one [[datasets]] with an id, e.g. id = 501")
-    if not isinstance(content.get("resources", {}), dict):
-        raise BadSuite(
-            f"resources = {shown(content['resources'])}: expected a table, [resources], with keys such as cpus"
-        )
-    datasets = tuple(build(Data, table, f"datasets[{index}].") for index, table in enumerate(tables))
-    resources = build(Resources, content.get("resources", {}), "resources.")
-    suite = build(Suite, dict(content) | {"datasets": datasets, "resources": resources}, "")
+    """Suite from the content of its file.
+
+    Raises:
+        BadSuite: with all that is wrong with it.
+    """
+    faults, bad = Faults(), Bad()
+    tables, resources = content.get("datasets"), content.get("resources", {})
+    with faults.noted():
+        if not isinstance(tables, list) or not tables or not all(isinstance(table, dict) for table in tables):
+            found, tables = f"datasets = {shown(tables)}" if "datasets" in content else "datasets", []
+            raise BadSuite(f"{found}: expected at least one [[datasets]] with an id, e.g. id = 501")
+    with faults.noted():
+        if not isinstance(resources, dict):
+            found, resources = f"resources = {shown(resources)}", {}
+            raise BadSuite(f"{found}: expected a table, [resources], with keys such as cpus")
+    records = {
+        "datasets": tuple(build(Data, table, f"datasets[{index}].", faults, bad) for index, table in enumerate(tables)),
+        "resources": build(Resources, resources, "resources.", faults, bad),
+    }
+    suite = build(Suite, dict(content) | records, "", faults, bad)
     for key, value, expectation in problems(suite):
-        raise BadSuite(f"{key} = {shown(value)}: {expectation}")
+        if not bad.explains(key):
+            with faults.noted():
+                raise BadSuite(f"{key} = {shown(value)}: {expectation}")
+            bad.values.add(key)
+    faults.end_command()
     return suite
-
-
-def build(record: type, table: Mapping[str, Any], prefix: str) -> Any:
-    """Record from a table of the file, each value of the type that the record declares."""
-    known = {f.name: f for f in fields(record)}
-    for key in table:
-        if key not in known:
-            similar = get_close_matches(key, known, cutoff=0.6)
-            hint = f"did you mean {' or '.join(similar)}?" if similar else f"the keys here are {', '.join(known)}"
-            raise BadSuite(f"{prefix}{key[:MAX_SHOWN]}: there is no such key; {hint}")
-    values = {}
-    for name, f in known.items():
-        if name in table:
-            values[name] = converted(table[name], f.type, f"{prefix}{name}")
-        elif f.default is MISSING and f.default_factory is MISSING:
-            raise BadSuite(f"{prefix}{name} is missing: add it, as the examples in suites do")
-    return record(**values)
-
-
-def converted(value: Any, kind: Any, key: str) -> Any:
-    """The value, if it is of the type; lists become tuples."""
-    if kind == float | None:
-        kind = float
-    if kind is float and type(value) is int:
-        try:
-            return float(value)
-        except OverflowError as error:
-            raise BadSuite(f"{key} = {shown(value)}: expected a smaller number") from error
-    if kind in (int, int | None, float, bool, str):
-        expected = int if kind == int | None else kind
-        if type(value) is not expected:
-            words = {int: "a whole number", float: "a number", bool: "true or false", str: "text in quotes"}
-            raise BadSuite(f"{key} = {shown(value)}: expected {words[expected]}")
-        return value
-    for items, expected_items in ((str, "texts in quotes"), (int, "whole numbers")):
-        if kind == tuple[items, ...]:  # type: ignore[valid-type]
-            if not isinstance(value, list) or any(type(item) is not items for item in value):
-                raise BadSuite(f"{key} = {shown(value)}: expected a list of {expected_items}")
-            return tuple(value)
-    return value
-
-
-def shown(value: Any) -> str:
-    """A value as a message shows it, which may be longer, or nested deeper, than Python can print."""
-    try:
-        text = repr(value)
-    except (ValueError, RecursionError):
-        return "a number of thousands of digits" if isinstance(value, int) else "a value of thousands of parts"
-    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]} ..."
 
 
 def problems(suite: Suite) -> Iterator[tuple[str, Any, str]]:

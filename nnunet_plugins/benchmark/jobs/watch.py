@@ -131,6 +131,7 @@ def live_table(watch: Watch) -> Iterator[Tell]:
 
 def drawn(watch: Watch, height: int) -> Any:
     """The table, with as many rows as the terminal has lines for: those that are worked on come first."""
+    from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
@@ -139,12 +140,12 @@ def drawn(watch: Watch, height: int) -> Any:
         return next((place for place, beginning in enumerate(ORDER) if state.startswith(beginning)), len(ORDER))
 
     shown = sorted(watch.progress, key=urgency)[: max(1, height - MARGIN)]
-    table = Table(box=None, pad_edge=False, caption=summary(watch.suite, watch.progress), caption_justify="left")
+    table = Table(box=None, pad_edge=False)
     for name in HEADER:
         table.add_column(name, no_wrap=True, justify="right" if name in ("EPOCH", "DICE", "LEFT") else "left")
     for run in shown:
         table.add_row(*map(Text, cells(watch.suite, run, watch.progress[run])))
-    return table
+    return Group(table, Text(f"\n{summary(watch.suite, watch.progress)}"))
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from importlib.metadata import distribution
+from pathlib import Path
 
 import pytest
 
@@ -164,6 +165,20 @@ def test_a_3d_configuration_of_a_2d_trainer_is_refused_in_one_sentence(tmp_path)
         "DCFFSNetTrainer_5epochs works in 2D only, but configuration 3d_fullres is 3D: train 2d instead."
     )
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.slow
+def test_nnunets_commands_say_which_trainer_was_meant_here_too(tmp_path):
+    variables = {key: str(tmp_path / key) for key in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
+    for folder in variables.values():
+        (Path(folder) / "Dataset001_Volumes").mkdir(parents=True)
+    arguments = shlex.split("-i . -o predicted -d 1 -c 2d -f 0 -device cpu -tr DCFFSNetTrainr")
+    result = command_line("predict", *arguments, **variables)
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1].startswith(
+        "There is no trainer DCFFSNetTrainr: did you mean DCFFSNetTrainer?"
+    )
+    assert "Traceback" not in result.stderr and "FutureWarning" not in result.stderr
 
 
 def test_nnunets_help_names_the_command_as_it_was_typed(capsys, monkeypatch):

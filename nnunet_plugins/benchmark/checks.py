@@ -130,7 +130,8 @@ def check_trainer(survey: Survey, trainer: str, path: Path) -> None:
             hint = f"did you mean {meant}?" if meant else "'nnunet-plugins list' prints ours"
             raise BadSuite(f"{path}: trainers = {trainer!r}: nnU-Net finds no such trainer; {hint}") from None
     dimensions = getattr(found, "supported_dimensions", (2, 3))
-    for run in survey.runs:
+    configurations = {(run.trainer, run.data.id, run.configuration): run for run in survey.runs}
+    for run in configurations.values():
         if run.trainer == trainer and (2 if run.configuration.startswith("2d") else 3) not in dimensions:
             raise BadSuite(
                 f"{path}: {trainer} works in {dimensions[0]}D only, but dataset {run.data.id} has configuration "

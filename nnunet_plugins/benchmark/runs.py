@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_plugins.benchmark.suite import Data, Suite, divided
+from nnunet_plugins.benchmark.versions import shared_json
 from nnunet_plugins.errors import UserError
-from nnunet_plugins.files import read_json
 from nnunet_plugins.nnunet_folders import PREPROCESSED, RAW, RESULTS, SPLITS, Split, dataset_name, nnunet_folder
 from nnunet_plugins.planning.names import fitted_plans_name
 
@@ -171,25 +171,25 @@ def log_file(suite: Suite, step: str, receipt: Path) -> Path:
 
 
 def dataset_json(run: Run) -> dict[str, Any]:
-    """``dataset.json`` of the preprocessed dataset, or of the raw one before there is one."""
+    """``dataset.json`` of the preprocessed dataset, or of the raw one before there is one; not to be changed."""
     preprocessed = run.preprocessed / "dataset.json"
     if preprocessed.exists():
-        return read_json(preprocessed, remedy="remove it and run the benchmark again")
+        return shared_json(preprocessed, remedy="remove it and run the benchmark again")
     path = nnunet_folder(RAW) / run.dataset / "dataset.json"
-    return read_json(path, remedy="convert the dataset again, or correct that file")
+    return shared_json(path, remedy="convert the dataset again, or correct that file")
 
 
 def read_splits(run: Run) -> list[Split]:
-    """The folds of the dataset.
+    """The folds of the dataset, not to be changed.
 
     Raises:
         UserError: the file cannot be read.
     """
-    return read_json(run.splits_file, remedy="correct it, or remove it and run the benchmark again")
+    return shared_json(run.splits_file, remedy="correct it, or remove it and run the benchmark again")
 
 
 def read_plans(run: Run) -> dict[str, Any]:
-    """nnU-Net's plans of the dataset.
+    """nnU-Net's plans of the dataset, not to be changed.
 
     Raises:
         UserError: the file cannot be read.
@@ -198,7 +198,7 @@ def read_plans(run: Run) -> dict[str, Any]:
     command = f"nnUNetv2_plan_experiment -d {run.data.id}{planner}"
     fitted = run.gpu_memory_gb is not None
     remedy = "remove it and run the benchmark again" if fitted else f"plan the dataset again, with {command}"
-    plans = read_json(run.plans_file, remedy)
+    plans = shared_json(run.plans_file, remedy)
     configurations = plans.get("configurations") if isinstance(plans, dict) else None
     if not isinstance(configurations, dict) or not all(isinstance(value, dict) for value in configurations.values()):
         raise UserError(f"{run.plans_file} has no configurations: {remedy}")

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from statistics import mean
 from typing import Any
 
 from nnunet_plugins.benchmark.jobs.training import predicted_parts
@@ -24,7 +25,8 @@ def validate(suite: Suite, run: Run) -> None:
         parts = predicted_parts(run)
         rows = [row for part in parts for row in case_rows(run, part)]
         require_dice_of_nnunet(run, rows)
-        write_json(run.validation_receipt, {"tolerance": run.data.tolerance, "parts": parts, "cases": rows})
+        head = {"tolerance": run.data.tolerance, "parts": parts, "dice": mean_dice(rows)}
+        write_json(run.validation_receipt, head | {"cases": rows})
 
 
 def case_rows(run: Run, part: str) -> Iterator[dict[str, Any]]:
@@ -39,6 +41,15 @@ def case_rows(run: Run, part: str) -> Iterator[dict[str, Any]]:
         prediction, _ = reader.read_seg(str(predicted[case]))
         for label, scores in measure(reference[0], prediction[0], properties["spacing"], labels, run.data.tolerance):
             yield {"part": part, "case": case, "label": label, "key": str(labels.values[label])} | scores._asdict()
+
+
+def mean_dice(rows: Sequence[Mapping[str, Any]]) -> float | None:
+    """Mean Dice of the validation cases, where it is defined: each label counts the same, as in nnU-Net's summary."""
+    values: dict[str, list[float]] = {}
+    for row in rows:
+        if row["part"] == VALIDATION and row["Dice"] is not None:
+            values.setdefault(row["label"], []).append(row["Dice"])
+    return mean(map(mean, values.values())) if values else None
 
 
 def require_dice_of_nnunet(run: Run, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -57,6 +57,8 @@ class Record:
     """Versions of the installed packages and of Python, by name."""
     figures: tuple[Picture, ...] = ()
     case_pictures: tuple[Picture, ...] = ()
+    case_page: str | None = None
+    """Hash of the page of all cases; None if there is none."""
 
     def data(self, dataset: str) -> Data:
         """The suite's entry of a dataset."""
@@ -74,7 +76,9 @@ class Record:
     def to_json(self) -> str:
         content = asdict(self)
         if self.suite.gpu_memory_gb is None:
-            del content["suite"]["gpu_memory_gb"]  # records are older than this key
+            del content["suite"]["gpu_memory_gb"]  # records are older than this key, and than the next
+        if self.case_page is None:
+            del content["case_page"]
         return json.dumps({"schema": SCHEMA} | content, indent=1)
 
 
@@ -113,4 +117,5 @@ def from_json(content: Mapping[str, Any]) -> Record:
         versions=content["versions"],
         figures=tuple(Picture(**picture) for picture in content["figures"]),
         case_pictures=tuple(Picture(**picture) for picture in content["case_pictures"]),
+        case_page=content.get("case_page"),
     )

@@ -11,9 +11,11 @@ from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
+from support.repository import REPOSITORY
 
 import nnunet_plugins
 from nnunet_plugins._startup import DISCOVERY_FOLDER
+from nnunet_plugins.benchmark.command import ACTIONS
 from nnunet_plugins.cli import main
 from nnunet_plugins.cli.commands import COMMANDS
 from nnunet_plugins.cli.parser import make_parser
@@ -99,16 +101,18 @@ def test_without_a_command_the_help_is_printed(capsys):
     assert len(names) > 20 and names <= set(without.replace(",", "").split())
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", [*COMMANDS, *(f"benchmark {action}" for action in ACTIONS)])
 def test_the_help_of_a_command_has_an_example_that_it_understands(name, capsys):
     with pytest.raises(SystemExit, match="0"):
-        main([name, "--help"])
+        main([*name.split(), "--help"])
     example = capsys.readouterr().out.partition("\nexample:\n")[2]
     calls = re.findall(r"nnunet-plugins ([^\n)|]+)", example)
     assert calls
     for call in calls:
         arguments = shlex.split(call, comments=True)
-        assert make_parser().parse_args(arguments).command == name
+        assert call.startswith(name)
+        assert make_parser().parse_args(arguments).command == name.split()[0]
+        assert all((REPOSITORY / word).is_file() for word in arguments if word.startswith("suites/"))
         assert max(map(len, example.splitlines())) <= 120
 
 

@@ -224,7 +224,13 @@ def add_evaluate(commands: "Commands[argparse.ArgumentParser]") -> None:
     add("-djfile", type=Path, metavar="FILE", help=labels)
     add("-o", dest="output", type=Path, metavar="CSV", help="write a row for each case and label to this file")
     add("--tolerance", type=float, default=1.0, metavar="T", help="of NSD, in mm or pixels; default: %(default)s")
-    add("-np", dest="processes", type=int, metavar="N", help="number of processes; default: as many as cores")
+    add(
+        "-np",
+        dest="processes",
+        type=int,
+        metavar="N",
+        help="number of processes; default: as many as cores, if it takes long",
+    )
     add("--chill", action="store_true", help="leave out cases that only one of the folders has")
 
 

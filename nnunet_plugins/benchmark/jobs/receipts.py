@@ -100,9 +100,8 @@ def missing_files(folder: Path, names: Iterable[str]) -> list[Path]:
 
 def changed_files(folder: Path, hashes: Mapping[str, str]) -> list[Path]:
     """Files that are gone or whose hash differs; of checkpoints, too large to read each time, only those gone."""
-    missing = missing_files(folder, hashes)
-    there = {folder / name: sha for name, sha in hashes.items() if folder / name not in missing}
-    return missing + [path for path, sha in there.items() if path.suffix != ".pth" and digest(path) != sha]
+    files = ((folder / name, sha) for name, sha in hashes.items())
+    return [path for path, sha in files if not path.exists() or (path.suffix != ".pth" and digest(path) != sha)]
 
 
 def discard_stale_receipts(states: Mapping[Run, State]) -> None:

@@ -28,6 +28,7 @@ def scripts_are_importable(monkeypatch):
         "conversion",
         "memory",
         "report",
+        "large_suite",
     ):
         sys.modules.pop(name, None)
 
@@ -216,9 +217,9 @@ def test_memory_prints_estimates_and_the_gpu_on_which_they_fit(capsys, monkeypat
 def test_report_grows_with_trainers_datasets_and_cases(capsys):
     import report
 
-    report.main(["--trainers", "8", "--datasets", "2", "--cases", "10", "--disk"])
+    report.main(["--trainers", "8", "--datasets", "2", "--cases", "10"])
     rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines() if line[:3].strip("| ")]
-    sizes, commands = ([row for row in rows if len(row) == length and row[0].isdigit()] for length in (8, 3))
+    sizes = [row for row in rows if row[0].isdigit()]
     assert [row[:3] for row in sizes] == [
         ["2", "2", "2"],
         ["8", "2", "2"],
@@ -227,4 +228,18 @@ def test_report_grows_with_trainers_datasets_and_cases(capsys):
         ["8", "2", "10"],
     ]
     assert all(float(value) >= 0 for row in sizes for value in row[3:]) and all(float(row[6]) > 0 for row in sizes)
-    assert [row[0] for row in commands] == ["20", "80"]
+
+
+def test_large_suite_shows_that_only_files_of_its_own_are_read_for_each_training(capsys, monkeypatch):
+    """Two receipts, a note and perhaps the model's plans; plans, folds and descriptions are those of all."""
+    import large_suite
+
+    for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        monkeypatch.setenv(variable, "")  # which the script sets
+    sizes = ["--datasets", "1", "--folds", "2", "--cases", "2", "--epochs", "3"]
+    large_suite.main(["--trainers", "6", "30", *sizes])
+    rows = re.findall(r"^\| (\d+) \| [\d.]+ \| ([\d.]+) \| [\d.]+ \| ([\d.]+) \|$", capsys.readouterr().out, re.M)
+    (few, *few_opened), (many, *many_opened) = [[float(cell) for cell in row] for row in rows]
+    assert (few, many) == (12, 60)
+    for before, after in zip(few_opened, many_opened, strict=True):
+        assert many * after - few * before <= 3.5 * (many - few)

@@ -89,7 +89,10 @@ def read_record(folder: Path) -> Record:
         OSError, ValueError: the folder holds none.
         UserError: another version of this package wrote it.
     """
-    content = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    try:
+        content = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError(f"{RECORD} is nested too deeply") from error
     if not (isinstance(content, dict) and isinstance(content.get("versions"), dict)):
         raise ValueError(f"{RECORD} is incomplete")
     schema, version = content.get("schema", 1), content["versions"].get("nnunet-plugins")

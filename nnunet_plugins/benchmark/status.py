@@ -19,17 +19,17 @@ def print_status(survey: Survey) -> None:
 
 def in_words(survey: Survey, run: Run) -> str:
     """State of a run, e.g. ``running, epoch 3 of 100``."""
-    suite = survey.suite
+    suite, epochs = survey.suite, survey.suite.epochs_for(run.trainer)
     if survey.states[run].done:
         return "done"
     if is_locked(run.lock_file):
-        return f"running, epoch {last_epoch(run)} of {suite.epochs}"
+        return f"running, epoch {last_epoch(run)} of {epochs}"
     step, log = next_step(suite, run)
     if not log.exists():
         return "waiting"
     if "Traceback (most recent call last)" in last_attempt(log):
         return f"failed to {step}, see {log}"
-    return f"stopped after epoch {last_epoch(run)} of {suite.epochs}" if step == "train" else f"waiting to {step}"
+    return f"stopped after epoch {last_epoch(run)} of {epochs}" if step == "train" else f"waiting to {step}"
 
 
 def next_step(suite: Suite, run: Run) -> tuple[str, Path]:

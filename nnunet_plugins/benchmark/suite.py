@@ -84,13 +84,19 @@ class Suite:
     """Memory of a GPU, in GiB, that every trainer gets plans for; if None, all of a dataset share its plans."""
     folds: tuple[int, ...] = (0, 1, 2, 3, 4)
     repeats: int = 1
+    epochs_of: tuple[tuple[str, int], ...] = ()
+    """Trainers with other epochs than ``epochs``, e.g. for the same time instead of steps; in the file, a table."""
     resources: Resources = field(default_factory=Resources)
 
     def trainer_name(self, trainer: str) -> str:
         """Name under which nnU-Net trains a trainer of the suite for the suite's length."""
-        trainer, _ = divided(trainer)
-        length = f"_{self.epochs}epoch{'' if self.epochs == 1 else 's'}"
-        return f"{trainer}{length}" + (f"_{self.iterations}iterations" if self.iterations else "")
+        epochs = self.epochs_for(trainer)
+        length = f"_{epochs}epoch{'' if epochs == 1 else 's'}"
+        return f"{divided(trainer)[0]}{length}" + (f"_{self.iterations}iterations" if self.iterations else "")
+
+    def epochs_for(self, trainer: str) -> int:
+        """Epochs that a trainer of the suite is trained for."""
+        return dict(self.epochs_of).get(trainer, self.epochs)
 
     def trainers_of(self, data: Data) -> tuple[str, ...]:
         """Trainers that are trained on a dataset, in the suite's order."""
@@ -183,6 +189,10 @@ def converted(value: Any, kind: Any, key: str) -> Any:
             if not isinstance(value, list) or any(type(item) is not items for item in value):
                 raise BadSuite(f"{key} = {value!r}: expected a list of {expected_items}")
             return tuple(value)
+    if kind == tuple[tuple[str, int], ...]:
+        if not isinstance(value, dict) or any(type(number) is not int for number in value.values()):
+            raise BadSuite(f"{key} = {value!r}: expected a table with a whole number for each name")
+        return tuple(value.items())
     return value
 
 
@@ -203,10 +213,7 @@ def problems(suite: Suite) -> Iterator[tuple[str, Any, str]]:
             yield "trainers", trainer, "leave the length out of the name: epochs and iterations set it for all"
     if suite.reference not in suite.trainers:
         yield "reference", suite.reference, f"it must be one of trainers: {', '.join(suite.trainers)}"
-    for key in ("epochs", "iterations", "repeats"):
-        value = getattr(suite, key)
-        if value is not None and not 1 <= value <= 999_999_999:
-            yield key, value, "expected a whole number from 1 to 999999999"
+    yield from problems_of_length(suite)
     if suite.gpu_memory_gb is not None and not 0 < suite.gpu_memory_gb < float("inf"):
         yield "gpu_memory_gb", suite.gpu_memory_gb, "expected the memory of a GPU in GiB, e.g. 24"
     if not suite.folds or min(suite.folds) < 0:
@@ -224,6 +231,18 @@ def problems(suite: Suite) -> Iterator[tuple[str, Any, str]]:
             yield f"resources.{key}", getattr(resources, key), "expected a number above 0"
     if resources.retries < 0:
         yield "resources.retries", resources.retries, "expected 0 or more"
+
+
+def problems_of_length(suite: Suite) -> Iterator[tuple[str, Any, str]]:
+    for key in ("epochs", "iterations", "repeats"):
+        value = getattr(suite, key)
+        if value is not None and not 1 <= value <= 999_999_999:
+            yield key, value, "expected a whole number from 1 to 999999999"
+    for trainer, epochs in suite.epochs_of:
+        if trainer not in suite.trainers:
+            yield "epochs_of", trainer, f"it must be one of trainers: {', '.join(suite.trainers)}"
+        if not 1 <= epochs <= 999_999_999:
+            yield f"epochs_of.{trainer}", epochs, "expected a whole number from 1 to 999999999"
 
 
 def problems_of_data(suite: Suite, data: Data) -> Iterator[tuple[str, Any, str]]:

@@ -130,3 +130,15 @@ def test_description_says_what_was_trained_and_where(texts, results):
     assert text.endswith("with nnunet-plugins 0.1.0, nnunetv2 2.8.1, torch 2.9.0, python 3.11.7.")
     shorter = replace(results.record, suite=replace(results.record.suite, iterations=7))
     assert "100 epochs of 7 steps" in describe_suite(shorter)
+
+
+def test_trainers_of_different_lengths_are_told_and_are_not_unequal(results, analysis):
+    suite = replace(results.record.suite, epochs_of=((OTHER, 35),))
+    record = replace(results.record, suite=suite)
+    lengths = f"({REFERENCE} 100, {OTHER} 35, {THIRD} 100)"
+    assert describe_suite(record).startswith(f"Different numbers of epochs of 250 steps {lengths}; folds 0, 1, 2, 3, 4")
+    trainings = results.trainings.assign(epochs=results.trainings.trainer.map(suite.epochs_for))
+    own = analysis._replace(results=results._replace(trainings=trainings, record=record))
+    assert not [note for note in notices(own) if note.startswith("Unequal")]
+    trainings.loc[trainings.trainer == OTHER, "epochs"] = 100
+    assert f"Unequal: {OTHER} trained 100 to 100 epochs" in notices(own)

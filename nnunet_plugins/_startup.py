@@ -1,10 +1,12 @@
 """Add our folder to nnU-Net's search path ``nnUNet_extTrainer`` when Python starts.
 
 ``nnunet_plugins_autoload.pth`` (Python < 3.18) or ``.start`` (PEP 829, Python >= 3.15) in site-packages calls
-``activate``. This module imports only ``os``, because it runs in every Python process of the environment.
+``activate``. This module imports only ``os`` and ``sys``, because it runs in every Python process of the environment;
+in those of nnU-Net's commands also :mod:`nnunet_plugins.errors`.
 """
 
 import os
+import sys
 
 SEARCH_PATH_VARIABLE = "nnUNet_extTrainer"
 DISABLE_VARIABLE = "NNUNET_PLUGINS_DISABLE_AUTOLOAD"
@@ -29,7 +31,28 @@ def switched_off() -> bool:
     return os.environ.get(DISABLE_VARIABLE, "").lower() in ("1", "true", "t")
 
 
+def is_nnunet_command() -> bool:
+    """Whether this process is one of nnU-Net's commands, by the name of its script or module."""
+    return any(os.path.basename(argument).startswith(("nnUNetv2_", "nnunetv2.")) for argument in sys.orig_argv[1:4])
+
+
 def activate() -> None:
-    """Extend the search path at the start of Python, unless the user has switched that off."""
-    if not switched_off():
-        extend()
+    """Extend the search path at the start of Python, unless the user has switched that off.
+
+    nnU-Net's commands also learn to print our errors as sentences: of trainings on several GPUs, which search for
+    trainers in processes of their own, the first process sees no other module of this package.
+    """
+    if switched_off():
+        return
+    extend()
+    if is_nnunet_command():
+        from nnunet_plugins.errors import print_sentences
+
+        print_sentences(explain_misspelt_trainer)
+
+
+def explain_misspelt_trainer(error: BaseException) -> str | None:
+    """Tell which trainer was meant, if a command has found nothing of the one that it was given: few search for it."""
+    from nnunet_plugins.trainers.near_names import misspelt_trainer
+
+    return misspelt_trainer(sys.argv[1:], str(error))

@@ -101,7 +101,7 @@ def read_json(path: Path, remedy: str = "correct or remove it") -> Any:
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error}): {remedy}") from error
 
 

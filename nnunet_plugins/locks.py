@@ -35,8 +35,7 @@ def lock(path: Path, wait: bool = True) -> Iterator[bool]:
             print(f"Another process works on {path.parent}: waiting for it.", flush=True)
             fcntl.lockf(file, fcntl.LOCK_EX)
         except OSError as error:
-            reason = f"{path} cannot be locked ({error.strerror})"
-            raise NoLocks(f"{reason}: use a file system with locks for nnU-Net's folders") from error
+            raise no_locks(path, error) from error
         with suppress(OSError):  # a full disk
             file.truncate(0)
             file.write(f"process {os.getpid()} on {platform.node()}")
@@ -50,8 +49,19 @@ def holder(path: Path) -> str:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether another process holds the lock."""
+    """Whether another process holds the lock; nothing is written."""
     if not path.exists():
         return False
-    with lock(path, wait=False) as held:
-        return not held
+    with path.open("rb") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            return True
+        except OSError as error:
+            raise no_locks(path, error) from error
+    return False
+
+
+def no_locks(path: Path, error: OSError) -> NoLocks:
+    reason = f"{path} cannot be locked ({error.strerror})"
+    return NoLocks(f"{reason}: use a file system with locks for nnU-Net's folders")

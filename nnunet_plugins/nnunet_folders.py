@@ -9,6 +9,7 @@ from nnunet_plugins.errors import UserError
 from nnunet_plugins.files import read_json
 
 RAW, PREPROCESSED, RESULTS = "nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"
+QUOTES = ('"', "'")
 SPLITS = "splits_final.json"
 FINGERPRINT = "dataset_fingerprint.json"
 Split = dict[str, list[str]]
@@ -31,9 +32,35 @@ def nnunet_folder(variable: str) -> Path:
 
 
 def find_nnunet_folder(variable: str) -> Path | None:
-    """Absolute path of the folder that one of nnU-Net's variables names; None if the variable is not set."""
+    """Absolute path of the folder that one of nnU-Net's variables names; None if the variable is not set.
+
+    Raises:
+        UserError: the variable has what a shell should have taken away, quotes or ``~``.
+    """
     value = os.environ.get(variable)
+    if problem := problem_of_folder(variable):
+        raise UserError(problem)
     return Path(os.path.abspath(value)) if value else None
+
+
+def problem_of_folder(variable: str) -> str | None:
+    """Sentence on a variable with quotes around its value or ``~`` before it, which would become names of folders."""
+    value = os.environ.get(variable, "")
+    if value.startswith("~"):
+        return f"{variable}={value} begins with ~, which no program replaces: write $HOME instead"
+    if value.startswith(QUOTES) or value.endswith(QUOTES):
+        return f"{variable}={value} has quotes in its value: write them around it only where a shell takes them away"
+    return None
+
+
+def refuse_unusable_folders() -> None:
+    """Refuse to go on if a variable of nnU-Net has quotes or ``~`` in its value: nnU-Net would make such folders.
+
+    Raises:
+        UserError: with the first of them.
+    """
+    for variable in (RAW, PREPROCESSED, RESULTS):
+        find_nnunet_folder(variable)
 
 
 def make_nnunet_folder(variable: str) -> Path:

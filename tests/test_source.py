@@ -44,6 +44,7 @@ FORBIDDEN = {
     "nnunet_folders.py": NOT_ON_THE_GROUND_FLOOR,
     "processes.py": NOT_ON_THE_GROUND_FLOOR,
     "compatibility.py": NOT_ON_THE_GROUND_FLOOR,
+    "checkpoint_files.py": (*NOT_BELOW, "nnunet_plugins.architectures"),
     "architectures/layers": NOT_BELOW,
     "architectures": NOT_BELOW,
     "losses": ("nnunetv2", *(f"nnunet_plugins.{room}" for room in ROOMS_ABOVE if room != "losses")),
@@ -132,6 +133,23 @@ def test_no_binary_cross_entropy_on_probabilities():
     on_probabilities = re.compile(r"\bBCELoss\(|\bbinary_cross_entropy\(")
     assert on_probabilities.search("F.binary_cross_entropy(p, y)") and on_probabilities.search("nn.BCELoss()")
     assert not [module for module in MODULES if on_probabilities.search(module.read_text())]
+
+
+def test_nothing_that_is_read_can_run_code():
+    """Only one module reads torch's files; nothing reads pickles, evaluates text, or lets numpy do so."""
+    for module in MODULES:
+        found = set()
+        for node in ast.walk(ast.parse(module.read_text())):
+            if isinstance(node, ast.Call):
+                found.add(ast.unparse(node.func))
+                found |= {f"{keyword.arg}={ast.unparse(keyword.value)}" for keyword in node.keywords}
+        found |= imported(module)
+        unsafe = {"eval", "exec", "pickle", "marshal", "shelve", "joblib", "yaml", "dill", "cloudpickle"} & found
+        unsafe |= {name for name in found if name.startswith(("allow_pickle", "pickle.")) or "load_pickle" in name}
+        unsafe -= {"allow_pickle=False"}
+        unsafe |= {name for name in found if name in ("torch.load", "torch.hub.load", "torch.jit.load")}
+        unsafe |= {"weights_only=False"} & found
+        assert unsafe <= ({"torch.load"} if module.name == "checkpoint_files.py" else set()), f"{module}: {unsafe}"
 
 
 def test_the_version_has_one_source():

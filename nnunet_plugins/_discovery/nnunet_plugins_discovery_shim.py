@@ -6,10 +6,23 @@ imports a trainer's module only when its name is asked for: a trainer whose depe
 others.
 """
 
+from nnunet_plugins.errors import print_sentences
+
+print_sentences()
+
 
 def __getattr__(name: str) -> type:
     if name.startswith("__"):
         raise AttributeError(name)
+    from nnunet_plugins.nnunet_folders import refuse_unusable_folders
     from nnunet_plugins.trainers import find_trainer
 
-    return find_trainer(name)
+    try:
+        trainer = find_trainer(name)
+    except AttributeError:
+        from nnunet_plugins.trainers.near_names import refuse_near_name
+
+        refuse_near_name(name)
+        raise
+    refuse_unusable_folders()  # before nnU-Net makes them
+    return trainer

@@ -4,12 +4,31 @@ import contextlib
 import io
 from pathlib import Path
 
-from nnunet_plugins.benchmark.runs import TEST, Run, dataset_json, images_folder, read_splits, references
+from nnunet_plugins import _startup
+from nnunet_plugins.benchmark.runs import (
+    TEST,
+    Run,
+    dataset_json,
+    images_folder,
+    planned_configuration,
+    read_splits,
+    references,
+)
 from nnunet_plugins.benchmark.suite import BadSuite
 from nnunet_plugins.benchmark.survey import Survey
 from nnunet_plugins.compatibility import require_nnunet
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.nnunet_folders import RAW, nnunet_folder
+
+PLANNERS = {
+    "nnUNetPlans": "ExperimentPlanner",
+    "nnUNetResEncUNetMPlans": "nnUNetPlannerResEncM",
+    "nnUNetResEncUNetLPlans": "nnUNetPlannerResEncL",
+    "nnUNetResEncUNetXLPlans": "nnUNetPlannerResEncXL",
+}
+"""nnU-Net's planners by the names of their plans, which are made where they are missing."""
+PLANNED = ("2d", "3d_fullres", "3d_lowres")
+"""Configurations that they may plan, without the cascade."""
 
 
 def check_suite(survey: Survey, path: Path) -> None:
@@ -25,6 +44,8 @@ def check_suite(survey: Survey, path: Path) -> None:
     # one run of each dataset and configuration
     for run in {(run.dataset, run.configuration): run for run in survey.runs}.values():
         check_dataset(survey, run)
+    for run in {(run.dataset, run.unfitted.plans, run.configuration): run.unfitted for run in survey.runs}.values():
+        check_plans(run)
     require_nnunet()
     for trainer in survey.suite.trainers:
         check_trainer(survey, trainer, path)
@@ -42,6 +63,26 @@ def check_dataset(survey: Survey, run: Run) -> None:
             run.data.cluster(label.name.split(".")[0])  # raises if the name shows no patient
     if run.data.test:
         check_test_set(run)
+
+
+def check_plans(run: Run) -> None:
+    """Check that the plans have the configuration, or that nnU-Net can make plans that may have it.
+
+    Raises:
+        UserError: they do not, or nnU-Net cannot.
+    """
+    if run.plans_file.exists():
+        planned_configuration(run)
+    elif run.plans not in PLANNERS:
+        raise UserError(
+            f"{run.plans_file} is not there: make it with nnUNetv2_plan_experiment -d {run.data.id} "
+            "-pl PLANNER, or leave the suite's key plans out"
+        )
+    elif run.configuration not in PLANNED:
+        raise UserError(
+            f"{run.plans_file} is not there, and nnU-Net plans no configuration {run.configuration}: choose from "
+            f"{', '.join(PLANNED)}, or make the plans first"
+        )
 
 
 def check_folds(run: Run, folds: tuple[int, ...]) -> None:
@@ -78,15 +119,19 @@ def check_trainer(survey: Survey, trainer: str, path: Path) -> None:
     """Check that nnU-Net finds a trainer, and that it can do all configurations that the suite gives it."""
     from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
+    from nnunet_plugins import quiet_timm  # noqa: F401
+
+    _startup.extend()  # as the jobs do
     with contextlib.redirect_stdout(io.StringIO()):
         try:
             found = recursive_find_trainer_class_by_name(survey.suite.trainer_name(trainer))
-        except RuntimeError:
-            raise BadSuite(
-                f"{path}: trainers = {trainer!r}: nnU-Net finds no such trainer; 'nnunet-plugins list' prints ours"
-            ) from None
+        except RuntimeError as error:
+            meant = getattr(error, "meant", "").removesuffix(survey.suite.trainer_name(""))
+            hint = f"did you mean {meant}?" if meant else "'nnunet-plugins list' prints ours"
+            raise BadSuite(f"{path}: trainers = {trainer!r}: nnU-Net finds no such trainer; {hint}") from None
     dimensions = getattr(found, "supported_dimensions", (2, 3))
-    for run in survey.runs:
+    configurations = {(run.trainer, run.data.id, run.configuration): run for run in survey.runs}
+    for run in configurations.values():
         if run.trainer == trainer and (2 if run.configuration.startswith("2d") else 3) not in dimensions:
             raise BadSuite(
                 f"{path}: {trainer} works in {dimensions[0]}D only, but dataset {run.data.id} has configuration "

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nnunet_plugins.benchmark.checks import check_suite
+from nnunet_plugins.benchmark.progress import progress_of
 from nnunet_plugins.benchmark.runs import work_folder
 from nnunet_plugins.benchmark.status import in_words, print_status
 from nnunet_plugins.benchmark.suite import Suite, read_suite
@@ -15,7 +16,7 @@ from nnunet_plugins.benchmark.survey import Survey, survey
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.files import write_json
 
-NEEDED = ("snakemake", "psutil", "pandas", "jinja2", "tabulate")
+NEEDED = ("snakemake", "psutil", "rich", "pandas", "jinja2", "tabulate")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -31,14 +32,16 @@ def run(options: argparse.Namespace) -> None:
 
 
 def run_benchmark(options: argparse.Namespace) -> None:
-    from nnunet_plugins.benchmark.jobs.engine import dry_run, run_suite
+    from nnunet_plugins.benchmark.jobs.engine import run_suite
+    from nnunet_plugins.benchmark.jobs.remaining import dry_run
 
-    before = survey(read_suite(options.suite))
+    before = survey(read_suite(options.suite), thorough=not options.dry_run)
     check_suite(before, options.suite)
     if options.dry_run:
         dry_run(before)
-        return
     gpus = () if options.executor == "slurm" else local_gpus(before.suite, options.gpus)
+    if options.dry_run:
+        return
     succeeded = run_suite(before, options.suite.resolve(), options.executor, gpus)
     after = before.again()
     if after.done:
@@ -46,13 +49,13 @@ def run_benchmark(options: argparse.Namespace) -> None:
     left = [run for run in after.runs if run not in after.done]
     if left or not succeeded:  # another suite may have changed a fold
         for run in left:
-            print(f"{run}: {in_words(after, run)}", file=sys.stderr)
+            print(f"{run}: {in_words(after.suite.epochs_for(run.trainer), progress_of(after, run))}", file=sys.stderr)
         logs = work_folder(after.suite) / "logs"
         raise UserError(f"Not everything succeeded: see the messages above and the logs in {logs}; then run this again")
 
 
 def status(options: argparse.Namespace) -> None:
-    print_status(survey(read_suite(options.suite)))
+    print_status(survey(read_suite(options.suite), thorough=False))
 
 
 def report(options: argparse.Namespace) -> None:

@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
+from nnunet_plugins.benchmark.jobs.training import usable_threads
 from nnunet_plugins.benchmark.runs import Run, estimate_of, planned_configuration, read_plans
 from nnunet_plugins.benchmark.survey import Survey
 from nnunet_plugins.errors import UserError
@@ -194,7 +195,7 @@ def suite_costs(survey: Survey, steps: int) -> list[dict[str, Any]]:
         raise UserError("There is no GPU here: set device = 'cpu' in the suite's [resources]")
     torch.backends.cudnn.benchmark = True  # as nnUNetv2_train sets it
     if device.type == "cpu":
-        torch.set_num_threads(resources.cpus)
+        torch.set_num_threads(usable_threads(resources.cpus))
     chosen = [run for run in survey.runs if run.repeat == 1 and run.fold == survey.suite.folds[0]]
     for run in chosen:
         if not has_preprocessed_data(run):

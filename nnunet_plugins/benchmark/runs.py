@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_plugins.benchmark.suite import Data, Suite, divided
+from nnunet_plugins.benchmark.versions import shared_json
 from nnunet_plugins.errors import UserError
-from nnunet_plugins.files import read_json
 from nnunet_plugins.nnunet_folders import PREPROCESSED, RAW, RESULTS, SPLITS, Split, dataset_name, nnunet_folder
 from nnunet_plugins.planning.names import fitted_plans_name
 
@@ -171,25 +171,25 @@ def log_file(suite: Suite, step: str, receipt: Path) -> Path:
 
 
 def dataset_json(run: Run) -> dict[str, Any]:
-    """``dataset.json`` of the preprocessed dataset, or of the raw one before there is one."""
+    """``dataset.json`` of the preprocessed dataset, or of the raw one before there is one; not to be changed."""
     preprocessed = run.preprocessed / "dataset.json"
     if preprocessed.exists():
-        return read_json(preprocessed, remedy="remove it and run the benchmark again")
+        return shared_json(preprocessed, remedy="remove it and run the benchmark again")
     path = nnunet_folder(RAW) / run.dataset / "dataset.json"
-    return read_json(path, remedy="convert the dataset again, or correct that file")
+    return shared_json(path, remedy="convert the dataset again, or correct that file")
 
 
 def read_splits(run: Run) -> list[Split]:
-    """The folds of the dataset.
+    """The folds of the dataset, not to be changed.
 
     Raises:
         UserError: the file cannot be read.
     """
-    return read_json(run.splits_file, remedy="correct it, or remove it and run the benchmark again")
+    return shared_json(run.splits_file, remedy="correct it, or remove it and run the benchmark again")
 
 
 def read_plans(run: Run) -> dict[str, Any]:
-    """nnU-Net's plans of the dataset.
+    """nnU-Net's plans of the dataset, not to be changed.
 
     Raises:
         UserError: the file cannot be read.
@@ -197,23 +197,32 @@ def read_plans(run: Run) -> dict[str, Any]:
     planner = "" if run.plans == "nnUNetPlans" else " -pl PLANNER"
     command = f"nnUNetv2_plan_experiment -d {run.data.id}{planner}"
     fitted = run.gpu_memory_gb is not None
-    return read_json(
-        run.plans_file,
-        remedy="remove it and run the benchmark again" if fitted else f"plan the dataset again, with {command}",
-    )
+    remedy = "remove it and run the benchmark again" if fitted else f"plan the dataset again, with {command}"
+    plans = shared_json(run.plans_file, remedy)
+    configurations = plans.get("configurations") if isinstance(plans, dict) else None
+    if not isinstance(configurations, dict) or not all(isinstance(value, dict) for value in configurations.values()):
+        raise UserError(f"{run.plans_file} has no configurations: {remedy}")
+    return plans
 
 
 def planned_configuration(run: Run) -> dict[str, Any]:
     """The run's configuration in the plans, with all that it inherits.
 
     Raises:
-        UserError: the plans do not have it.
+        UserError: the plans do not have it, or not what it inherits from.
     """
     plans, name = read_plans(run)["configurations"], run.configuration
     if name not in plans:
         raise UserError(f"{run.plans_file} has no configuration {name}: choose from {', '.join(plans)}")
     found: dict[str, Any] = {}
+    inherited: list[Any] = []
     while name:
+        if name in inherited or name not in plans:
+            raise UserError(
+                f"{run.plans_file}: configuration {run.configuration} inherits from {name!r}, which is "
+                f"{'itself' if name in inherited else 'not there'}: correct its inherits_from"
+            )
+        inherited.append(name)
         found = plans[name] | found
         name = plans[name].get("inherits_from")
     return found

@@ -1,59 +1,75 @@
-"""State of each run in words, from receipts, locks and logs: done, running, failed, stopped or waiting."""
+"""The table of a suite's runs: trainer, dataset, fold, epoch, Dice, time left, state."""
 
-import re
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 
-from nnunet_plugins.benchmark.runs import Run, log_file, work_folder
+from nnunet_plugins.benchmark.progress import Progress, progress_of
+from nnunet_plugins.benchmark.runs import Run, work_folder
 from nnunet_plugins.benchmark.suite import Suite
 from nnunet_plugins.benchmark.survey import Survey
-from nnunet_plugins.locks import is_locked
+
+HEADER = ("TRAINER", "DATASET", "FOLD", "EPOCH", "DICE", "LEFT", "STATE")
 
 
 def print_status(survey: Survey) -> None:
-    """Print a line for each run, and how many are done."""
-    width = max(len(str(run)) for run in survey.runs)
-    for run in survey.runs:
-        print(f"{run!s:{width}}  {in_words(survey, run)}")
-    print(f"\n{len(survey.done)} of {len(survey.runs)} trainings done. Logs: {work_folder(survey.suite) / 'logs'}")
+    """Print a line for each run, and how many are in which state."""
+    progress = {run: progress_of(survey, run) for run in survey.runs}
+    for line in aligned([HEADER, *(cells(survey.suite, run, found) for run, found in progress.items())]):
+        print(line)
+    print(f"\n{summary(survey.suite, progress)}")
 
 
-def in_words(survey: Survey, run: Run) -> str:
-    """State of a run, e.g. ``running, epoch 3 of 100``."""
-    suite, epochs = survey.suite, survey.suite.epochs_for(run.trainer)
-    if survey.states[run].done:
-        return "done"
-    if is_locked(run.lock_file):
-        return f"running, epoch {last_epoch(run)} of {epochs}"
-    step, log = next_step(suite, run)
-    if not log.exists():
-        return "waiting"
-    if "Traceback (most recent call last)" in last_attempt(log):
-        return f"failed to {step}, see {log}"
-    return f"stopped after epoch {last_epoch(run)} of {epochs}" if step == "train" else f"waiting to {step}"
+def cells(suite: Suite, run: Run, progress: Progress) -> tuple[str, ...]:
+    """Cells of a run's row."""
+    repeat = f" repeat {run.repeat}" if run.repeat > 1 else ""
+    num_epochs = suite.epochs_for(run.trainer)
+    return (
+        run.trainer,
+        f"{run.dataset} {run.configuration}",
+        f"{run.fold}{repeat}",
+        f"{progress.epochs} of {num_epochs}" if progress.epochs or progress.state == "training" else "-",
+        "-" if progress.dice is None else f"{progress.dice:.3f}",
+        "-" if progress.seconds_left is None else duration(progress.seconds_left),
+        str(progress),
+    )
 
 
-def next_step(suite: Suite, run: Run) -> tuple[str, Path]:
-    """First step of a run that has left no receipt, and its log."""
-    receipts = {
-        "plan": run.unfitted.plan_receipt,
-        "fit": run.plan_receipt,
-        "preprocess": run.preprocessing_receipt,
-        "train": run.training_receipt,
-        "validate": run.validation_receipt,
-    }
-    step = next((step for step, receipt in receipts.items() if not receipt.exists()), "validate")
-    return step, log_file(suite, step, receipts[step])
+def in_words(num_epochs: int, progress: Progress) -> str:
+    """Progress in a line of a log, e.g. ``training, epoch 3 of 100, Dice 0.812, 2 h 05 min left``."""
+    words = [str(progress)]
+    if progress.state in ("training", "stopped"):
+        words.append(f"epoch {progress.epochs} of {num_epochs}")
+    if progress.dice is not None:
+        words.append(f"Dice {progress.dice:.3f}")
+    if progress.seconds_left is not None:
+        words.append(f"{duration(progress.seconds_left)} left")
+    return ", ".join(words)
 
 
-def last_attempt(log: Path) -> str:
-    return log.read_text(encoding="utf-8", errors="replace").rsplit("\n==== ", 1)[-1]
+def summary(suite: Suite, progress: Mapping[Run, Progress]) -> str:
+    """Number of trainings that are done, of those in any other state, and where the logs are."""
+    states = [found.state for found in progress.values()]
+    others = [f"{states.count(state)} {state}" for state in dict.fromkeys(states) if state != "done"]
+    done = ", ".join([f"{states.count('done')} of {len(states)} trainings done", *others])
+    return f"{done}. Logs: {work_folder(suite) / 'logs'}"
 
 
-def last_epoch(run: Run) -> int:
-    """Number of the last epoch that nnU-Net's logs of the fold show as finished, from 1; 0 if there is none."""
-    logs = sorted(run.folder.glob("training_log_*.txt"), key=lambda path: path.stat().st_mtime)
-    epochs = 0
-    for log in logs:
-        for match in re.finditer(r"Epoch (\d+) *\n|Epoch time:", log.read_text(encoding="utf-8", errors="replace")):
-            epochs = int(match[1]) if match[1] else epochs + 1
-    return epochs
+def duration(seconds: float) -> str:
+    """A time to wait.
+
+    Example:
+        >>> duration(42), duration(125), duration(7500), duration(200_000)
+        ('42 s', '2 min', '2 h 05 min', '2 d 07 h')
+    """
+    minutes, hours = round(seconds / 60), round(seconds / 3600)
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    if minutes < 60:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60:02} min" if hours < 48 else f"{hours // 24} d {hours % 24:02} h"
+
+
+def aligned(rows: Iterable[Sequence[str]]) -> list[str]:
+    """Lines of a table whose columns are as wide as they must be."""
+    rows = list(rows)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]

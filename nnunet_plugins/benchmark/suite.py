@@ -1,24 +1,26 @@
 """The suite file: trainers, datasets, folds, length of training and resources, read and validated."""
 
 import re
+import shlex
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
-from difflib import get_close_matches
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nnunet_plugins.errors import UserError
+from nnunet_plugins.benchmark.suite_values import BadSuite, build, shown
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
+SLURM_NAMES = re.compile(r"[\w.,+@-]*")
 LENGTH = re.compile(r"_(1epoch|\d+epochs|\d+iterations)$")
+
+MAX_NAME = 100
+"""Longest name of a suite, trainer, configuration or plans: together they become names of folders and logs."""
+MAX_NUMBER = 999_999
+"""Largest number of cores, hours, gigabytes or folds that can be asked for."""
 
 PLANS_MARK = "@"
 """Stands between a trainer and its own plans, e.g. ``nnUNetTrainer@nnUNetResEncUNetMPlans``."""
-
-
-class BadSuite(UserError):
-    """Error in a suite file: the file, the key, its value, the expectation and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,12 @@ class Resources:
     slurm_account: str = ""
     slurm_extra: str = ""
     """Further options of sbatch, e.g. ``"--constraint=a100"``."""
+
+    def slurm_options(self) -> dict[str, str]:
+        """Values given for Slurm; the further options quoted, for Snakemake's plugin hands them to a shell."""
+        extra = shlex.join(shlex.split(self.slurm_extra))
+        given = {"slurm_partition": self.slurm_partition, "slurm_account": self.slurm_account, "slurm_extra": extra}
+        return {name: value for name, value in given.items() if value}
 
 
 @dataclass(frozen=True)
@@ -128,8 +136,11 @@ def read_suite(path: Path) -> Suite:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise BadSuite(f"{path} cannot be read ({reason}): give the path of a suite file") from error
-    except tomllib.TOMLDecodeError as error:
-        raise BadSuite(f"{path} is not TOML ({error}): see suites for examples") from error
+    except RecursionError as error:
+        raise BadSuite(f"{path} is nested too deeply for a suite: see suites for examples") from error
+    except ValueError as error:  # a number of thousands of digits is one without being a TOMLDecodeError
+        why = str(error) if isinstance(error, tomllib.TOMLDecodeError) else "it holds a number of thousands of digits"
+        raise BadSuite(f"{path} is not TOML ({why}): see suites for examples") from error
     try:
         return parse(content)
     except BadSuite as error:
@@ -140,97 +151,66 @@ def parse(content: Mapping[str, Any]) -> Suite:
     """Suite from the content of its file."""
     tables = content.get("datasets")
     if not isinstance(tables, list) or not tables or not all(isinstance(table, dict) for table in tables):
-        shown = f"datasets = {tables!r}" if "datasets" in content else "datasets"
-        raise BadSuite(f"{shown}: expected at least one [[datasets]] with an id, e.g. id = 501")
+        found = f"datasets = {shown(tables)}" if "datasets" in content else "datasets"
+        raise BadSuite(f"{found}: expected at least one [[datasets]] with an id, e.g. id = 501")
     if not isinstance(content.get("resources", {}), dict):
-        raise BadSuite(f"resources = {content['resources']!r}: expected a table, [resources], with keys such as cpus")
+        raise BadSuite(
+            f"resources = {shown(content['resources'])}: expected a table, [resources], with keys such as cpus"
+        )
     datasets = tuple(build(Data, table, f"datasets[{index}].") for index, table in enumerate(tables))
     resources = build(Resources, content.get("resources", {}), "resources.")
     suite = build(Suite, dict(content) | {"datasets": datasets, "resources": resources}, "")
     for key, value, expectation in problems(suite):
-        raise BadSuite(f"{key} = {value!r}: {expectation}")
+        raise BadSuite(f"{key} = {shown(value)}: {expectation}")
     return suite
-
-
-def build(record: type, table: Mapping[str, Any], prefix: str) -> Any:
-    """Record from a table of the file, each value of the type that the record declares."""
-    known = {f.name: f for f in fields(record)}
-    for key in table:
-        if key not in known:
-            similar = get_close_matches(key, known, cutoff=0.6)
-            hint = f"did you mean {' or '.join(similar)}?" if similar else f"the keys here are {', '.join(known)}"
-            raise BadSuite(f"{prefix}{key}: there is no such key; {hint}")
-    values = {}
-    for name, f in known.items():
-        if name in table:
-            values[name] = converted(table[name], f.type, f"{prefix}{name}")
-        elif f.default is MISSING and f.default_factory is MISSING:
-            raise BadSuite(f"{prefix}{name} is missing: add it, as the examples in suites do")
-    return record(**values)
-
-
-def converted(value: Any, kind: Any, key: str) -> Any:
-    """The value, if it is of the type; lists become tuples."""
-    if kind == float | None:
-        kind = float
-    if kind is float and type(value) is int:
-        try:
-            return float(value)
-        except OverflowError as error:
-            raise BadSuite(f"{key} = {value}: expected a smaller number") from error
-    if kind in (int, int | None, float, bool, str):
-        expected = int if kind == int | None else kind
-        if type(value) is not expected:
-            words = {int: "a whole number", float: "a number", bool: "true or false", str: "text in quotes"}
-            raise BadSuite(f"{key} = {value!r}: expected {words[expected]}")
-        return value
-    for items, expected_items in ((str, "texts in quotes"), (int, "whole numbers")):
-        if kind == tuple[items, ...]:  # type: ignore[valid-type]
-            if not isinstance(value, list) or any(type(item) is not items for item in value):
-                raise BadSuite(f"{key} = {value!r}: expected a list of {expected_items}")
-            return tuple(value)
-    if kind == tuple[tuple[str, int], ...]:
-        if not isinstance(value, dict) or any(type(number) is not int for number in value.values()):
-            raise BadSuite(f"{key} = {value!r}: expected a table with a whole number for each name")
-        return tuple(value.items())
-    return value
 
 
 def problems(suite: Suite) -> Iterator[tuple[str, Any, str]]:
     """Key, bad value and expectation of all values that have the right type but cannot be used."""
-    if not NAME.fullmatch(suite.name):
-        yield "name", suite.name, "it becomes a folder: use letters, digits, '_', '-' and '.'"
+    if not usable_name(suite.name):
+        yield "name", suite.name, f"it becomes a folder: use letters, digits, '_', '-' and '.', at most {MAX_NAME}"
     if not suite.trainers:
         yield "trainers", [], "name at least one trainer, e.g. 'nnUNetTrainer'"
     yield from not_unique("trainers", suite.trainers)
     for trainer in suite.trainers:
         name, plans = divided(trainer)
-        if not name.isidentifier():
+        if not name.isidentifier() or len(name) > MAX_NAME:
             yield "trainers", trainer, "this is no name of a trainer; 'nnunet-plugins list' prints ours"
-        if PLANS_MARK in trainer and not NAME.fullmatch(plans):
+        if PLANS_MARK in trainer and not usable_name(plans):
             yield "trainers", trainer, "expected a trainer, or a trainer and its plans: 'nnUNetTrainer@nnUNetPlans'"
         if LENGTH.search(name):
             yield "trainers", trainer, "leave the length out of the name: epochs and iterations set it for all"
     if suite.reference not in suite.trainers:
         yield "reference", suite.reference, f"it must be one of trainers: {', '.join(suite.trainers)}"
     yield from problems_of_length(suite)
-    if suite.gpu_memory_gb is not None and not 0 < suite.gpu_memory_gb < float("inf"):
+    if suite.gpu_memory_gb is not None and not 0 < suite.gpu_memory_gb <= MAX_NUMBER:
         yield "gpu_memory_gb", suite.gpu_memory_gb, "expected the memory of a GPU in GiB, e.g. 24"
-    if not suite.folds or min(suite.folds) < 0:
+    if not suite.folds or not all(0 <= fold <= MAX_NUMBER for fold in suite.folds):
         yield "folds", list(suite.folds), "expected fold numbers from 0, e.g. [0, 1, 2, 3, 4]"
     yield from not_unique("folds", suite.folds)
     yield from not_unique("datasets", [data.id for data in suite.datasets])
     for index, data in enumerate(suite.datasets):
         for key, value, expectation in problems_of_data(suite, data):
             yield f"datasets[{index}].{key}", value, expectation
-    resources = suite.resources
+    for key, value, expectation in problems_of_resources(suite.resources):
+        yield f"resources.{key}", value, expectation
+
+
+def problems_of_resources(resources: Resources) -> Iterator[tuple[str, Any, str]]:
     if resources.device not in ("cuda", "cpu", "mps"):
-        yield "resources.device", resources.device, "expected 'cuda', 'cpu' or 'mps'"
+        yield "device", resources.device, "expected 'cuda', 'cpu' or 'mps'"
     for key in ("cpus", "memory_gb", "hours"):
-        if not 0 < getattr(resources, key) < float("inf"):
-            yield f"resources.{key}", getattr(resources, key), "expected a number above 0"
-    if resources.retries < 0:
-        yield "resources.retries", resources.retries, "expected 0 or more"
+        if not 0 < getattr(resources, key) <= MAX_NUMBER:
+            yield key, getattr(resources, key), f"expected a number above 0 and at most {MAX_NUMBER}"
+    for key in ("slurm_partition", "slurm_account"):
+        if not SLURM_NAMES.fullmatch(getattr(resources, key)):
+            yield key, getattr(resources, key), "expected names as Slurm prints them, separated by commas"
+    try:
+        shlex.split(resources.slurm_extra)
+    except ValueError as error:
+        yield "slurm_extra", resources.slurm_extra, f"these are no options of sbatch ({error}): correct them"
+    if not 0 <= resources.retries <= MAX_NUMBER:
+        yield "retries", resources.retries, f"expected 0 or more, and at most {MAX_NUMBER}"
 
 
 def problems_of_length(suite: Suite) -> Iterator[tuple[str, Any, str]]:
@@ -253,7 +233,7 @@ def problems_of_data(suite: Suite, data: Data) -> Iterator[tuple[str, Any, str]]
     yield from not_unique("configurations", data.configurations)
     for key, names in (("plans", [data.plans]), ("configurations", data.configurations)):
         for name in names:
-            if not NAME.fullmatch(name):
+            if not usable_name(name):
                 yield key, name, "expected a name as for nnUNetv2_train"
     trained = [(name, plans or data.plans) for name, plans in map(divided, suite.trainers_of(data))]
     for (name, plans), trainer in zip(trained, suite.trainers_of(data), strict=True):
@@ -273,6 +253,11 @@ def problems_of_data(suite: Suite, data: Data) -> Iterator[tuple[str, Any, str]]
             yield "trainers", trainer, "it must be one of the suite's trainers too"
     if data.trainers and suite.reference not in data.trainers:
         yield "trainers", list(data.trainers), f"the reference, {suite.reference}, must be among them"
+
+
+def usable_name(name: str) -> bool:
+    """Whether a name can be part of a folder's."""
+    return bool(NAME.fullmatch(name)) and len(name) <= MAX_NAME
 
 
 def not_unique(key: str, values: Sequence[Any]) -> Iterator[tuple[str, Any, str]]:

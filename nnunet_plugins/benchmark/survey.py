@@ -21,10 +21,12 @@ class Survey:
     runs: tuple[Run, ...]
     earlier: Mapping[Run, State] = field(default_factory=dict, repr=False, compare=False)
     """States of an earlier survey, which saves hashing what was hashed for them."""
+    thorough: bool = True
+    """Whether files are hashed that nobody has written to since they were."""
 
     @cached_property
     def states(self) -> dict[Run, State]:
-        return {run: state_of(run, self.earlier.get(run)) for run in self.runs}
+        return {run: state_of(run, self.earlier.get(run), self.thorough) for run in self.runs}
 
     @cached_property
     def done(self) -> frozenset[Run]:
@@ -33,13 +35,18 @@ class Survey:
 
     def again(self) -> "Survey":
         """A survey of the same runs as they are now."""
-        return Survey(self.suite, self.runs, self.states)
+        return Survey(self.suite, self.runs, self.states, self.thorough)
 
 
-def survey(suite: Suite) -> Survey:
+def survey(suite: Suite, thorough: bool = True) -> Survey:
     """Survey of all runs of a suite.
+
+    Args:
+        suite: the suite.
+        thorough: whether its states are to rest on hashes alone; if not, what nobody has written to is taken as
+            unchanged, which saves reading all predictions.
 
     Raises:
         UserError: nnU-Net's folders are not set, or a dataset is in none of them.
     """
-    return Survey(suite, tuple(runs(suite)))
+    return Survey(suite, tuple(runs(suite)), thorough=thorough)

@@ -191,5 +191,12 @@ def has_suffixes(name: str) -> bool:
     return bool(match and name != match["base"] and not has_suffixes(match["base"]))
 
 
+def table_name(name: str) -> str | None:
+    """Name of the table's row behind a trainer's name with or without suffixes; None if it is none of ours."""
+    match = _NAME.fullmatch(name)
+    base = name if name in TRAINERS else match and match["base"]
+    return base if base in TRAINERS else None
+
+
 def __getattr__(name: str) -> type[Any]:
     return find_trainer(name)

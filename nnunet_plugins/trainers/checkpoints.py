@@ -1,27 +1,18 @@
 """Checkpoints that are written whole or not at all, and one sentence about one that cannot be read."""
 
+import zipfile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from nnunet_plugins.checkpoint_files import read_checkpoint
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.files import atomic_write_with_companions
 
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")
 """Names of a fold's checkpoints, in the order in which ``--c`` looks for them."""
-
-HARMLESS: list[Any] = [
-    torch.device,
-    np.dtype,
-    (np.float64(0).__reduce__()[0], "numpy.core.multiarray.scalar"),  # numpy 1's name of the same function
-    np.float64(0).__reduce__()[0],
-    *{type(np.dtype(kind)) for kind in ("bool", "int32", "int64", "float16", "float32", "float64")},
-]
-"""Objects in nnU-Net's checkpoints, besides tensors, that run no code when they are read."""
-
 
 TORCH_WRITES = ("PytorchStreamWriter", "inline_container", "iostream error")
 """Parts of the errors with which torch meets a full disk."""
@@ -33,6 +24,9 @@ class SafeCheckpoints(nnUNetTrainer):
     nnU-Net writes a checkpoint where the last one was: a training that is killed meanwhile cannot go on.
     """
 
+    own_checkpoints: frozenset[str] = frozenset()
+    """Names of the checkpoints that this training has saved or gone on from; others are of an earlier one."""
+
     def save_checkpoint(self, filename: str) -> None:
         if self.local_rank != 0 or self.disable_checkpointing:
             super().save_checkpoint(filename)
@@ -40,10 +34,11 @@ class SafeCheckpoints(nnUNetTrainer):
         try:
             with atomic_write_with_companions(Path(filename)) as temporary:
                 super().save_checkpoint(str(temporary))
+            self.own_checkpoints |= {Path(filename).name}
         except (OSError, RuntimeError) as error:
             if not (reason := reason_not_written(error)):
                 raise
-            remedy = f"make room or mend the permissions; {how_to_go_on(Path(self.output_folder))}"
+            remedy = f"make room or mend the permissions; {self.how_to_go_on()}"
             raise UserError(f"{filename} cannot be written ({reason}): {remedy}.") from error
 
     def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
@@ -53,6 +48,23 @@ class SafeCheckpoints(nnUNetTrainer):
             if isinstance(filename_or_checkpoint, str):
                 refuse_damaged(Path(filename_or_checkpoint), error)
             raise
+        if isinstance(filename_or_checkpoint, str):
+            self.own_checkpoints |= {Path(filename_or_checkpoint).name}
+
+    def last_checkpoint(self) -> "Checkpoint | None":
+        """Checkpoint of this training from which ``--c`` goes on: the first one that is whole and finite."""
+        own = (Path(self.output_folder, name) for name in CHECKPOINTS if name in self.own_checkpoints)
+        return next((found for found in map(readable, own) if found and found.finite), None)
+
+    def how_to_go_on(self) -> str:
+        """Tell how this training goes on, now that it ends too early."""
+        checkpoint = self.last_checkpoint()
+        if checkpoint is None:
+            return "it has saved no checkpoint yet, so begin again with the same command"
+        folder = checkpoint.path.parent
+        before = [n for n in CHECKPOINTS[: CHECKPOINTS.index(checkpoint.path.name)] if (folder / n).exists()]
+        away = f"move {' and '.join(before)}, of an earlier training, out of the folder, then " if before else ""
+        return f"{away}the same command with --c goes on from {checkpoint}"
 
 
 def reason_not_written(error: OSError | RuntimeError) -> str:
@@ -78,14 +90,13 @@ class Checkpoint(NamedTuple):
         return f"{self.path.name} (after epoch {self.epochs - 1})"
 
 
-def read_checkpoint(path: Path) -> Checkpoint | None:
+def readable(path: Path) -> Checkpoint | None:
     """Read a checkpoint without running code from it; ``None`` if it cannot be read so."""
     try:
-        with torch.serialization.safe_globals(HARMLESS):
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        content = read_checkpoint(path)
         weights = content["network_weights"].values()
         return Checkpoint(path, int(content["current_epoch"]), all(bool(torch.isfinite(w).all()) for w in weights))
-    except Exception:  # torch raises many kinds
+    except (UserError, KeyError, AttributeError, TypeError, ValueError):
         return None
 
 
@@ -100,34 +111,27 @@ def refuse_damaged(path: Path, error: Exception) -> None:
         UserError: the file is damaged.
     """
     try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=False)  # nnU-Net has just done the same
-        if {"network_weights", "current_epoch", "init_args", "logging"} <= set(content):
+        if {"network_weights", "current_epoch", "init_args", "logging"} <= read_checkpoint(path).keys():
             return
         reason = "it is no checkpoint of nnU-Net"
-    except Exception as damage:
-        reason = (f"{damage}".strip().splitlines() or [type(damage).__name__])[0]
+    except UserError as refusal:
+        if refusal.__cause__ and is_whole(path):  # it holds more than weights
+            return
+        damage = refusal.__cause__ or refusal
+        reason = (f"{damage}".strip().splitlines() or [type(damage).__name__])[0].partition(". ")[0]
     names = CHECKPOINTS[CHECKPOINTS.index(path.name) + 1 :] if path.name in CHECKPOINTS else CHECKPOINTS
     rest = [path.with_name(name) for name in names if path.with_name(name).exists()]
-    whole = next((found for found in map(read_checkpoint, rest) if found), None)
+    whole = next((found for found in map(readable, rest) if found), None)
     damaged = rest[: rest.index(whole.path)] if whole else rest
     away = ", and with it ".join(["it", *(other.name for other in damaged)])
     then = f"--c then goes on from {whole}" if whole else "--c then begins anew, for no other checkpoint can be read"
     raise UserError(f"{path} cannot be read ({reason}): move {away} out of the folder; {then}.") from error
 
 
-def last_checkpoint(folder: Path, finite: bool = False) -> Checkpoint | None:
-    """Checkpoint from which ``--c`` goes on, or the first after it that can be read.
-
-    Args:
-        folder: of the fold.
-        finite: whether all of its weights must be numbers.
-    """
-    found = (read_checkpoint(folder / name) for name in CHECKPOINTS if (folder / name).exists())
-    return next((checkpoint for checkpoint in found if checkpoint and (checkpoint.finite or not finite)), None)
-
-
-def how_to_go_on(folder: Path) -> str:
-    """Tell how a training that has ended too early goes on."""
-    if checkpoint := last_checkpoint(folder):
-        return f"the same command with --c goes on from {checkpoint}"
-    return "no checkpoint has been saved yet, so begin again with the same command"
+def is_whole(path: Path) -> bool:
+    """Whether a file is an archive, as torch writes them, without damage."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (OSError, zipfile.BadZipFile):
+        return False

@@ -1,16 +1,18 @@
 """ConDSeg as nnU-Net trainers: Net0 with consistency reinforcement, and both stages of the method in one training."""
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from nnunet_plugins.architectures import ConDSeg, Net0
 from nnunet_plugins.architectures.layers.encoders import load_imagenet_weights
+from nnunet_plugins.checkpoint_files import read_checkpoint
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.losses import ConDSegLoss
 from nnunet_plugins.trainers.base import PluginTrainer
@@ -155,6 +157,8 @@ class ConDSegTrainer(ConDSegNet0Trainer):
 def load_stage_1_encoder(encoder: nn.Module) -> str:
     """Load the encoder of the checkpoint ``$NNUNET_PLUGINS_STAGE1`` of any ConDSeg training; return that file's name.
 
+    A ``.safetensors`` file holds the weights of a network or of its encoder alone. No file can run code.
+
     Raises:
         UserError: the variable is not set, it names no such checkpoint, or one of images with other channels.
     """
@@ -166,20 +170,32 @@ def load_stage_1_encoder(encoder: nn.Module) -> str:
         )
     if not Path(name).is_file():
         raise UserError(f"{STAGE_1_VARIABLE}={name}: there is no such file; set it to the checkpoint of stage 1.")
+    weights = encoder_weights(Path(name))
     try:
-        weights = torch.load(name, map_location="cpu", weights_only=False)["network_weights"]
-    except Exception as error:  # torch.load raises whatever the file makes its unpickler raise
-        raise UserError(
-            f"{STAGE_1_VARIABLE}={name} is no checkpoint of nnU-Net ({error}): expected e.g. checkpoint_final.pth."
-        ) from error
-    found = {key.removeprefix("net0."): value for key, value in weights.items()}
-    prefix = "encoder."
-    found = {key.removeprefix(prefix): value for key, value in found.items() if key.startswith(prefix)}
-    try:
-        encoder.load_state_dict(found)
+        encoder.load_state_dict(weights)
     except RuntimeError as error:
         raise UserError(
             f"{STAGE_1_VARIABLE}={name} does not fit: expected a ConDSeg training of images with as many channels, "
             f"and with the same backbone ({' '.join(str(error).split()[:40])} ...)."
         ) from error
     return name
+
+
+def encoder_weights(path: Path) -> dict[str, Tensor]:
+    """Weights of the encoder in a checkpoint of nnU-Net, or in a ``.safetensors`` file of a network or an encoder.
+
+    Raises:
+        UserError: the file holds no weights, or more than weights and numbers.
+    """
+    remedy = f"set {STAGE_1_VARIABLE} to e.g. a checkpoint_final.pth, or to an encoder's weights as .safetensors."
+    try:
+        content = read_checkpoint(path)
+    except UserError as error:
+        raise UserError(f"{error}: {remedy}") from error
+    weights = content if path.suffix == ".safetensors" else content.get("network_weights")
+    if not isinstance(weights, dict):
+        raise UserError(f"{path} is no checkpoint of nnU-Net, for it has no network_weights: {remedy}")
+    weights = {str(key): value for key, value in weights.items()}
+    encoder = re.compile(r"(net0\.)?encoder\.")
+    found = {encoder.sub("", key, count=1): value for key, value in weights.items() if encoder.match(key)}
+    return found or weights

@@ -7,6 +7,20 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunet_plugins.errors import UserError
 
 
+def refuse_unknown_configuration(plans: dict, configuration: str) -> None:
+    """Raise before anything is written if the plans have no such configuration.
+
+    Raises:
+        UserError: they have others.
+    """
+    if configuration not in plans["configurations"]:
+        raise UserError(
+            f"Configuration {configuration} is not in the plans {plans['plans_name']} of {plans['dataset_name']}, "
+            f"which have {', '.join(plans['configurations'])}: train one of these (nnU-Net plans 3d_lowres and "
+            "3d_cascade_fullres for large images alone, and volumes for datasets of volumes)."
+        )
+
+
 class Limits:
     """Mixin: limits of a trainer's configurations as class attributes, and the refusal of those beyond them."""
 

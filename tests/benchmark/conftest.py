@@ -7,7 +7,7 @@ from support.benchmark_commands import never
 from support.cell_datasets import use_nnunet_folders
 from support.suite_files import write_short_suite
 
-from nnunet_plugins.benchmark.jobs import engine
+from nnunet_plugins.benchmark.jobs import engine, remaining
 from nnunet_plugins.files import write_json
 
 SUITE = """
@@ -55,7 +55,7 @@ def suite_file(root):
 @pytest.fixture
 def nothing_starts(monkeypatch):
     monkeypatch.setattr(engine, "run_suite", never)
-    monkeypatch.setattr(engine, "dry_run", never)
+    monkeypatch.setattr(remaining, "dry_run", never)
 
 
 @pytest.fixture

@@ -57,12 +57,17 @@ def test_dataset_without_description_must_be_converted_or_preprocessed(action, r
 
 
 @pytest.mark.parametrize("action", ["run", "cost"])
-@pytest.mark.parametrize("trainer", ["nnUNetTrainr", "DCFFSNetTrainer_woMSFFE"])
-def test_unknown_trainer_is_named(action, trainer, root, suite_file, nothing_starts):
+@pytest.mark.parametrize(
+    ("trainer", "hint"),
+    [
+        ("nnUNetTrainr", "did you mean nnUNetTrainer?"),
+        ("DCFFSNetTrainer_woMSFE", "did you mean DCFFSNetTrainer_woMSF?"),
+        ("SomebodysTrainer", "'nnunet-plugins list' prints ours"),
+    ],
+)
+def test_unknown_trainer_is_named(action, trainer, hint, root, suite_file, nothing_starts):
     path = suite_file(("nnUNetTrainer", trainer))
-    assert refusal(root, action, path) == (
-        f"{path}: trainers = {trainer!r}: nnU-Net finds no such trainer; 'nnunet-plugins list' prints ours"
-    )
+    assert refusal(root, action, path) == f"{path}: trainers = {trainer!r}: nnU-Net finds no such trainer; {hint}"
 
 
 @pytest.mark.parametrize("action", ["run", "cost"])

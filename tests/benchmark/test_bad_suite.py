@@ -240,3 +240,27 @@ def test_bad_value_of_a_further_dataset_is_refused(short_suite):
     path = short_suite()
     path.write_text(path.read_text() + "\n[[datasets]]\nid = 2\ntolerance = -1.0\n")
     assert refusal(path).startswith(": datasets[1].tolerance = -1.0: ")
+
+
+@pytest.mark.parametrize(
+    "command", ["; touch {}", "$(touch {})", "`touch {}`", "--x & touch {}", "\n touch {}", "|touch {}"]
+)
+def test_options_for_slurm_reach_sbatch_and_no_shell(tmp_path, command):
+    extra = f"--constraint='a100|h100' {command.format(tmp_path / 'witness')}"
+    options = Resources(slurm_extra=extra).slurm_options()
+    printed = subprocess.run(f"printf '%s\\n' {options['slurm_extra']}", shell=True, capture_output=True, text=True)
+    assert printed.stdout.splitlines()[0] == "--constraint=a100|h100" and not printed.stderr
+    assert not (tmp_path / "witness").exists()
+
+
+@pytest.mark.parametrize("key", ["slurm_partition", "slurm_account"])
+@pytest.mark.parametrize("value", ["a; touch witness", "a b", "$(touch witness)", "a'"])
+def test_names_for_slurm_that_a_shell_could_run_are_refused(short_suite, key, value):
+    message = refusal(short_suite("resources.", key, f'"{value}"'))
+    assert f"resources.{key}" in message
+    assert message.endswith("expected names as Slurm prints them, separated by commas")
+
+
+def test_options_for_slurm_with_an_open_quote_are_refused(short_suite):
+    message = refusal(short_suite("resources.", "slurm_extra", '"--comment=\'mine"'))
+    assert message.endswith("these are no options of sbatch (No closing quotation): correct them")

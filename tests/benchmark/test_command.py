@@ -5,7 +5,7 @@ import torch
 from support.benchmark_commands import finish, never, refusal
 
 from nnunet_plugins.benchmark import command
-from nnunet_plugins.benchmark.jobs import engine
+from nnunet_plugins.benchmark.jobs import engine, remaining
 from nnunet_plugins.benchmark.runs import runs
 from nnunet_plugins.benchmark.suite import read_suite
 from nnunet_plugins.cli import main
@@ -50,7 +50,7 @@ def test_run_without_finished_trainings_fails_and_writes_no_report(root, suite_f
 def test_dry_run_checks_and_runs_nothing(root, suite_file, monkeypatch):
     asked = []
     monkeypatch.setattr(engine, "run_suite", never)
-    monkeypatch.setattr(engine, "dry_run", asked.append)
+    monkeypatch.setattr(remaining, "dry_run", asked.append)
     path = suite_file()
     main(["benchmark", "run", str(path), "--dry-run"])
     assert [survey.suite.name for survey in asked] == ["tiny"]

@@ -1,5 +1,8 @@
 """Proves that a command lists the runs once, and hashes each prediction and each label once."""
 
+import os
+import shutil
+import time
 from collections import Counter
 
 import pytest
@@ -29,6 +32,7 @@ def suite_file(root):
     write_json(dataset / "splits_final.json", [{"train": ["case1"], "val": ["case0"]}] * 2)
     for run in runs(read_suite(path))[:-1]:
         train_and_validate(run)
+        os.utime(run.training_receipt, (time.time() + 9,) * 2)  # file systems' clocks are coarse
     return path
 
 
@@ -49,12 +53,12 @@ def counts(suite_file, monkeypatch) -> Counter:
     found: Counter = Counter()
     receipts.folder_digest.cache_clear()
     monkeypatch.setattr(receipts, "digest", lambda path: found.update([path]) or digest(path))
-    monkeypatch.setattr(command, "survey", lambda suite: found.update(["listed"]) or survey(suite))
+    monkeypatch.setattr(command, "survey", lambda suite, **how: found.update(["listed"]) or survey(suite, **how))
     monkeypatch.setattr(command, "report_to", lambda survey, *_, **__: collect(survey))
     return found
 
 
-@pytest.mark.parametrize("action", ["run", "status", "report"])
+@pytest.mark.parametrize("action", ["run", "report"])
 def test_each_file_is_hashed_once_per_command(action, suite_file, counts, root, monkeypatch):
     all_runs = runs(read_suite(suite_file))
     monkeypatch.setattr(engine, "snakemake", lambda *_: train_and_validate(all_runs[-1]) is None)
@@ -62,6 +66,24 @@ def test_each_file_is_hashed_once_per_command(action, suite_file, counts, root, 
     done = all_runs if action == "run" else all_runs[:-1]
     label = root / "nnUNet_raw" / "Dataset501_Cells" / "labelsTr" / "case0.png"
     assert counts == Counter([*(run.folder / CASE for run in done), label, "listed"])
+
+
+@pytest.mark.parametrize("action", ["status", "dry run"])
+def test_status_and_dry_run_hash_only_files_that_were_written_to_since(action, suite_file, counts, root, capsys):
+    first, second, *_ = runs(read_suite(suite_file))
+    (first.folder / CASE).write_text("a prediction of another training")
+    shutil.copy2(second.folder / CASE, root / "copy")  # with the time of the original
+    (second.folder / CASE).unlink()
+    shutil.copy2(root / "copy", second.folder / CASE)
+    long_ago = time.time() - 60
+    for run in (first, second):
+        os.utime(run.training_receipt, (long_ago,) * 2)
+    command = ["status"] if action == "status" else ["run", "--dry-run"]
+    main(["benchmark", *command, str(suite_file)])
+    label = root / "nnUNet_raw" / "Dataset501_Cells" / "labelsTr" / "case0.png"
+    assert counts == Counter([first.folder / CASE, second.folder / CASE, label, "listed"])
+    left = ("2 of 4 trainings done",) if action == "status" else ("train            2\n", "validate         2\n")
+    assert all(text in out for out in [capsys.readouterr().out] for text in left)
 
 
 def test_costs_are_measured_without_hashing_any_file(suite_file, counts, monkeypatch):

@@ -30,6 +30,7 @@ def scripts_are_importable(monkeypatch):
         "conversion",
         "memory",
         "evidence_data",
+        "large_suite",
     ):
         sys.modules.pop(name, None)
 
@@ -213,6 +214,21 @@ def test_memory_prints_estimates_and_the_gpu_on_which_they_fit(capsys, monkeypat
     _, _, stock, ours = capsys.readouterr().out.splitlines()
     assert re.fullmatch(r"\| 2 x 16 x 32 x 32 \| nnUNetTrainer \| [\d.]+ \| 1\.00 \| 8 (\| - ){3}\|", stock)
     assert re.fullmatch(r"\| 2 x 16 x 32 x 32 \| DLKUNetSTrainer (\| [\d.]+ \| [\d.]+ \| 8 ){2}\|", ours)
+
+
+def test_large_suite_shows_that_only_files_of_its_own_are_read_for_each_training(capsys, monkeypatch):
+    """Two receipts, a note and perhaps the model's plans; plans, folds and descriptions are those of all."""
+    import large_suite
+
+    for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        monkeypatch.setenv(variable, "")  # which the script sets
+    sizes = ["--datasets", "1", "--folds", "2", "--cases", "2", "--epochs", "3"]
+    large_suite.main(["--trainers", "6", "30", *sizes])
+    rows = re.findall(r"^\| (\d+) \| [\d.]+ \| ([\d.]+) \| [\d.]+ \| ([\d.]+) \|$", capsys.readouterr().out, re.M)
+    (few, *few_opened), (many, *many_opened) = [[float(cell) for cell in row] for row in rows]
+    assert (few, many) == (12, 60)
+    for before, after in zip(few_opened, many_opened, strict=True):
+        assert many * after - few * before <= 3.5 * (many - few)
 
 
 # ---- data of docs/protocol.md ----------------------------------------------------------------------------------------

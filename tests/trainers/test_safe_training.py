@@ -35,6 +35,15 @@ def test_a_gpu_that_is_not_there_is_told_before_a_folder_is_made(name, results, 
 
 
 @pytest.mark.parametrize("name", TRAINERS)
+def test_a_configuration_that_is_not_planned_is_told_before_a_folder_is_made(name, results):
+    plans = load_plans(LABELS) | {"continue_training": False}
+    planned = ", ".join(plans["configurations"])
+    with pytest.raises(UserError, match=f"Configuration 3d_fulres is not in the plans .* which have {planned}: train"):
+        find_trainer(name)(plans, "3d_fulres", 0, load_dataset_json(LABELS), torch.device("cpu"))
+    assert not list(results.iterdir())
+
+
+@pytest.mark.parametrize("name", TRAINERS)
 def test_a_read_only_folder_is_told_before_anything_else(name, results, monkeypatch):
     """The suite may run as root, for whom no folder is read-only."""
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != results or not mode & os.W_OK)

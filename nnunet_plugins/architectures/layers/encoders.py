@@ -1,17 +1,16 @@
 """Encoders from timm, built without weights; ImageNet weights are loaded on request, never at inference."""
 
 import os
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from nnunet_plugins.architectures.layers.recomputation import make_blocks_recomputable
+from nnunet_plugins.checkpoint_files import read_checkpoint
 from nnunet_plugins.errors import UserError
+from nnunet_plugins.quiet_timm import timm
 
 WEIGHTS_FOLDER_VARIABLE = "NNUNET_PLUGINS_WEIGHTS"
 
@@ -122,13 +121,10 @@ def read_weights(path: Path, name: str) -> dict[str, Tensor]:
     """
     remedy = f"save timm.create_model({name!r}, pretrained=True).state_dict() there"
     try:
-        reads = load_file if path.suffix == ".safetensors" else partial(torch.load, weights_only=True)
-        weights = reads(path)
-        missing = sorted(weights_before_the_classifier(name) - weights.keys())
-    except Exception as error:  # whatever a damaged file, or one that is not of weights alone, makes the readers raise
-        raise UserError(
-            f"{path} cannot be read as weights alone ({' '.join(str(error).split()[:30])}): {remedy}."
-        ) from error
+        weights = read_checkpoint(path)
+    except UserError as error:
+        raise UserError(f"{error}: {remedy}.") from error
+    missing = sorted(weights_before_the_classifier(name) - weights.keys())
     if missing:
         raise UserError(f"{path} lacks {len(missing)} of the weights of {name}, such as {missing[0]}: {remedy}.")
     return weights

@@ -17,10 +17,10 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-from tqdm import tqdm
-
 from nnunet_plugins.benchmark.jobs.gpus import GPUS
-from nnunet_plugins.benchmark.jobs.receipts import discard_stale_receipts, is_planned, is_preprocessed
+from nnunet_plugins.benchmark.jobs.receipts import discard_stale_receipts
+from nnunet_plugins.benchmark.jobs.watch import telling
+from nnunet_plugins.benchmark.progress import is_begun
 from nnunet_plugins.benchmark.runs import stop_file, work_folder
 from nnunet_plugins.benchmark.suite import Suite
 from nnunet_plugins.benchmark.survey import Survey
@@ -66,23 +66,21 @@ def run_suite(survey: Survey, suite_file: Path, executor: Executor, gpus: Sequen
 
 
 def supervise(survey: Survey, suite_file: Path, executor: Executor, gpus: Sequence[str]) -> bool:
-    """Run Snakemake in a thread, with a progress bar; on SIGINT or SIGTERM end its jobs and this process."""
+    """Run Snakemake in a thread, and tell how far the runs are; on SIGINT or SIGTERM end its jobs and this process."""
     suite = survey.suite
     received: list[int] = []
     handlers = {
         number: signal.signal(number, lambda n, _: received.append(n)) for number in (signal.SIGINT, signal.SIGTERM)
     }
-    bar = tqdm(total=len(survey.runs), desc="Trainings", unit="fold", smoothing=0, mininterval=5)
     try:
         with ThreadPoolExecutor(1) as pool:
-            workflow = pool.submit(snakemake, suite, suite_file, executor, gpus)
-            done = False
-            while not (received or done):
-                done = bool(wait([workflow], timeout=0.5).done)
-                with suppress(OSError):  # whoever reads our output may be gone
-                    bar.update(sum(run.validation_receipt.exists() for run in survey.runs) - bar.n)
-            with suppress(OSError):
-                bar.close()
+            workflow = pool.submit(snakemake, survey, suite_file, executor, gpus)
+            with telling(survey) as tell:
+                done = False
+                while not (received or done):
+                    done = bool(wait([workflow], timeout=0.5).done)
+                    with suppress(OSError):  # whoever reads our output may be gone
+                        tell(done)
             if received:
                 stop(suite, executor, received[0])
         return workflow.result()
@@ -105,15 +103,16 @@ def stop(suite: Suite, executor: Executor, signal_number: int) -> NoReturn:
         os._exit(128 + signal_number)
 
 
-def snakemake(suite: Suite, suite_file: Path, executor: Executor, gpus: Sequence[str]) -> bool:
-    """Run Snakemake's workflow; whether all jobs succeeded."""
+def snakemake(survey: Survey, suite_file: Path, executor: Executor, gpus: Sequence[str]) -> bool:
+    """Run Snakemake's workflow, interrupted trainings first; whether all jobs succeeded."""
     from snakemake.api import SnakemakeApi
     from snakemake.exceptions import WorkflowError
     from snakemake.scheduling.greedy import SchedulerSettings
     from snakemake.settings.enums import Quietness, RerunTrigger
     from snakemake.settings.types import ConfigSettings, DAGSettings, OutputSettings, SchedulingSettings
 
-    slurm = executor == "slurm"
+    suite, slurm = survey.suite, executor == "slurm"
+    begun = {str(run.training_receipt) for run in survey.runs if run not in survey.done and is_begun(run)}
     level = logging.ERROR if slurm else logging.CRITICAL  # local jobs say themselves why they fail
     output = OutputSettings(quiet={Quietness.HOST, Quietness.REASON, Quietness.RULES}, log_level_override=level)
     with SnakemakeApi(output) as api:
@@ -130,7 +129,7 @@ def snakemake(suite: Suite, suite_file: Path, executor: Executor, gpus: Sequence
                 executor=executor,
                 executor_settings=slurm_settings() if slurm else None,
                 execution_settings=execution_settings(suite, slurm),
-                scheduling_settings=SchedulingSettings(scheduler="greedy"),
+                scheduling_settings=SchedulingSettings(scheduler="greedy", prioritytargets=begun, greediness=1.0),
                 scheduler_settings=SchedulerSettings(),
                 remote_execution_settings=remote_execution_settings(),
             )
@@ -164,22 +163,6 @@ def remote_execution_settings() -> Any:
     from snakemake.settings.types import RemoteExecutionSettings
 
     return RemoteExecutionSettings(seconds_between_status_checks=10, job_deploy_sources=False)
-
-
-def dry_run(survey: Survey) -> None:
-    """Print how many jobs of which kind are left, and write nothing."""
-    untrained = [run for run, state in survey.states.items() if not state.trained]
-    left = {
-        "plan": {run.unfitted.plan_receipt for run in untrained if not is_planned(run.unfitted)},
-        "fit": {run.plan_receipt for run in untrained if not is_planned(run)},
-        "preprocess": {run.preprocessing_receipt for run in untrained if not is_preprocessed(run)},
-        "train": {run.training_receipt for run in untrained},
-        "validate": {run.validation_receipt for run in survey.runs if run not in survey.done},
-    }
-    if survey.suite.gpu_memory_gb is None:
-        del left["fit"]
-    for step, receipts in left.items():
-        print(f"{step:12}{len(receipts):6}")
 
 
 def end_jobs(executor: Executor, folder: Path) -> None:

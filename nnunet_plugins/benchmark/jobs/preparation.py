@@ -3,7 +3,7 @@
 import os
 from dataclasses import replace
 
-from nnunet_plugins.benchmark.checks import check_folds
+from nnunet_plugins.benchmark.checks import PLANNERS, check_folds, check_plans
 from nnunet_plugins.benchmark.jobs.receipts import (
     current_source,
     missing_cases,
@@ -17,14 +17,6 @@ from nnunet_plugins.files import write_json
 from nnunet_plugins.locks import lock
 from nnunet_plugins.nnunet_folders import RAW, nnunet_folder
 
-PLANNERS = {
-    "nnUNetPlans": "ExperimentPlanner",
-    "nnUNetResEncUNetMPlans": "nnUNetPlannerResEncM",
-    "nnUNetResEncUNetLPlans": "nnUNetPlannerResEncL",
-    "nnUNetResEncUNetXLPlans": "nnUNetPlannerResEncXL",
-}
-"""nnU-Net's planners by the names of their plans, which are made where they are missing."""
-
 
 def plan(suite: Suite, run: Run) -> None:
     """Make the dataset's plans and folds, unless they are there already.
@@ -37,12 +29,8 @@ def plan(suite: Suite, run: Run) -> None:
 
     run = run.unfitted
     with lock(run.dataset_lock_file):
+        check_plans(run)
         if not run.plans_file.exists():
-            if run.plans not in PLANNERS:
-                raise UserError(
-                    f"{run.plans_file} is not there: make it with nnUNetv2_plan_experiment -d {run.data.id} "
-                    "-pl PLANNER, or leave the suite's key plans out"
-                )
             extract_fingerprints([run.data.id], num_processes=suite.resources.cpus, clean=False)
             plan_experiments([run.data.id], PLANNERS[run.plans])
         for configuration in run.data.configurations:

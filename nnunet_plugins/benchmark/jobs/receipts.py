@@ -5,12 +5,16 @@ would do the same again.
 """
 
 import hashlib
+import json
+import os
 from collections.abc import Iterable, Mapping
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from nnunet_plugins.benchmark.runs import TEST, Run, dataset_json, planned_configuration, read_plans, read_splits
+from nnunet_plugins.benchmark.versions import NUM_KEPT, Version, shared_digest, shared_json, version
+from nnunet_plugins.errors import UserError
 from nnunet_plugins.files import digest, read_json
 from nnunet_plugins.nnunet_folders import RAW, nnunet_folder
 
@@ -29,15 +33,48 @@ class State(NamedTuple):
     """Hashes in the receipt of the training."""
     changed: list[Path]
     """Files that the receipt of the training vouches for and that are gone or different."""
+    dice: float | None = None
+    """Mean Dice of the validation cases of a run that is done, if its receipt has it."""
 
 
-def read_receipt(path: Path) -> dict[str, Any]:
+def read_receipt(path: Path, *keys: str) -> dict[str, Any]:
     """Content of a receipt or note.
 
+    Args:
+        path: the file.
+        keys: what it must hold.
+
     Raises:
-        UserError: it cannot be read.
+        UserError: it cannot be read, or does not hold that.
     """
-    return read_json(path, remedy="remove it and run the benchmark again")
+    remedy = "remove it and run the benchmark again"
+    content = read_json(path, remedy)
+    if not isinstance(content, dict) or not content.keys() >= set(keys):
+        raise UserError(f"{path} is no receipt of nnunet-plugins: {remedy}")
+    return content
+
+
+def receipt_values(path: Path, *keys: str, optional: str = "") -> dict[str, Any]:
+    """Some values of a receipt, without parsing the others: curves and cases make it long.
+
+    Args:
+        path: the receipt.
+        keys: what it must hold.
+        optional: what it may hold too.
+
+    Raises:
+        UserError: as :func:`read_receipt`.
+    """
+    decoder, values = json.JSONDecoder(), {}
+    try:
+        text = path.read_text(encoding="utf-8")
+        for key in (*keys, optional):
+            before = f'\n "{key}": '  # as only a key of the outermost object stands in what write_json writes
+            if key in keys or before in text:
+                values[key] = decoder.raw_decode(text, text.index(before) + len(before))[0]
+    except (OSError, ValueError, RecursionError):
+        return read_receipt(path, *keys)
+    return values
 
 
 # ---- receipts --------------------------------------------------------------------------------------------------------
@@ -46,16 +83,27 @@ def read_receipt(path: Path) -> dict[str, Any]:
 def is_planned(run: Run) -> bool:
     """Whether there are folds, and plans that have not changed since the plan step, nor those they are made from."""
     files = run.plan_receipt, run.plans_file, run.splits_file
-    if not all(path.exists() for path in files) or read_receipt(run.plan_receipt) != plan_receipt(run):
+    if not all(path.exists() for path in files) or shared_receipt(run.plan_receipt) != plan_receipt(run):
         return False
     return run.unfitted == run or is_planned(run.unfitted)
+
+
+def shared_receipt(path: Path) -> dict[str, Any]:
+    """Content of a receipt that many runs share."""
+    found = version(path)
+    return read_receipt(path) if found is None else receipt_of(found)
+
+
+@lru_cache(NUM_KEPT)
+def receipt_of(found: Version) -> dict[str, Any]:
+    return read_receipt(found.path)
 
 
 def plan_receipt(run: Run) -> dict[str, str]:
     """Receipt of the run's plans as they are now."""
     if run.unfitted == run:
-        return {"sha256": digest(run.plans_file)}
-    return {"sha256": digest(run.plans_file), "from_sha256": digest(run.unfitted.plans_file)}
+        return {"sha256": shared_digest(run.plans_file)}
+    return {"sha256": shared_digest(run.plans_file), "from_sha256": shared_digest(run.unfitted.plans_file)}
 
 
 def is_preprocessed(run: Run) -> bool:
@@ -67,61 +115,85 @@ def is_preprocessed(run: Run) -> bool:
     )
 
 
-def state_of(run: Run, earlier: State | None = None) -> State:
+def state_of(run: Run, earlier: State | None = None, thorough: bool = True) -> State:
     """State of a run.
 
     Args:
         run: the run.
         earlier: a state of the run; if the receipt is the same, files that had not changed are not hashed again, but
             must still be there.
+        thorough: whether files are hashed that nobody has written to since the receipt was written.
     """
     if not run.training_receipt.exists():
         return State(trained=False, done=False, hashes={}, changed=[])
-    receipt = read_receipt(run.training_receipt)
+    receipt = receipt_values(run.training_receipt, "sha256", "parts")
     hashes = receipt["sha256"]
     known = earlier is not None and earlier.hashes == hashes and not earlier.changed
-    changed = missing_files(run.folder, hashes) if known else changed_files(run.folder, hashes)
+    since = None if thorough else run.training_receipt.stat().st_mtime_ns
+    changed = missing_files(run.folder, hashes) if known else changed_files(run.folder, hashes, since)
     complete = set(run.parts) <= set(receipt["parts"])
     trained = complete and not (changed or plans_have_changed(run) or split_has_changed(run))
-    return State(trained, trained and has_wanted_metrics(run), hashes, changed)
+    metrics = wanted_metrics(run) if trained else None
+    return State(trained, metrics is not None, hashes, changed, (metrics or {}).get("dice"))
 
 
-def has_wanted_metrics(run: Run) -> bool:
-    """Whether the metrics are those of all parts, at the suite's tolerance."""
+def wanted_metrics(run: Run) -> dict[str, Any] | None:
+    """Head of the receipt of the metrics; None if they are not those of all parts, at the suite's tolerance."""
     if not run.validation_receipt.exists():
-        return False
-    receipt = read_receipt(run.validation_receipt)
-    return receipt["tolerance"] == run.data.tolerance and set(run.parts) <= set(receipt["parts"])
+        return None
+    receipt = receipt_values(run.validation_receipt, "tolerance", "parts", optional="dice")
+    complete = set(run.parts) <= set(receipt["parts"])
+    return receipt if complete and receipt["tolerance"] == run.data.tolerance else None
 
 
 def missing_files(folder: Path, names: Iterable[str]) -> list[Path]:
-    return [folder / name for name in names if not (folder / name).exists()]
+    return [folder / name for name in names if last_change(folder, name) is None]
 
 
-def changed_files(folder: Path, hashes: Mapping[str, str]) -> list[Path]:
-    """Files that are gone or whose hash differs; of checkpoints, too large to read each time, only those gone."""
-    missing = missing_files(folder, hashes)
-    there = {folder / name: sha for name, sha in hashes.items() if folder / name not in missing}
-    return missing + [path for path, sha in there.items() if path.suffix != ".pth" and digest(path) != sha]
+def changed_files(folder: Path, hashes: Mapping[str, str], since: int | None = None) -> list[Path]:
+    """Files that are gone or whose hash differs; of checkpoints, too large to read each time, only those gone.
+
+    Args:
+        folder: where they are.
+        hashes: expected hashes by name.
+        since: a time, in ns; files that were last changed before it are not hashed. Copying changes a file too, even
+            if the copy has the time of modification of the original.
+    """
+    missing, differing = [], []
+    for name, expected in hashes.items():
+        changed = last_change(folder, name)
+        if changed is None:
+            missing.append(folder / name)
+        elif not name.endswith(".pth") and (since is None or changed >= since) and digest(folder / name) != expected:
+            differing.append(folder / name)
+    return missing + differing
+
+
+def last_change(folder: Path, name: str) -> int | None:
+    """Time, in ns, at which a file's content or status last changed, which no program can set; None: it is gone."""
+    try:
+        return os.stat(f"{folder}/{name}").st_ctime_ns
+    except (OSError, ValueError):
+        return None
 
 
 def discard_stale_receipts(states: Mapping[Run, State]) -> None:
     """Remove the receipts of steps that must be done again, or will be refused."""
-    for run, state in states.items():
-        if state.done:
-            continue
-        run.validation_receipt.unlink(missing_ok=True)
-        if state.trained:
-            continue
-        for path in state.changed:
+    untrained = [run for run, state in states.items() if not state.trained]
+    for run in untrained:
+        for path in states[run].changed:
             if path.parent.name == TEST:  # no summary of nnU-Net's tells that it has changed
                 path.unlink(missing_ok=True)
         run.training_receipt.unlink(missing_ok=True)
+    for run, state in states.items():
+        if not state.done:
+            run.validation_receipt.unlink(missing_ok=True)
+    for receipt, run in {run.preprocessing_receipt: run for run in untrained}.items():
         if not is_preprocessed(run):
-            run.preprocessing_receipt.unlink(missing_ok=True)
-        for planned in (run, run.unfitted):
-            if not is_planned(planned):
-                planned.plan_receipt.unlink(missing_ok=True)
+            receipt.unlink(missing_ok=True)
+    for receipt, run in {run.plan_receipt: run for one in untrained for run in (one, one.unfitted)}.items():
+        if not is_planned(run):
+            receipt.unlink(missing_ok=True)
 
 
 # ---- what data and models were made from -----------------------------------------------------------------------------
@@ -142,22 +214,31 @@ def preprocessed_data_are_stale(run: Run) -> bool:
 def plans_have_changed(run: Run) -> bool:
     """Whether the dataset's plans have changed since the model's training began."""
     trained_with = run.model / "plans.json"
-    if not (trained_with.exists() and run.plans_file.exists()):
+    before, now = version(trained_with), version(run.plans_file)
+    if before is None or now is None:
         return False
     if fitted_to_other_plans(run):
         return True
-    before = read_json(trained_with, remedy=f"move {run.model} away and run the benchmark again")
-    now = read_plans(run)
-    for plans in (before, now):
-        plans.pop("continue_training", None)  # nnU-Net's own note, not part of the plans
-    return before != now
+    read_plans(run)  # raises if they cannot be read
+    return plans_differ(before, now)
+
+
+@cache
+def plans_differ(before: Version, now: Version) -> bool:
+    """Whether a model's plans and those of its dataset say different things, apart from a note of nnU-Net's own."""
+    remedies = f"move {before.path.parent} away and run the benchmark again", "plan the dataset again"
+    trained_with = read_json(before.path, remedies[0])
+    if not isinstance(trained_with, dict):
+        raise UserError(f"{before.path} has no plans: {remedies[0]}")
+    note = {"continue_training": None}
+    return trained_with | note != shared_json(now.path, remedies[1]) | note
 
 
 def fitted_to_other_plans(run: Run) -> bool:
     """Whether the run's plans were made for a GPU from plans of the dataset that have changed since."""
     if run.unfitted == run or not (run.plan_receipt.exists() and run.unfitted.plans_file.exists()):
         return False
-    return read_receipt(run.plan_receipt)["from_sha256"] != digest(run.unfitted.plans_file)
+    return shared_receipt(run.plan_receipt).get("from_sha256") != shared_digest(run.unfitted.plans_file)
 
 
 def split_has_changed(run: Run) -> bool:

@@ -15,10 +15,11 @@ from pathlib import Path
 
 from nnunet_plugins import _startup
 from nnunet_plugins.benchmark.jobs.preparation import fit, plan, preprocess
-from nnunet_plugins.benchmark.jobs.training import train
+from nnunet_plugins.benchmark.jobs.training import train, usable_threads
 from nnunet_plugins.benchmark.jobs.validation import validate
 from nnunet_plugins.benchmark.runs import Run, log_file, runs, stop_file
 from nnunet_plugins.benchmark.suite import Suite, read_suite
+from nnunet_plugins.processes import forked_end_with_this_process
 
 PROCESS_VARIABLES = ("nnUNet_n_proc_DA", "nnUNet_def_n_proc")
 STEPS: dict[str, Callable[[Suite, Run], None]] = {
@@ -38,9 +39,20 @@ def main(arguments: Sequence[str]) -> None:
     run = next(run for run in runs(suite) if receipt in receipts(run))
     for variable in PROCESS_VARIABLES:
         os.environ.setdefault(variable, str(suite.resources.cpus))
+    if suite.resources.device == "cpu":
+        share_cores(suite.resources.cpus)
     _startup.extend()
     with logged(log_file(suite, step, receipt), f"{step} {run}"):
         STEPS[step](suite, run)
+
+
+def share_cores(cpus: int) -> None:
+    """Let this job compute on its cores alone, with threads that sleep while they wait; before torch is imported.
+
+    OpenMP's threads spin by default, and so take the cores from the threads of another training that they wait for.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ["OMP_NUM_THREADS"] = str(usable_threads(cpus))
 
 
 def receipts(run: Run) -> tuple[Path, ...]:
@@ -76,4 +88,5 @@ def logged(path: Path, title: str) -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    with forked_end_with_this_process():  # loader workers of a killed training
+        main(sys.argv[1:])

@@ -1,18 +1,21 @@
 """The step train: a fold as ``nnUNetv2_train --c`` trains it, with the prediction of the test set."""
 
+import io
 import math
 import os
+import re
 import shutil
 import time
 import zipfile
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
 from nnunet_plugins.benchmark.checks import check_folds, check_test_set
 from nnunet_plugins.benchmark.jobs.gpus import one_gpu
 from nnunet_plugins.benchmark.jobs.receipts import current_split, plans_have_changed, read_receipt, split_has_changed
+from nnunet_plugins.benchmark.progress import is_begun
 from nnunet_plugins.benchmark.readers import nnunet_metrics
 from nnunet_plugins.benchmark.runs import (
     SUMMARY,
@@ -25,11 +28,13 @@ from nnunet_plugins.benchmark.runs import (
 )
 from nnunet_plugins.benchmark.suite import Suite
 from nnunet_plugins.errors import UserError
-from nnunet_plugins.files import digest, write_json
+from nnunet_plugins.files import digest, usable_cores, write_json
 from nnunet_plugins.locks import lock
 from nnunet_plugins.nnunet_folders import RESULTS, SPLITS
 
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")
+SEARCH = re.compile(r"Trainer '.*' not found in nnunetv2|Searching (in|for)\b|Inspecting |Found class |Using trainer '")
+"""Lines of nnU-Net's on its search for trainers outside its own folder."""
 SEED_VARIABLE = "NNUNET_PLUGINS_SEED"
 CURVES = ("train_losses", "val_losses", "mean_fg_dice", "ema_fg_dice", "lrs")
 MACHINE = ("hostname", "device", "gpu_name", "torch_version", "cudnn_version")
@@ -118,7 +123,7 @@ def train_and_predict(suite: Suite, run: Run) -> None:
     import torch
 
     device = torch.device(suite.resources.device)
-    torch.set_num_threads(suite.resources.cpus if device.type == "cpu" else 1)
+    torch.set_num_threads(usable_threads(suite.resources.cpus) if device.type == "cpu" else 1)
     set_aside_unreadable_checkpoints(run.folder)
     trained = (run.folder / CHECKPOINTS[0]).exists()
     trainer = load_trainer(run, trained, device)
@@ -140,16 +145,40 @@ def train_and_predict(suite: Suite, run: Run) -> None:
         predict_test_set(suite, run, device)
 
 
+def usable_threads(cpus: int) -> int:
+    """Number of threads that a training on the CPU computes with.
+
+    No more than the machine has cores, or than ``OMP_THREAD_LIMIT`` allows: oneDNN waits for ever for a thread that
+    OpenMP does not start.
+    """
+    limit = os.environ.get("OMP_THREAD_LIMIT", "").strip()
+    return max(1, min(cpus, usable_cores(), *([int(limit)] if limit.isdecimal() else [])))
+
+
 def load_trainer(run: Run, trained: bool, device: Any) -> Any:
     """The run's trainer as ``nnUNetv2_train`` makes it, with its last checkpoint, which it saves more often."""
     from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoint
 
-    trainer: Any = get_trainer_from_args(
-        run.dataset, run.configuration, run.fold, run.trainer_name, run.plans, not trained, device
-    )
+    begun = is_begun(run)  # if not, nnU-Net would warn that it cannot continue
+    with without_search():
+        trainer: Any = get_trainer_from_args(
+            run.dataset, run.configuration, run.fold, run.trainer_name, run.plans, begun and not trained, device
+        )
     trainer.save_every = max(1, min(trainer.save_every, trainer.num_epochs // 20))
-    maybe_load_checkpoint(trainer, continue_training=not trained, validation_only=trained)
+    maybe_load_checkpoint(trainer, continue_training=begun and not trained, validation_only=trained)
     return trainer
+
+
+@contextmanager
+def without_search() -> Iterator[None]:
+    """Leave out of the log that nnU-Net has not found a trainer among its own, which looks like an error."""
+    output = io.StringIO()
+    try:
+        with redirect_stdout(output):
+            yield
+    finally:
+        lines = [line for line in output.getvalue().splitlines() if not SEARCH.match(line.strip())]
+        print(*lines, sep="\n", flush=True)
 
 
 def set_aside_unreadable_checkpoints(folder: Path) -> None:
@@ -207,11 +236,10 @@ def note_measured(run: Run, **values: float) -> None:
 
 def training_receipt(run: Run) -> dict[str, Any]:
     """Receipt of a training, with what the report needs of it: hashes, curves, costs, machine."""
-    import nnunetv2  # noqa: F401 (its checkpoints may hold its classes)
-    import torch
+    from nnunet_plugins.checkpoint_files import read_checkpoint
 
     checkpoint = run.folder / CHECKPOINTS[0]
-    log = torch.load(checkpoint, map_location="cpu", weights_only=False, mmap=True)["logging"]
+    log = read_checkpoint(checkpoint)["logging"]
     seconds = [
         end - start for start, end in zip(log["epoch_start_timestamps"], log["epoch_end_timestamps"], strict=False)
     ]

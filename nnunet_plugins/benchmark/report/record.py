@@ -60,6 +60,8 @@ class Record:
     """Versions of the installed packages and of Python, by name."""
     figures: tuple[Picture, ...] = ()
     case_pictures: tuple[Picture, ...] = ()
+    case_page: str | None = None
+    """Hash of the page of all cases; None if there is none."""
 
     def data(self, dataset: str) -> Data:
         """The suite's entry of a dataset."""
@@ -77,9 +79,11 @@ class Record:
     def to_json(self) -> str:
         content = asdict(self)
         content["suite"]["epochs_of"] = dict(self.suite.epochs_of)
-        for key in LATER_KEYS:  # which earlier records, still verified, do not have
+        for key in LATER_KEYS:
             if not content["suite"][key]:
                 del content["suite"][key]
+        if self.case_page is None:
+            del content["case_page"]
         return json.dumps({"schema": SCHEMA} | content, indent=1)
 
 
@@ -90,7 +94,10 @@ def read_record(folder: Path) -> Record:
         OSError, ValueError: the folder holds none.
         UserError: another version of this package wrote it.
     """
-    content = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    try:
+        content = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError(f"{RECORD} is nested too deeply") from error
     if not (isinstance(content, dict) and isinstance(content.get("versions"), dict)):
         raise ValueError(f"{RECORD} is incomplete")
     schema, version = content.get("schema", 1), content["versions"].get("nnunet-plugins")
@@ -115,4 +122,5 @@ def from_json(content: Mapping[str, Any]) -> Record:
         versions=content["versions"],
         figures=tuple(Picture(**picture) for picture in content["figures"]),
         case_pictures=tuple(Picture(**picture) for picture in content["case_pictures"]),
+        case_page=content.get("case_page"),
     )

@@ -8,9 +8,10 @@ from support.cell_datasets import REGIONS
 
 from nnunet_plugins.benchmark.jobs.gpus import GPUS
 from nnunet_plugins.benchmark.jobs.receipts import read_receipt
-from nnunet_plugins.benchmark.runs import Run, read_splits, runs, work_folder
+from nnunet_plugins.benchmark.runs import SUMMARY, Run, log_file, read_splits, runs, work_folder
 from nnunet_plugins.benchmark.suite import Suite, read_suite
 from nnunet_plugins.cli import main
+from nnunet_plugins.files import read_json
 
 EPOCHS = 2
 
@@ -52,6 +53,22 @@ def test_every_training_has_the_epochs_of_the_suite_and_its_costs(all_runs):
         assert len(receipt["epoch_seconds"]) == EPOCHS, run
         assert {len(curve) for curve in receipt["curves"].values()} == {EPOCHS}, run
         assert receipt["measured"]["validation_seconds"] > 0, run
+
+
+def test_logs_have_no_lines_that_look_like_errors_and_are_none(suite, all_runs):
+    for run in all_runs:
+        log = log_file(suite, "train", run.training_receipt).read_text()
+        assert "Epoch 0" in log
+        for misleading in ("Cannot continue training", "not found in nnunetv2", "Searching", "Inspecting"):
+            assert misleading not in log, run
+
+
+def test_dice_of_a_training_is_the_mean_of_nnunets(suite_file, all_runs, capsys):
+    main(["benchmark", "status", str(suite_file)])
+    _, *rows, _, _ = capsys.readouterr().out.splitlines()
+    for run, row in zip(all_runs, rows, strict=True):
+        expected = read_json(run.folder / SUMMARY)["foreground_mean"]["Dice"]
+        assert row.split()[-3:] == [f"{expected:.3f}", "-", "done"]
 
 
 def test_dice_of_regions_is_that_of_nnunet(all_runs):

@@ -1,12 +1,13 @@
 """Proves that a driver ends when it must, and only then; see test_end_to_end.py for real ones."""
 
+import sys
 import time
 
 import pytest
 
 from nnunet_plugins.benchmark.jobs import engine
-from nnunet_plugins.benchmark.runs import stop_file
-from nnunet_plugins.benchmark.suite import Data, Suite
+from nnunet_plugins.benchmark.runs import stop_file, work_folder
+from nnunet_plugins.benchmark.suite import Data, Suite, read_suite
 from nnunet_plugins.benchmark.survey import survey
 from nnunet_plugins.errors import UserError
 
@@ -25,11 +26,9 @@ def gone(*_, **__):
     raise BrokenPipeError
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # tqdm closes itself once more
 def test_suite_goes_on_when_the_reader_of_its_output_is_gone(folders, monkeypatch):
     monkeypatch.setattr(engine, "snakemake", lambda *_: time.sleep(1.2) is None)
-    for name in ("update", "close"):
-        monkeypatch.setattr(engine.tqdm, name, gone)
+    monkeypatch.setattr("builtins.print", gone)
     assert engine.supervise(survey(SUITE), stop_file(SUITE), "local", ()) is True
 
 
@@ -65,3 +64,30 @@ def test_a_driver_that_is_stopped_ends_its_jobs_and_itself_whatever_fails(failin
     assert ended == [("slurm", stop_file(SUITE).parent)]
     if failing == "end_jobs":
         assert "Jobs may be left: Slurm does not answer" in capsys.readouterr().err
+
+
+PRETENDED_STEP = """#!/bin/sh
+mkdir -p "$(dirname "$6")"
+echo "{}" > "$6"
+echo "$4 $6" >> order
+"""
+
+
+def test_interrupted_trainings_go_on_first(folders, tmp_path, monkeypatch):
+    path = tmp_path / "suite.toml"
+    path.write_text('name = "cells"\ntrainers = ["A", "B"]\nreference = "A"\nepochs = 100\ndatasets = [{ id = 1 }]')
+    found = survey(read_suite(path))
+    interrupted, trained = found.runs[5], found.runs[8]
+    for run, name in ((interrupted, "latest"), (trained, "final")):
+        run.folder.mkdir(parents=True)
+        (run.folder / f"checkpoint_{name}.pth").touch()
+    step = tmp_path / "step"
+    step.write_text(PRETENDED_STEP)
+    step.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(step))
+    monkeypatch.setattr(engine, "usable_cores", lambda: 1)
+    assert engine.snakemake(found, path, "local", ())
+    order = [line.split() for line in (work_folder(SUITE) / "order").read_text().splitlines()]
+    receipts = [receipt for step, receipt in order if step == "train"]
+    assert len(receipts) == 10
+    assert set(receipts[:2]) == {str(interrupted.training_receipt), str(trained.training_receipt)}

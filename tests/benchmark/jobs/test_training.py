@@ -172,3 +172,19 @@ def test_checkpoints_that_were_being_written_are_set_aside(tmp_path, capsys):
         assert "checkpoint_latest.pth is half written" in capsys.readouterr().out
     training.set_aside_unreadable_checkpoints(tmp_path / "new")
     assert (tmp_path / "checkpoint_latest.pth.unreadable").read_bytes() == whole[:-1]
+
+
+NOT_FOUND_AT_FIRST = """Trainer 'A' not found in nnunetv2.training.nnUNetTrainer.
+Searching in external trainer paths from environment variable 'nnUNet_extTrainer'...
+Searching in: /home/user/trainers
+Searching for class A in folder /home/user/trainers with current module None
+  Inspecting module: a
+Found class A in a
+Using trainer 'A' from: /home/user/trainers"""
+
+
+def test_the_log_leaves_out_the_search_for_a_trainer_and_nothing_else(capsys):
+    with pytest.raises(RuntimeError), training.without_search():
+        print(NOT_FOUND_AT_FIRST, "Using device: cpu", "  Skipping module b: not importable", sep="\n")
+        raise RuntimeError
+    assert capsys.readouterr().out == "Using device: cpu\n  Skipping module b: not importable\n"

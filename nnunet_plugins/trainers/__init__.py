@@ -34,6 +34,7 @@ MEDFUSION = "medfusion_transnet.MedFusionTransNetTrainer"
 CASNET = "medfusion_transnet.CASNetTrainer"
 DRGO = "medfusion_transnet.DRGOTrainer"
 DCSNET = "dcsnet.DCSNetTrainer"
+TIMM_UNET = "timm_unet.TimmUNetTrainer"
 
 # fmt: off
 _ROWS = (
@@ -110,6 +111,7 @@ _ROWS = (
             {"network_kwargs": {"use_dghc": False, "use_msfa": False}}),
     Variant("DCSNetTrainer_base32", DCSNET, "Table 6: boxes of 32 x 32", {"network_kwargs": {"base_size": 32}}),
     Variant("DCSNetTrainer_base128", DCSNET, "Table 6: boxes of 128 x 128", {"network_kwargs": {"base_size": 128}}),
+    Variant("TimmUNetTrainer", TIMM_UNET, "a reference: a plain U-Net on a ResNet-34, trained as nnU-Net's own"),
 )
 # fmt: on
 

@@ -94,7 +94,7 @@ def test_missing_key_of_a_further_dataset_is_refused(short_suite):
 @pytest.mark.parametrize(
     ("section", "key", "hint"),
     [
-        ("", "epoch", "did you mean epochs?"),
+        ("", "epoch", "did you mean epochs or epochs_of?"),
         ("", "trainer", "did you mean trainers?"),
         ("", "resource", "did you mean resources?"),
         ("datasets[0].", "configuration", "did you mean configurations?"),
@@ -117,6 +117,10 @@ WORDS = {
     bool: ("true or false", ["1", "0", "'yes'"]),
     str: ("text in quotes", ["1", "true", "['a']", "1979-05-27"]),
     tuple[str, ...]: ("a list of texts in quotes", ["'A'", "1", "[1]", "['A', 1]", "['A', true]", "[['A']]"]),
+    tuple[tuple[str, int], ...]: (
+        "a table with a whole number for each name",
+        ["0", "'A'", "[0]", "{x = 1.0}", "{x = true}", "{x = '1'}"],
+    ),
     tuple[int, ...]: ("a list of whole numbers", ["0", "'0'", "['0']", "[0, true]", "[0, 1.0]", "{x = 0}"]),
 }
 OF_A_TYPE = [
@@ -171,6 +175,7 @@ REFUSED = [  # section, key, value; what the message shows of it, and what it sa
     ("", "reference", "''", "''", "it must be one of trainers: A, B"),
     *(("", key, value, value, "from 1") for key in ("epochs", "iterations", "repeats") for value in ("0", "-1")),
     *(("", key, "1000000000", "1000000000", "999") for key in ("epochs", "iterations", "repeats")),
+    ("", "epochs_of", "{C = 5}", "'C'", "it must be one of trainers: A, B"),
     ("", "folds", "[]", "[]", FROM_0),
     ("", "folds", "[0, -1]", "[0, -1]", FROM_0),
     ("", "folds", "[0, 1, 0]", "0", TWICE),
@@ -205,6 +210,12 @@ REFUSED = [  # section, key, value; what the message shows of it, and what it sa
 def test_bad_value_is_refused_with_file_key_value_and_remedy(short_suite, section, key, value, shown, remedy):
     message = refusal(short_suite(section, key, value))
     assert message.startswith(f": {section}{key} = {shown}: ") and remedy in message
+
+
+@pytest.mark.parametrize("epochs", [0, -1, 1_000_000_000])
+def test_epochs_of_a_trainer_have_the_same_limits(short_suite, epochs):
+    message = f": epochs_of.A = {epochs}: expected a whole number from 1 to 999999999"
+    assert refusal(short_suite("", "epochs_of", f"{{A = {epochs}}}")) == message
 
 
 @pytest.mark.parametrize(("section", "key"), [("datasets[0].", "tolerance"), ("resources.", "hours")])

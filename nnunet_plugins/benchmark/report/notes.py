@@ -10,6 +10,7 @@ from nnunet_plugins.benchmark.report.cells import written
 from nnunet_plugins.benchmark.report.record import Record
 from nnunet_plugins.benchmark.report.results import by_evaluation
 from nnunet_plugins.benchmark.runs import TEST
+from nnunet_plugins.benchmark.suite import Suite
 
 DEFINITIONS = (
     "Dice as nnU-Net counts it. HD95 (the larger of both directions' 95th percentiles), ASSD and NSD between surfaces "
@@ -35,10 +36,19 @@ def describe_suite(record: Record) -> str:
     memory = suite.gpu_memory_gb
     plans = "" if memory is None else f" on plans that fit {memory:g} GiB"
     return (
-        f"{suite.epochs} epochs of {suite.iterations or NNUNET_STEPS} steps for every trainer{plans}; "
+        f"{describe_length(suite)}{plans}; "
         f"folds {folds}{repeats}; reference {suite.reference}. Report written on {machine.processor} "
         f"({machine.usable_cores} cores, {machine.platform}) with {versions}."
     )
+
+
+def describe_length(suite: Suite) -> str:
+    """Words that tell for how long each trainer was trained."""
+    steps = f"epochs of {suite.iterations or NNUNET_STEPS} steps"
+    if not suite.epochs_of:
+        return f"{suite.epochs} {steps} for every trainer"
+    own = ", ".join(f"{trainer} {suite.epochs_for(trainer)}" for trainer in suite.trainers)
+    return f"Different numbers of {steps} ({own})"
 
 
 def notices(analysis: Analysis) -> list[str]:
@@ -65,7 +75,8 @@ def unfinished(analysis: Analysis) -> Iterator[str]:
 
 def unequal(analysis: Analysis) -> Iterator[str]:
     trainings, suite = analysis.results.trainings, analysis.results.record.suite
-    for trainer, epochs in trainings[trainings.epochs != suite.epochs].groupby("trainer").epochs:
+    wanted = trainings.trainer.map(suite.epochs_for)
+    for trainer, epochs in trainings[trainings.epochs != wanted].groupby("trainer").epochs:
         yield f"Unequal: {trainer} trained {epochs.min():.0f} to {epochs.max():.0f} epochs"
 
 

@@ -13,6 +13,9 @@ RECORD = "record.json"
 SCHEMA = 3
 """Version of the record's fields; it grows when a report of an earlier version can no longer be verified."""
 
+LATER_KEYS = ("gpu_memory_gb", "epochs_of")
+"""Keys of suites that the record holds only where they are used."""
+
 
 @dataclass(frozen=True)
 class DatasetRecord:
@@ -75,8 +78,10 @@ class Record:
 
     def to_json(self) -> str:
         content = asdict(self)
-        if self.suite.gpu_memory_gb is None:
-            del content["suite"]["gpu_memory_gb"]  # records are older than this key, and than the next
+        content["suite"]["epochs_of"] = dict(self.suite.epochs_of)
+        for key in LATER_KEYS:
+            if not content["suite"][key]:
+                del content["suite"][key]
         if self.case_page is None:
             del content["case_page"]
         return json.dumps({"schema": SCHEMA} | content, indent=1)

@@ -134,3 +134,15 @@ def test_description_says_what_was_trained_and_where(texts, results):
     assert "100 epochs of 7 steps" in describe_suite(shorter)
     repeated = replace(results.record, suite=replace(results.record.suite, repeats=3))
     assert "folds 0, 1, 2, 3, 4, each 3 times;" in describe_suite(repeated)
+
+
+def test_trainers_of_different_lengths_are_told_and_are_not_unequal(results, analysis):
+    suite = replace(results.record.suite, epochs_of=((OTHER, 35),))
+    record = replace(results.record, suite=suite)
+    lengths = f"({REFERENCE} 100, {OTHER} 35, {THIRD} 100)"
+    assert describe_suite(record).startswith(f"Different numbers of epochs of 250 steps {lengths}; folds 0, 1, 2, 3, 4")
+    trainings = results.trainings.assign(epochs=results.trainings.trainer.map(suite.epochs_for))
+    own = analysis._replace(results=results._replace(trainings=trainings, record=record))
+    assert not [note for note in notices(own) if note.startswith("Unequal")]
+    trainings.loc[trainings.trainer == OTHER, "epochs"] = 100
+    assert f"Unequal: {OTHER} trained 100 to 100 epochs" in notices(own)

@@ -295,7 +295,7 @@ def test_all_faults_of_a_suite_are_told_at_once(tmp_path):
         "datasets[0].id = '501': expected a whole number",
         "datasets[1].configuration: there is no such key; did you mean configurations?",
         "resources.cpus = '8': expected a whole number",
-        "epoch: there is no such key; did you mean epochs?",
+        "epoch: there is no such key; did you mean epochs or epochs_of?",
         "trainers = ['A', 'B_1epoch', 3]: expected a list of texts in quotes",
         "reference is missing",
         "name = 'a/b': it becomes a folder",

@@ -11,7 +11,8 @@ install: .venv/.installed
 # The version and the .pth and .start files are copied on installation; all other code is used in place.
 .venv/.installed: pyproject.toml nnunet_plugins/__init__.py nnunet_plugins_autoload.pth nnunet_plugins_autoload.start
 	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
-	$(BIN)/pip install -e '.[dev]'
+	@echo "Installing into .venv: torch alone is a download of gigabytes, so this takes some minutes."
+	$(BIN)/pip install -q --disable-pip-version-check -e '.[dev]'
 	touch $@
 
 demo: install

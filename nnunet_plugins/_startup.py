@@ -48,4 +48,11 @@ def activate() -> None:
     if is_nnunet_command():
         from nnunet_plugins.errors import print_sentences
 
-        print_sentences()
+        print_sentences(explain_misspelt_trainer)
+
+
+def explain_misspelt_trainer(error: BaseException) -> str | None:
+    """Tell which trainer was meant, if a command has found nothing of the one that it was given: few search for it."""
+    from nnunet_plugins.trainers.near_names import misspelt_trainer
+
+    return misspelt_trainer(sys.argv[1:], str(error))

@@ -14,12 +14,14 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from skimage.io import imread
+from tqdm import tqdm
 
 from nnunet_plugins import _startup
 from nnunet_plugins.compatibility import require_nnunet
@@ -33,6 +35,8 @@ DEFAULT_EPOCHS = 4
 ITERATIONS = 40
 """Training steps of an epoch; epochs are few and long because nnU-Net saves all weights after nearly every one."""
 NUM_TRAIN, NUM_TEST = 32, 8
+MINUTES_AROUND_TRAINING, MINUTES_OF_AN_ITERATION = 1.5, 1 / 64
+LINE_LENGTH = 100
 DATASET_ID = 501
 DATASET = f"Dataset{DATASET_ID}_SyntheticNuclei"
 DEFAULT_FOLDER = Path("nnunet_plugins_demo")
@@ -81,7 +85,7 @@ def run_demo(
     print(
         f"{trainer} in nnU-Net's pipeline, on the {'GPU' if device == 'cuda' else 'CPU'}.\n"
         f"The images are SYNTHETIC: touching, noisy nuclei, drawn now; {num_train} to train, {num_test} held out.\n"
-        "Lines with a dollar sign are what you would type.\n"
+        f"{duration(epochs, iterations)} Lines with a dollar sign are what you would type.\n"
     )
     write_dataset(folder / "raw" / DATASET, num_train=num_train, num_test=num_test)
     run_pipeline(Shell(folder), trainer, epochs, iterations, device)
@@ -95,6 +99,12 @@ def run_demo(
         print(f"Data, trained model, predictions and log: {folder}")
     print_next_steps(trainer, device)
     print(f"\nThe demo took {(time.monotonic() - start) / 60:.1f} minutes.")
+
+
+def duration(epochs: int, iterations: int) -> str:
+    """Tell how long the demo takes on an idle machine of two cores, on which its default length was measured."""
+    minutes = MINUTES_AROUND_TRAINING + MINUTES_OF_AN_ITERATION * epochs * iterations
+    return f"It takes about {max(1, round(minutes))} minutes on two CPU cores, less on more or on a GPU."
 
 
 def prepare_folder(folder: Path) -> Path:
@@ -169,11 +179,12 @@ class Shell:
             threading.Thread(target=end_workers, args=(process,), daemon=True).start()
             log.write(f"$ {command}\n")
             try:
-                for line in process.stdout or ():
-                    log.write(line)
-                    tail.append(line)
-                    on_line(line)
-                process.wait()
+                with live_line(tail):
+                    for line in process.stdout or ():
+                        log.write(line)
+                        tail.append(line)
+                        on_line(line)
+                    process.wait()
             finally:
                 end(process)
         if process.returncode:
@@ -183,6 +194,25 @@ class Shell:
                 f"\n\n{''.join(tail)}"
             )
         print(f"  done in {time.monotonic() - start:.0f} s\n", flush=True)
+
+
+@contextmanager
+def live_line(said: Sequence[str]) -> Iterator[None]:
+    """Show on a terminal, while the block runs, for how long it has, and the last line that was said."""
+    done = threading.Event()
+
+    def show() -> None:
+        with tqdm(bar_format="  {elapsed}  {desc}", leave=False, disable=None) as line:
+            while not line.disable and not done.wait(0.5):
+                line.set_description_str(said[-1].strip()[:LINE_LENGTH] if said else "")
+
+    thread = threading.Thread(target=show, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 def run_pipeline(shell: Shell, trainer: str, epochs: int, iterations: int, device: str) -> None:
@@ -223,10 +253,9 @@ class EpochReport:
         elif match := re.search(r"Pseudo dice \[(?:np\.float\d+\()?([\d.]+|nan)", line):
             self.dice = match[1]
         elif match := re.search(r"Epoch time: ([\d.]+) s", line):
-            print(
+            tqdm.write(
                 f"  epoch {self.epoch}/{self.epochs}: Dice {self.dice} on patches of the validation fold, "
-                f"{float(match[1]):.0f} s",
-                flush=True,
+                f"{float(match[1]):.0f} s"
             )
 
 
@@ -275,13 +304,15 @@ def comparison(truth: NDArray[np.uint8], prediction: NDArray[np.uint8]) -> NDArr
 def print_next_steps(trainer: str, device: str) -> None:
     option = "" if device == "cuda" else " -device cpu"
     lines = [
-        "\nYour own data: put imagesTr, labelsTr and dataset.json into raw/Dataset123_Mine, as nnU-Net documents it",
-        "(https://github.com/MIC-DKFZ/nnUNet/tree/master/documentation), and type\n",
+        "\nYour own data: images and masks in two folders of my_data, one mask for each image. Type\n",
         *(f"  {line}" for line in activation()),
         '  export nnUNet_raw="$PWD/raw" nnUNet_preprocessed="$PWD/preprocessed" nnUNet_results="$PWD/results"',
+        "  nnunet-plugins convert folder my_data -d 123 --dataset-name Mine "
+        "--images 'images/*.png' --masks 'masks/*.png'",
         "  nnUNetv2_plan_and_preprocess -d 123 -c 2d --verify_dataset_integrity",
         f"  nnUNetv2_train 123 2d 0 -tr {trainer}{option}",
         f"  nnUNetv2_predict -i NEW_IMAGES -o PREDICTIONS -d 123 -c 2d -f 0 -tr {trainer}{option}",
-        f"\nA training is 1000 epochs of 250 steps; {trainer}_100epochs, or any other number, makes it shorter.",
+        "\nSeveral images of one patient need --groups, so that no fold divides a patient: docs/datasets.md.",
+        f"A training is 1000 epochs of 250 steps; {trainer}_100epochs, or any other number, makes it shorter.",
     ]
     print("\n".join(lines))

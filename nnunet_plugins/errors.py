@@ -4,6 +4,7 @@ import os
 import re
 import sys
 import traceback
+from collections.abc import Callable
 from types import TracebackType
 
 TRACEBACK_VARIABLE = "NNUNET_PLUGINS_TRACEBACK"
@@ -19,18 +20,23 @@ class UserError(ValueError):
     """
 
 
-def print_sentences() -> None:
-    """Let an exception of this package that ends this program print its sentence; all others are told as before."""
+def print_sentences(explain: Callable[[BaseException], str | None] = lambda error: None) -> None:
+    """Let an exception of this package that ends this program print its sentence; all others are told as before.
+
+    Args:
+        explain: gives a sentence for an exception of others, or None to leave it as it is.
+    """
     told_otherwise = sys.excepthook
     if getattr(told_otherwise, "prints_sentences", False):
         return
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        sentence = sentence_of(error)
+        sentence = sentence_of(error) or explain(error)
+        if sentence is not None:
+            log_traceback(error)
         if sentence is None or traceback_is_wanted():
             told_otherwise(kind, error, trace)
         else:
-            log_traceback(error)
             print(sentence, file=sys.stderr)
 
     hook.prints_sentences = True  # type: ignore[attr-defined]

@@ -1,10 +1,12 @@
 """Processes of this interpreter, their end with all their workers, and the signals that end us."""
 
 import ctypes
+import functools
 import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib.metadata import entry_points
@@ -49,22 +51,43 @@ PR_SET_PDEATHSIG = 1
 """Number of the option with which Linux sends a process a signal when its parent ends."""
 
 
-def end_forked_with_this_process() -> None:
-    """Let Linux kill every process that this one forks from now on, and those that they fork, when their parent ends.
+@contextmanager
+def forked_end_with_this_process() -> Iterator[None]:
+    """Let Linux kill every process that this one's main thread forks in the block, and those that they fork in turn.
 
-    For a process that does one job alone: it cannot be undone. A parent, for Linux, is the thread that forks.
+    It does so when the parent ends; for Linux, that is the thread that forks.
     """
+    watch_forks()
+    before, Forks.follow = Forks.follow, True
+    try:
+        yield
+    finally:
+        Forks.follow = before
+
+
+class Forks:
+    """Whether forked processes follow this one, and the number of the one that forks."""
+
+    follow = False
+    parent = 0
+
+
+@functools.cache
+def watch_forks() -> None:
+    """Register what is done at every fork from now on; this cannot be undone."""
     if sys.platform != "linux":
         return
     prctl = ctypes.CDLL(None).prctl
-    parent = [0]
 
     def remember() -> None:
-        parent[0] = os.getpid()
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        Forks.parent = os.getpid() if Forks.follow and in_main_thread else 0
 
     def follow() -> None:
+        if not Forks.parent:
+            return
         prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent[0]:  # it has ended in the meantime
+        if os.getppid() != Forks.parent:  # it has ended in the meantime
             os._exit(1)
 
     os.register_at_fork(before=remember, after_in_child=follow)

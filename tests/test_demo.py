@@ -1,7 +1,10 @@
 """Proves: the demo touches no folder but its own, and takes a trainer through nnU-Net's real commands."""
 
 import os
+import pty
+import subprocess
 import sys
+import termios
 from contextlib import chdir, redirect_stdout
 from io import StringIO
 
@@ -47,6 +50,24 @@ def test_failing_command_is_reported_with_its_log_and_last_words(tmp_path, monke
     assert "no such dataset" in (tmp_path / "demo.log").read_text()
 
 
+@pytest.mark.skipif(os.name != "posix", reason="terminals")
+def test_a_terminal_shows_how_long_a_silent_command_has_worked_and_what_it_said(tmp_path):
+    program = (
+        "from nnunet_plugins import demo; from pathlib import Path; import sys, time\n"
+        "with demo.live_line(['first', 'reading the images']): time.sleep(1.4)"
+    )
+    reader, writer = pty.openpty()
+    termios.tcsetwinsize(writer, (24, 80))
+    subprocess.run([sys.executable, "-c", program], stderr=writer, check=True)
+    os.set_blocking(reader, False)  # where nothing is shown, nothing can be read
+    shown = os.read(reader, 10_000).decode()
+    os.close(writer)
+    os.close(reader)
+    assert "00:01  reading the images" in shown
+    silent = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert (silent.stdout, silent.stderr) == ("", "")
+
+
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 def test_killed_command_does_not_hang_the_demo_though_its_workers_live_on(tmp_path, monkeypatch):
     program = (
@@ -73,14 +94,23 @@ def test_demo_shows_the_commands_that_it_runs(finished_demo):
     assert typed == ["nnUNetv2_plan_and_preprocess", "nnUNetv2_train", "nnUNetv2_predict", "nnUNetv2_evaluate_folder"]
     assert "-tr DCFFSNetTrainer_1epoch_2iterations -device" in output
     assert "epoch 1/1: Dice" in output
+    assert "It takes about 2 minutes on two CPU cores" in output
     assert "synthetic" in output.lower()
 
 
 def test_demo_ends_with_table_picture_and_the_commands_for_own_data(finished_demo):
     folder, output = finished_demo
     report = output[output.index(f"{NUM_TEST} held-out") :]
-    for expected in ("Dice", "IoU", "±", str(folder / "demo.png"), "nnUNetv2_train 123 2d 0 -tr DCFFSNetTrainer"):
+    for expected in (
+        "Dice",
+        "IoU",
+        "±",
+        str(folder / "demo.png"),
+        "nnUNetv2_train 123 2d 0 -tr DCFFSNetTrainer",
+        "--groups",
+    ):
         assert expected in report
+    assert "convert folder my_data -d 123" in report
     assert imread(folder / "demo.png").std() > 20
     assert len(list((folder / "predictions").glob("*.png"))) == NUM_TEST
     assert not (folder / "results").exists()

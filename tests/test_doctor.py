@@ -1,7 +1,9 @@
 """The doctor finds what is wrong, says how to put it right, and is content with an environment in which all is well."""
 
 import os
-from importlib.metadata import PackageNotFoundError
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,9 @@ import pytest
 from nnunet_plugins import doctor
 from nnunet_plugins._startup import DISCOVERY_FOLDER
 from nnunet_plugins.cli import main
-from nnunet_plugins.doctor import Finding
+from nnunet_plugins.doctor import Finding, machine
+from nnunet_plugins.files import usable_cores
+from nnunet_plugins.trainers import TRAINERS
 
 
 @pytest.fixture
@@ -20,6 +24,7 @@ def healthy(tmp_path, monkeypatch) -> Path:
         monkeypatch.setenv(variable, str(tmp_path / variable))
     monkeypatch.setenv("nnUNet_extTrainer", DISCOVERY_FOLDER)
     monkeypatch.delenv("NNUNET_PLUGINS_DISABLE_AUTOLOAD", raising=False)
+    monkeypatch.delenv("OMP_THREAD_LIMIT", raising=False)
     return tmp_path
 
 
@@ -42,8 +47,30 @@ def test_a_problem_has_a_remedy_in_its_line_and_makes_the_command_fail(healthy, 
         main(["doctor"])
     assert stopped.value.code == 1
     output = capsys.readouterr().out
-    assert "PROBLEM nnUNet_raw is not set -> export nnUNet_raw=" in output
+    assert "PROBLEM nnUNet_raw is not set, but others are -> export nnUNet_raw=" in output
     assert output.endswith("1 problem found.\n")
+
+
+def test_before_a_users_first_data_no_folder_needs_to_be_set(healthy, monkeypatch):
+    for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        monkeypatch.delenv(variable)
+    *_, finding = doctor.folders()
+    assert finding.level == "ok"
+    assert finding.text.endswith("are not set, and demo and selftest do not need them")
+    assert 'export nnUNet_raw="$PWD/raw"' in finding.remedy
+
+
+def test_quiet_leaves_out_what_is_well(healthy, capsys, monkeypatch):
+    monkeypatch.setenv("TQDM_DISABLE", "")
+    main(["doctor", "-q"])
+    assert {line.split()[0] for line in capsys.readouterr().out.splitlines()} <= {"note"}
+
+
+def test_nobody_is_warned_of_what_other_packages_import():
+    code = "from nnunet_plugins import doctor; print(*doctor.discovery())"  # nnU-Net's search imports timm
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "nnU-Net finds DCFFSNetTrainer" in result.stdout
 
 
 def test_a_missing_dependency_is_to_be_installed(monkeypatch):
@@ -52,6 +79,42 @@ def test_a_missing_dependency_is_to_be_installed(monkeypatch):
     *_, torch, problem = doctor.versions()
     assert torch.text.startswith("torch 2.")
     assert problem == ("PROBLEM", "no-such-dependency is not installed", "pip install no-such-dependency")
+
+
+def test_a_version_that_is_not_required_is_to_be_replaced(monkeypatch):
+    monkeypatch.setattr("importlib.metadata.requires", lambda name: ["torch<2,>=1", "numpy!=1.*"])
+    *_, torch, numpy = doctor.versions()
+    assert torch.level == "PROBLEM" and torch.text.startswith("torch 2.") and torch.text.endswith(" is not torch<2,>=1")
+    assert torch.remedy == "pip install 'torch<2,>=1'"
+    assert numpy.level == "ok"
+
+
+def test_versions_that_nnunet_itself_requires_are_looked_at_too(monkeypatch):
+    requirements = {"nnunetv2": ["torch<2", "numpy"]}
+    monkeypatch.setattr("importlib.metadata.requires", requirements.get)
+    (problem,) = problems(doctor.nnunet_installation())
+    assert problem.remedy == "pip install 'torch<2'"
+
+
+def test_an_older_installation_of_the_same_clone_is_told(monkeypatch):
+    monkeypatch.setattr("nnunet_plugins.__version__", "99.0")
+    notes = [finding.text for finding in doctor.versions() if finding.level == "note"]
+    assert notes == [f"pip has installed nnunet-plugins {version('nnunet-plugins')}: what it requires may have changed"]
+
+
+def test_a_python_without_distutils_cannot_preprocess(monkeypatch):
+    monkeypatch.setitem(sys.modules, "distutils", None)
+    (problem,) = problems(doctor.nnunet_installation())
+    assert "distutils" in problem.text and problem.remedy == "pip install setuptools"
+
+
+def test_a_benchmark_without_its_packages_is_worth_a_note(monkeypatch):
+    assert [finding.level for finding in doctor.benchmark_software()] == ["ok"]
+    old = ["numpy", "snakemake-executor-plugin-slurm>=99; extra == 'benchmark'", "pytest<1; extra == 'dev'"]
+    monkeypatch.setattr("importlib.metadata.requires", lambda name: old)
+    (note,) = doctor.benchmark_software()
+    assert note.level == "note" and "is not snakemake-executor-plugin-slurm>=99" in note.text
+    assert "pytest" not in note.text and "[benchmark]" in note.remedy
 
 
 def test_the_dependencies_are_those_of_the_package():
@@ -150,7 +213,7 @@ def test_a_class_of_the_user_with_the_name_of_ours_is_named(healthy, monkeypatch
 
 
 def test_a_trainer_that_cannot_be_imported_does_not_hide_the_others(monkeypatch):
-    table = doctor.TRAINERS
+    table = TRAINERS
     broken = table["DCFFSNetTrainer"]._replace(base="no_such_module.Trainer")
     monkeypatch.setitem(table, "BrokenTrainer", broken)
     findings = list(doctor.trainers())
@@ -169,7 +232,7 @@ def test_folders_must_be_set_and_exist(healthy, monkeypatch):
     monkeypatch.setenv("nnUNet_raw", "")
     monkeypatch.setenv("nnUNet_results", str(healthy / "not made yet"))
     unset, absent = problems(doctor.folders(minimum_free=0))
-    assert unset.text == "nnUNet_raw is not set"
+    assert unset.text == "nnUNet_raw is not set, but others are"
     assert absent.remedy == f"mkdir -p '{healthy / 'not made yet'}'"
 
 
@@ -177,7 +240,7 @@ def test_folders_must_be_set_and_exist(healthy, monkeypatch):
 def test_folders_must_be_writable_except_for_the_raw_data(healthy, monkeypatch):
     for variable in ("nnUNet_raw", "nnUNet_preprocessed"):
         monkeypatch.setenv(variable, "/proc")
-    raw, preprocessed, results = doctor.folders(minimum_free=0)
+    _, raw, preprocessed, results = doctor.folders(minimum_free=0)
     assert (raw.level, preprocessed.level, results.level) == ("note", "PROBLEM", "ok")
     assert "nnUNet_preprocessed=/proc is not writable" in preprocessed.text
 
@@ -189,6 +252,49 @@ def test_writing_leaves_nothing_behind(healthy):
 
 def test_a_full_disk_is_a_problem(healthy):
     assert len(problems(doctor.folders(minimum_free=1e18))) == 3
+    (problem,) = problems(doctor.folders(minimum_free=0, minimum_temporary=1e18))
+    assert "temporary files" in problem.text and "TMPDIR" in problem.remedy
+
+
+def test_memory_is_that_of_a_container_if_it_has_less(tmp_path):
+    meminfo = tmp_path / "meminfo"
+    assert machine.available_memory(meminfo) is None
+    meminfo.write_text("MemTotal:  4000 kB\nMemAvailable:  2000 kB\n")
+    assert machine.available_memory(meminfo, tmp_path) == 2000 * 1024
+    (tmp_path / "memory.current").write_text("200000\n")
+    for limit, expected in (("max", 2048000), ("300000", 100000), ("9000000", 2048000), ("100000", 0)):
+        (tmp_path / "memory.max").write_text(f"{limit}\n")
+        assert machine.available_memory(meminfo, tmp_path) == expected
+
+
+def test_little_memory_is_worth_a_note(monkeypatch):
+    monkeypatch.setattr(machine, "SMALL_MEMORY", 1e18)
+    monkeypatch.setattr(machine, "SMALL_SHARED_MEMORY", 1e18)
+    memory, shared = doctor.memory()
+    assert memory.level == shared.level == "note"
+    assert "may be killed" in memory.text and "nnUNet_n_proc_DA" in memory.remedy
+    assert shared.text.startswith("/dev/shm has") and "--shm-size" in shared.remedy
+
+
+def test_a_limit_of_threads_that_makes_trainings_on_the_cpu_hang_is_a_problem(monkeypatch):
+    monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
+    monkeypatch.setattr("os.cpu_count", lambda: usable_cores() + 1)
+    monkeypatch.setenv("OMP_THREAD_LIMIT", str(usable_cores()))
+    problem, *_ = doctor.threads(without_gpu=True)
+    assert problem.level == "PROBLEM" and "wait for ever" in problem.text and problem.remedy == "unset OMP_THREAD_LIMIT"
+    assert [finding.level for finding in doctor.threads(without_gpu=False)] == ["note"]
+    monkeypatch.setenv("OMP_THREAD_LIMIT", str(usable_cores() + 1))
+    assert not list(doctor.threads(without_gpu=False))
+
+
+def test_active_waiting_on_the_cpu_is_worth_a_note(monkeypatch):
+    monkeypatch.delenv("OMP_THREAD_LIMIT", raising=False)
+    monkeypatch.setattr("os.cpu_count", usable_cores)
+    for policy, level in (("", "note"), ("ACTIVE", "note"), ("PASSIVE", "ok")):
+        monkeypatch.setenv("OMP_WAIT_POLICY", policy)
+        (finding,) = doctor.threads(without_gpu=True)
+        assert finding.level == level
+    assert not list(doctor.threads(without_gpu=False))
 
 
 @pytest.mark.skipif("__import__('torch').cuda.is_available()", reason="this machine has a GPU")

@@ -152,6 +152,36 @@ def test_nnunets_command_says_what_a_misspelt_trainer_was_meant_to_be(train):
     assert len(error.splitlines()) == 1
 
 
+COMMANDS = {
+    "nnUNetv2_predict": "-i . -o predicted -d 1 -c 2d -f 0 -tr",
+    "nnUNetv2_find_best_configuration": "1 -c 2d -f 0 -tr",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COMMANDS)
+def test_commands_that_search_for_no_trainer_say_it_too(name, tmp_path):
+    folders = {key: str(tmp_path / key) for key in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
+    for folder in folders.values():
+        (Path(folder) / "Dataset001_Volumes").mkdir(parents=True)
+    for folder in ("nnUNet_raw", "nnUNet_preprocessed"):
+        (tmp_path / folder / "Dataset001_Volumes" / "dataset.json").write_text("{}")
+    plans = tmp_path / "nnUNet_preprocessed" / "Dataset001_Volumes" / "nnUNetPlans.json"
+    plans.write_text(json.dumps({"configurations": {"2d": {}}}))
+    command = [Path(sys.executable).with_name(name), *COMMANDS[name].split()]
+    environment = os.environ | folders | {"PYTHONWARNINGS": "ignore", "nnUNet_extTrainer": DISCOVERY_FOLDER}
+    for trainer, told in {
+        "DLKUNetSTrainr": "There is no trainer DLKUNetSTrainr: did you mean DLKUNetSTrainer? ",
+        "DLKUNetSTrainer": "Traceback",
+        "SomebodysTrainer": "Traceback",
+    }.items():
+        run = subprocess.run(
+            [*command, trainer], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
+        )
+        assert run.returncode == 1
+        assert run.stderr.startswith(told)
+
+
 @pytest.mark.slow
 def test_nnunets_own_errors_stay_nnunets(train):
     error = train("SomebodysTrainer", "2d").stderr

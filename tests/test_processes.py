@@ -11,8 +11,7 @@ import pytest
 
 PARENT = """
 import multiprocessing, os, time
-from nnunet_plugins.processes import end_forked_with_this_process
-end_forked_with_this_process()
+from nnunet_plugins.processes import forked_end_with_this_process
 fork = multiprocessing.get_context("fork")
 
 def child(queue):
@@ -22,8 +21,21 @@ def child(queue):
     time.sleep(300)
 
 queue = fork.Queue()
-fork.Process(target=child, args=(queue,)).start()
+with forked_end_with_this_process():
+    fork.Process(target=child, args=(queue,)).start()
 print(*queue.get(), flush=True)
+time.sleep(300)
+"""
+
+
+AFTER_A_BLOCK = """
+import multiprocessing, time
+from nnunet_plugins.processes import forked_end_with_this_process
+with forked_end_with_this_process():
+    pass
+process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(300,))
+process.start()
+print(process.pid, flush=True)
 time.sleep(300)
 """
 
@@ -50,3 +62,15 @@ def test_forked_processes_end_with_a_killed_one_and_live_as_long_as_it():
         parent.stdout.close()
         for pid in filter(is_running, forked):
             os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux alone can do this")
+def test_processes_that_are_forked_after_the_block_are_left_alone():
+    parent = subprocess.Popen([sys.executable, "-c", AFTER_A_BLOCK], stdout=subprocess.PIPE, text=True)
+    pid = int(parent.stdout.readline())
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    time.sleep(0.5)
+    assert is_running(pid)
+    os.kill(pid, signal.SIGKILL)

@@ -130,6 +130,8 @@ def check_trainer(survey: Survey, trainer: str, path: Path) -> None:
     """Check that nnU-Net finds a trainer, and that it can do all configurations that the suite gives it."""
     from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
+    from nnunet_plugins import quiet_timm  # noqa: F401
+
     _startup.extend()  # as the jobs do
     with contextlib.redirect_stdout(io.StringIO()):
         try:

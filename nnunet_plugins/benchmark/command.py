@@ -52,7 +52,7 @@ def run_benchmark(options: argparse.Namespace) -> None:
     left = [run for run in after.runs if run not in after.done]
     if left or not succeeded:  # another suite may have changed a fold
         for run in left:
-            print(f"{run}: {in_words(after.suite, progress_of(after, run))}", file=sys.stderr)
+            print(f"{run}: {in_words(after.suite.epochs_for(run.trainer), progress_of(after, run))}", file=sys.stderr)
         logs = work_folder(after.suite) / "logs"
         raise UserError(f"Not everything succeeded: see the messages above and the logs in {logs}; then run this again")
 

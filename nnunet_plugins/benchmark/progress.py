@@ -51,7 +51,7 @@ class Epochs(NamedTuple):
 def progress_of(survey: Survey, run: Run) -> Progress:
     """Progress of a run of a survey."""
     if survey.states[run].done:
-        return Progress("done", survey.suite.epochs, survey.states[run].dice)
+        return Progress("done", survey.suite.epochs_for(run.trainer), survey.states[run].dice)
     return progress_now(survey.suite, run)
 
 
@@ -67,21 +67,21 @@ def progress_now(suite: Suite, run: Run) -> Progress:
     if step == "train":
         return stopped(run) if log.exists() or is_begun(run) else Progress("waiting")
     if step == "validate":
-        return Progress("waiting to validate", suite.epochs, last_epochs(run).dice)
+        return Progress("waiting to validate", suite.epochs_for(run.trainer), last_epochs(run).dice)
     return Progress(f"waiting to {step}" if log.exists() else "waiting")
 
 
 def working(suite: Suite, run: Run) -> Progress:
     """Progress of a run that another process works on."""
-    epochs = last_epochs(run)
+    epochs, num_epochs = last_epochs(run), suite.epochs_for(run.trainer)
     if run.training_receipt.exists():
-        return Progress("measuring", suite.epochs, epochs.dice)
+        return Progress("measuring", num_epochs, epochs.dice)
     if not (run.folder / "checkpoint_final.pth").exists():
-        left = None if epochs.seconds is None else epochs.seconds * max(0, suite.epochs - epochs.finished)
+        left = None if epochs.seconds is None else epochs.seconds * max(0, num_epochs - epochs.finished)
         return Progress("training", epochs.finished, epochs.dice, left)
     if run.data.test and (run.folder / SUMMARY).exists():
-        return Progress("predicting the test set", suite.epochs, epochs.dice, detail=cases_predicted(run, TEST))
-    return Progress("validating", suite.epochs, epochs.dice, detail=cases_predicted(run, VALIDATION))
+        return Progress("predicting the test set", num_epochs, epochs.dice, detail=cases_predicted(run, TEST))
+    return Progress("validating", num_epochs, epochs.dice, detail=cases_predicted(run, VALIDATION))
 
 
 def stopped(run: Run) -> Progress:

@@ -78,6 +78,10 @@ def converted(value: Any, kind: Any, key: str) -> Any:
             if not isinstance(value, list) or any(type(item) is not items for item in value):
                 raise BadSuite(f"{key} = {shown(value)}: expected a list of {expected_items}")
             return tuple(value)
+    if kind == tuple[tuple[str, int], ...]:
+        if not isinstance(value, dict) or any(type(number) is not int for number in value.values()):
+            raise BadSuite(f"{key} = {shown(value)}: expected a table with a whole number for each name")
+        return tuple(value.items())
     return value
 
 

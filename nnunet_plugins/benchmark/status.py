@@ -21,22 +21,23 @@ def print_status(survey: Survey) -> None:
 def cells(suite: Suite, run: Run, progress: Progress) -> tuple[str, ...]:
     """Cells of a run's row."""
     repeat = f" repeat {run.repeat}" if run.repeat > 1 else ""
+    num_epochs = suite.epochs_for(run.trainer)
     return (
         run.trainer,
         f"{run.dataset} {run.configuration}",
         f"{run.fold}{repeat}",
-        f"{progress.epochs} of {suite.epochs}" if progress.epochs or progress.state == "training" else "-",
+        f"{progress.epochs} of {num_epochs}" if progress.epochs or progress.state == "training" else "-",
         "-" if progress.dice is None else f"{progress.dice:.3f}",
         "-" if progress.seconds_left is None else duration(progress.seconds_left),
         str(progress),
     )
 
 
-def in_words(suite: Suite, progress: Progress) -> str:
+def in_words(num_epochs: int, progress: Progress) -> str:
     """Progress in a line of a log, e.g. ``training, epoch 3 of 100, Dice 0.812, 2 h 05 min left``."""
     words = [str(progress)]
     if progress.state in ("training", "stopped"):
-        words.append(f"epoch {progress.epochs} of {suite.epochs}")
+        words.append(f"epoch {progress.epochs} of {num_epochs}")
     if progress.dice is not None:
         words.append(f"Dice {progress.dice:.3f}")
     if progress.seconds_left is not None:

@@ -12,6 +12,7 @@ from nnunet_plugins.benchmark.faults import BadSuite, Faults
 from nnunet_plugins.benchmark.records import Bad, build, shown
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
+SLURM_NAMES = re.compile(r"[\w.,+@-]*")
 LENGTH = re.compile(r"_(1epoch|\d+epochs|\d+iterations)$")
 
 MAX_NAME = 100
@@ -92,12 +93,18 @@ class Suite:
     folds: tuple[int, ...] = (0, 1, 2, 3, 4)
     repeats: int = 1
     resources: Resources = field(default_factory=Resources)
+    epochs_of: tuple[tuple[str, int], ...] = ()
+    """Trainers with other epochs than ``epochs``, e.g. for the same time instead of steps; in the file, a table."""
 
     def trainer_name(self, trainer: str) -> str:
         """Name under which nnU-Net trains a trainer of the suite for the suite's length."""
-        trainer, _ = divided(trainer)
-        length = f"_{self.epochs}epoch{'' if self.epochs == 1 else 's'}"
-        return f"{trainer}{length}" + (f"_{self.iterations}iterations" if self.iterations else "")
+        epochs = self.epochs_for(trainer)
+        length = f"_{epochs}epoch{'' if epochs == 1 else 's'}"
+        return f"{divided(trainer)[0]}{length}" + (f"_{self.iterations}iterations" if self.iterations else "")
+
+    def epochs_for(self, trainer: str) -> int:
+        """Epochs that a trainer of the suite is trained for."""
+        return dict(self.epochs_of).get(trainer, self.epochs)
 
     def trainers_of(self, data: Data) -> tuple[str, ...]:
         """Trainers that are trained on a dataset, in the suite's order."""
@@ -187,10 +194,7 @@ def problems(suite: Suite) -> Iterator[tuple[str, Any, str]]:
             yield "trainers", trainer, "leave the length out of the name: epochs and iterations set it for all"
     if suite.reference not in suite.trainers:
         yield "reference", suite.reference, f"it must be one of trainers: {', '.join(suite.trainers)}"
-    for key in ("epochs", "iterations", "repeats"):
-        value = getattr(suite, key)
-        if value is not None and not 1 <= value <= 999_999_999:
-            yield key, value, "expected a whole number from 1 to 999999999"
+    yield from problems_of_length(suite)
     if suite.gpu_memory_gb is not None and not 0 < suite.gpu_memory_gb <= MAX_NUMBER:
         yield "gpu_memory_gb", suite.gpu_memory_gb, "expected the memory of a GPU in GiB, e.g. 24"
     if not suite.folds or not all(0 <= fold <= MAX_NUMBER for fold in suite.folds):
@@ -200,18 +204,37 @@ def problems(suite: Suite) -> Iterator[tuple[str, Any, str]]:
     for index, data in enumerate(suite.datasets):
         for key, value, expectation in problems_of_data(suite, data):
             yield f"datasets[{index}].{key}", value, expectation
-    resources = suite.resources
+    for key, value, expectation in problems_of_resources(suite.resources):
+        yield f"resources.{key}", value, expectation
+
+
+def problems_of_length(suite: Suite) -> Iterator[tuple[str, Any, str]]:
+    for key in ("epochs", "iterations", "repeats"):
+        value = getattr(suite, key)
+        if value is not None and not 1 <= value <= 999_999_999:
+            yield key, value, "expected a whole number from 1 to 999999999"
+    for trainer, epochs in suite.epochs_of:
+        if trainer not in suite.trainers:
+            yield "epochs_of", trainer, f"it must be one of trainers: {', '.join(suite.trainers)}"
+        if not 1 <= epochs <= 999_999_999:
+            yield f"epochs_of.{trainer}", epochs, "expected a whole number from 1 to 999999999"
+
+
+def problems_of_resources(resources: Resources) -> Iterator[tuple[str, Any, str]]:
     if resources.device not in ("cuda", "cpu", "mps"):
-        yield "resources.device", resources.device, "expected 'cuda', 'cpu' or 'mps'"
+        yield "device", resources.device, "expected 'cuda', 'cpu' or 'mps'"
     for key in ("cpus", "memory_gb", "hours"):
         if not 0 < getattr(resources, key) <= MAX_NUMBER:
-            yield f"resources.{key}", getattr(resources, key), f"expected a number above 0 and at most {MAX_NUMBER}"
+            yield key, getattr(resources, key), f"expected a number above 0 and at most {MAX_NUMBER}"
+    for key in ("slurm_partition", "slurm_account"):
+        if not SLURM_NAMES.fullmatch(getattr(resources, key)):
+            yield key, getattr(resources, key), "expected names as Slurm prints them, separated by commas"
     try:
         shlex.split(resources.slurm_extra)
     except ValueError as error:
-        yield "resources.slurm_extra", resources.slurm_extra, f"these are no options of sbatch ({error}): correct them"
+        yield "slurm_extra", resources.slurm_extra, f"these are no options of sbatch ({error}): correct them"
     if not 0 <= resources.retries <= MAX_NUMBER:
-        yield "resources.retries", resources.retries, f"expected 0 or more, and at most {MAX_NUMBER}"
+        yield "retries", resources.retries, f"expected 0 or more, and at most {MAX_NUMBER}"
 
 
 def problems_of_data(suite: Suite, data: Data) -> Iterator[tuple[str, Any, str]]:

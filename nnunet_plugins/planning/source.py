@@ -10,7 +10,7 @@ from typing import Any
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_plugins import _startup
+from nnunet_plugins import _startup, quiet_timm  # noqa: F401
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.files import read_json
 from nnunet_plugins.nnunet_folders import (

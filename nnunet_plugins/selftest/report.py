@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from nnunet_plugins import __version__
-from nnunet_plugins.doctor import nvidia_driver
+from nnunet_plugins.doctor.gpus import nvidia_driver
 
 
 class Outcome(NamedTuple):

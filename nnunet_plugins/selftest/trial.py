@@ -18,7 +18,7 @@ from skimage.io import imread
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from nnunet_plugins.doctor import summary
+from nnunet_plugins.doctor.findings import summary
 from nnunet_plugins.files import usable_cores, write_json
 from nnunet_plugins.nnunet_folders import RAW, nnunet_folder
 from nnunet_plugins.selftest.data import CONFIGURATION, DATASET

@@ -34,6 +34,7 @@ MEDFUSION = "medfusion_transnet.MedFusionTransNetTrainer"
 CASNET = "medfusion_transnet.CASNetTrainer"
 DRGO = "medfusion_transnet.DRGOTrainer"
 DCSNET = "dcsnet.DCSNetTrainer"
+TIMM_UNET = "timm_unet.TimmUNetTrainer"
 
 # fmt: off
 _ROWS = (
@@ -110,6 +111,7 @@ _ROWS = (
             {"network_kwargs": {"use_dghc": False, "use_msfa": False}}),
     Variant("DCSNetTrainer_base32", DCSNET, "Table 6: boxes of 32 x 32", {"network_kwargs": {"base_size": 32}}),
     Variant("DCSNetTrainer_base128", DCSNET, "Table 6: boxes of 128 x 128", {"network_kwargs": {"base_size": 128}}),
+    Variant("TimmUNetTrainer", TIMM_UNET, "a reference: a plain U-Net on a ResNet-34, trained as nnU-Net's own"),
 )
 # fmt: on
 
@@ -187,6 +189,13 @@ def has_suffixes(name: str) -> bool:
     """Whether the name is a trainer's name without suffixes, followed by one or more in their order."""
     match = _NAME.fullmatch(name)
     return bool(match and name != match["base"] and not has_suffixes(match["base"]))
+
+
+def table_name(name: str) -> str | None:
+    """Name of the table's row behind a trainer's name with or without suffixes; None if it is none of ours."""
+    match = _NAME.fullmatch(name)
+    base = name if name in TRAINERS else match and match["base"]
+    return base if base in TRAINERS else None
 
 
 def __getattr__(name: str) -> type[Any]:

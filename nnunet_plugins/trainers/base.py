@@ -17,7 +17,6 @@ import torch
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
-from timm.layers import BatchNormAct2d
 from torch import nn
 from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
@@ -28,6 +27,7 @@ from nnunet_plugins.compatibility import require_trainer
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.losses import DiceCrossEntropyLoss
 from nnunet_plugins.losses.common import LabelFormat, PluginLoss
+from nnunet_plugins.quiet_timm import timm
 from nnunet_plugins.trainers.early_stopping import EarlyStopping
 from nnunet_plugins.trainers.limits import Limits, refuse_unknown_configuration
 from nnunet_plugins.trainers.memory.fitting import FittingTrainer
@@ -270,7 +270,8 @@ def refuse_fused_normalisation(network: nn.Module | None) -> None:
         UserError: timm has fused an activation into a batch normalisation of the network.
     """
     assert network is not None, "the network is built in initialize()"
-    fused = next((name for name, module in network.named_modules() if isinstance(module, BatchNormAct2d)), None)
+    kind = timm.layers.BatchNormAct2d
+    fused = next((name for name, module in network.named_modules() if isinstance(module, kind)), None)
     if fused is not None:
         raise UserError(
             f"{fused} of the network is a batch normalisation with an activation, which nnU-Net's synchronisation of "

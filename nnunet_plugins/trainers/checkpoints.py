@@ -24,6 +24,9 @@ class SafeCheckpoints(nnUNetTrainer):
     nnU-Net writes a checkpoint where the last one was: a training that is killed meanwhile cannot go on.
     """
 
+    own_checkpoints: frozenset[str] = frozenset()
+    """Names of the checkpoints that this training has saved or gone on from; others are of an earlier one."""
+
     def save_checkpoint(self, filename: str) -> None:
         if self.local_rank != 0 or self.disable_checkpointing:
             super().save_checkpoint(filename)
@@ -31,10 +34,11 @@ class SafeCheckpoints(nnUNetTrainer):
         try:
             with atomic_write_with_companions(Path(filename)) as temporary:
                 super().save_checkpoint(str(temporary))
+            self.own_checkpoints |= {Path(filename).name}
         except (OSError, RuntimeError) as error:
             if not (reason := reason_not_written(error)):
                 raise
-            remedy = f"make room or mend the permissions; {how_to_go_on(Path(self.output_folder))}"
+            remedy = f"make room or mend the permissions; {self.how_to_go_on()}"
             raise UserError(f"{filename} cannot be written ({reason}): {remedy}.") from error
 
     def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
@@ -44,6 +48,23 @@ class SafeCheckpoints(nnUNetTrainer):
             if isinstance(filename_or_checkpoint, str):
                 refuse_damaged(Path(filename_or_checkpoint), error)
             raise
+        if isinstance(filename_or_checkpoint, str):
+            self.own_checkpoints |= {Path(filename_or_checkpoint).name}
+
+    def last_checkpoint(self) -> "Checkpoint | None":
+        """Checkpoint of this training from which ``--c`` goes on: the first one that is whole and finite."""
+        own = (Path(self.output_folder, name) for name in CHECKPOINTS if name in self.own_checkpoints)
+        return next((found for found in map(readable, own) if found and found.finite), None)
+
+    def how_to_go_on(self) -> str:
+        """Tell how this training goes on, now that it ends too early."""
+        checkpoint = self.last_checkpoint()
+        if checkpoint is None:
+            return "it has saved no checkpoint yet, so begin again with the same command"
+        folder = checkpoint.path.parent
+        before = [n for n in CHECKPOINTS[: CHECKPOINTS.index(checkpoint.path.name)] if (folder / n).exists()]
+        away = f"move {' and '.join(before)}, of an earlier training, out of the folder, then " if before else ""
+        return f"{away}the same command with --c goes on from {checkpoint}"
 
 
 def reason_not_written(error: OSError | RuntimeError) -> str:
@@ -97,7 +118,7 @@ def refuse_damaged(path: Path, error: Exception) -> None:
         if refusal.__cause__ and is_whole(path):  # it holds more than weights
             return
         damage = refusal.__cause__ or refusal
-        reason = (f"{damage}".strip().splitlines() or [type(damage).__name__])[0]
+        reason = (f"{damage}".strip().splitlines() or [type(damage).__name__])[0].partition(". ")[0]
     names = CHECKPOINTS[CHECKPOINTS.index(path.name) + 1 :] if path.name in CHECKPOINTS else CHECKPOINTS
     rest = [path.with_name(name) for name in names if path.with_name(name).exists()]
     whole = next((found for found in map(readable, rest) if found), None)
@@ -114,21 +135,3 @@ def is_whole(path: Path) -> bool:
             return archive.testzip() is None
     except (OSError, zipfile.BadZipFile):
         return False
-
-
-def last_checkpoint(folder: Path, finite: bool = False) -> Checkpoint | None:
-    """Checkpoint from which ``--c`` goes on, or the first after it that can be read.
-
-    Args:
-        folder: of the fold.
-        finite: whether all of its weights must be numbers.
-    """
-    found = (readable(folder / name) for name in CHECKPOINTS if (folder / name).exists())
-    return next((checkpoint for checkpoint in found if checkpoint and (checkpoint.finite or not finite)), None)
-
-
-def how_to_go_on(folder: Path) -> str:
-    """Tell how a training that has ended too early goes on."""
-    if checkpoint := last_checkpoint(folder):
-        return f"the same command with --c goes on from {checkpoint}"
-    return "no checkpoint has been saved yet, so begin again with the same command"

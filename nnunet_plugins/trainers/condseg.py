@@ -195,6 +195,7 @@ def encoder_weights(path: Path) -> dict[str, Tensor]:
     weights = content if path.suffix == ".safetensors" else content.get("network_weights")
     if not isinstance(weights, dict):
         raise UserError(f"{path} is no checkpoint of nnU-Net, for it has no network_weights: {remedy}")
+    weights = {str(key): value for key, value in weights.items()}
     encoder = re.compile(r"(net0\.)?encoder\.")
     found = {encoder.sub("", key, count=1): value for key, value in weights.items() if encoder.match(key)}
     return found or weights

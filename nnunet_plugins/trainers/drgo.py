@@ -263,6 +263,8 @@ class DRGO(SafeTraining):
         super().on_train_end()
         if self.importance is not None:
             regions_file(Path(self.output_folder, "checkpoint_latest.pth")).unlink(missing_ok=True)
+        for left_by_an_interruption in Path(self.output_folder).glob(next_regions_file(Path("*")).name):
+            left_by_an_interruption.unlink()
 
 
 def regions_file(checkpoint: str | Path) -> Path:

@@ -42,6 +42,24 @@ def refuse_near_name(name: str) -> None:
         raise UnknownTrainer(name, meant)
 
 
+def misspelt_trainer(arguments: list[str], error: str) -> str | None:
+    """Tell which trainer was meant by a name among a command's arguments that an error names, if it is misspelt.
+
+    nnU-Net's prediction and its search for the best configuration look for the trainer's results only.
+    """
+    from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+
+    for name in arguments:
+        if name in error and near_name(name) not in (name, None):
+            try:
+                recursive_find_trainer_class_by_name(name)
+            except UnknownTrainer as unknown:
+                return str(unknown)
+            except Exception:  # whatever a folder of others raises: the error is told as it is
+                return None
+    return None
+
+
 def near_name(name: str) -> str | None:
     """The name that was meant, with its suffixes in their order; None if the name is like none that is known.
 

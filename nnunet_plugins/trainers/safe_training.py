@@ -14,7 +14,7 @@ from nnunetv2.paths import nnUNet_results
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_plugins.errors import UserError, traceback_is_wanted
-from nnunet_plugins.trainers.checkpoints import SafeCheckpoints, how_to_go_on
+from nnunet_plugins.processes import forked_end_with_this_process
 from nnunet_plugins.trainers.finite_losses import FiniteLosses
 from nnunet_plugins.trainers.fold_lock import FoldLock
 from nnunet_plugins.trainers.limits import refuse_unknown_configuration
@@ -25,7 +25,7 @@ WORKERS_ARE_GONE = "background workers are no longer alive"
 """Part of the sentence in which batchgenerators tells that a worker has failed."""
 
 
-class SafeTraining(FoldLock, FiniteLosses, SafeCheckpoints):
+class SafeTraining(FoldLock, FiniteLosses):
     """Mixin for any trainer of nnU-Net's kind: locks the fold, saves whole checkpoints, and names what went wrong.
 
     What the user can put right is told in one sentence, on the terminal and in the log.
@@ -46,9 +46,10 @@ class SafeTraining(FoldLock, FiniteLosses, SafeCheckpoints):
 
     def run_training(self) -> None:
         try:
-            super().run_training()
+            with forked_end_with_this_process():  # loader workers of a killed training
+                super().run_training()
         except KeyboardInterrupt:
-            sentence = f"Stopped by Ctrl-C in epoch {self.current_epoch}: {how_to_go_on(Path(self.output_folder))}."
+            sentence = f"Stopped by Ctrl-C in epoch {self.current_epoch}: {self.how_to_go_on()}."
             self.print_to_log_file(sentence)
             if traceback_is_wanted():
                 raise
@@ -68,7 +69,7 @@ class SafeTraining(FoldLock, FiniteLosses, SafeCheckpoints):
             place = error.filename or self.output_folder
             return (
                 f"{place} cannot be written ({error.strerror}): make room or mend the permissions; "
-                f"{how_to_go_on(Path(self.output_folder))}."
+                f"{self.how_to_go_on()}."
             )
         if WORKERS_ARE_GONE in f"{error}" or raised_in(error.__traceback__, LOADING):
             return self.about_damaged_case()
@@ -76,6 +77,7 @@ class SafeTraining(FoldLock, FiniteLosses, SafeCheckpoints):
 
     def about_damaged_case(self) -> str:
         """Name the first case of the fold that cannot be read, if there is one."""
+        self.print_to_log_file("Reading the fold's cases, to see whether one of them is damaged ...")
         training, validation = self.do_split()
         dataset_class: Any = self.dataset_class
         for case in (*training, *validation):
@@ -86,7 +88,11 @@ class SafeTraining(FoldLock, FiniteLosses, SafeCheckpoints):
                 data, segmentation, previous, _ = dataset.load_case(case)
                 for array in (data, segmentation, previous):
                     np.asarray(array[:] if array is not None else 0)
+            except (MemoryError, PermissionError):
+                return ""  # not the file's fault
             except Exception as error:
+                if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO):
+                    return ""
                 return (
                     f"The preprocessed case {case} in {self.preprocessed_dataset_folder} cannot be read ({error}): "
                     "remove its files there and preprocess the dataset again."

@@ -94,7 +94,7 @@ def test_missing_key_of_a_further_dataset_is_refused(short_suite):
 @pytest.mark.parametrize(
     ("section", "key", "hint"),
     [
-        ("", "epoch", "did you mean epochs?"),
+        ("", "epoch", "did you mean epochs or epochs_of?"),
         ("", "trainer", "did you mean trainers?"),
         ("", "resource", "did you mean resources?"),
         ("datasets[0].", "configuration", "did you mean configurations?"),
@@ -117,6 +117,10 @@ WORDS = {
     bool: ("true or false", ["1", "0", "'yes'"]),
     str: ("text in quotes", ["1", "true", "['a']", "1979-05-27"]),
     tuple[str, ...]: ("a list of texts in quotes", ["'A'", "1", "[1]", "['A', 1]", "['A', true]", "[['A']]"]),
+    tuple[tuple[str, int], ...]: (
+        "a table with a whole number for each name",
+        ["0", "'A'", "[0]", "{x = 1.0}", "{x = true}", "{x = '1'}"],
+    ),
     tuple[int, ...]: ("a list of whole numbers", ["0", "'0'", "['0']", "[0, true]", "[0, 1.0]", "{x = 0}"]),
 }
 OF_A_TYPE = [
@@ -171,6 +175,7 @@ REFUSED = [  # section, key, value; what the message shows of it, and what it sa
     ("", "reference", "''", "''", "it must be one of trainers: A, B"),
     *(("", key, value, value, "from 1") for key in ("epochs", "iterations", "repeats") for value in ("0", "-1")),
     *(("", key, "1000000000", "1000000000", "999") for key in ("epochs", "iterations", "repeats")),
+    ("", "epochs_of", "{C = 5}", "'C'", "it must be one of trainers: A, B"),
     ("", "folds", "[]", "[]", FROM_0),
     ("", "folds", "[0, -1]", "[0, -1]", FROM_0),
     ("", "folds", "[0, 1, 0]", "0", TWICE),
@@ -205,6 +210,12 @@ REFUSED = [  # section, key, value; what the message shows of it, and what it sa
 def test_bad_value_is_refused_with_file_key_value_and_remedy(short_suite, section, key, value, shown, remedy):
     message = refusal(short_suite(section, key, value))
     assert message.startswith(f": {section}{key} = {shown}: ") and remedy in message
+
+
+@pytest.mark.parametrize("epochs", [0, -1, 1_000_000_000])
+def test_epochs_of_a_trainer_have_the_same_limits(short_suite, epochs):
+    message = f": epochs_of.A = {epochs}: expected a whole number from 1 to 999999999"
+    assert refusal(short_suite("", "epochs_of", f"{{A = {epochs}}}")) == message
 
 
 @pytest.mark.parametrize(("section", "key"), [("datasets[0].", "tolerance"), ("resources.", "hours")])
@@ -242,6 +253,14 @@ def test_options_for_slurm_reach_sbatch_and_no_shell(tmp_path, command):
     assert not (tmp_path / "witness").exists()
 
 
+@pytest.mark.parametrize("key", ["slurm_partition", "slurm_account"])
+@pytest.mark.parametrize("value", ["a; touch witness", "a b", "$(touch witness)", "a'"])
+def test_names_for_slurm_that_a_shell_could_run_are_refused(short_suite, key, value):
+    message = refusal(short_suite("resources.", key, f'"{value}"'))
+    assert f"resources.{key}" in message
+    assert message.endswith("expected names as Slurm prints them, separated by commas")
+
+
 def test_options_for_slurm_with_an_open_quote_are_refused(short_suite):
     message = refusal(short_suite("resources.", "slurm_extra", '"--comment=\'mine"'))
     assert message.endswith("these are no options of sbatch (No closing quotation): correct them")
@@ -276,7 +295,7 @@ def test_all_faults_of_a_suite_are_told_at_once(tmp_path):
         "datasets[0].id = '501': expected a whole number",
         "datasets[1].configuration: there is no such key; did you mean configurations?",
         "resources.cpus = '8': expected a whole number",
-        "epoch: there is no such key; did you mean epochs?",
+        "epoch: there is no such key; did you mean epochs or epochs_of?",
         "trainers = ['A', 'B_1epoch', 3]: expected a list of texts in quotes",
         "reference is missing",
         "name = 'a/b': it becomes a folder",

@@ -19,6 +19,7 @@ iterations = 100
 gpu_memory_gb = 24
 folds = [0, 2]
 repeats = 3
+epochs_of = { DCFFSNetTrainer = 150, DLKUNetTrainer = 1 }
 
 [[datasets]]
 id = 1
@@ -57,6 +58,7 @@ def test_complete_suite_is_read_completely(tmp_path):
         gpu_memory_gb=24.0,
         folds=(0, 2),
         repeats=3,
+        epochs_of=(("DCFFSNetTrainer", 150), ("DLKUNetTrainer", 1)),
         datasets=(
             Data(
                 id=1,
@@ -130,9 +132,10 @@ def test_extreme_values_are_read(short_suite, section, key, value):
 )
 def test_name_of_a_trainer_is_one_that_nnunet_finds(epochs, iterations, ending):
     suite = replace(MINIMAL, epochs=epochs, iterations=iterations)
+    others = replace(suite, epochs=7, epochs_of=(("nnUNetTrainer@Mine", epochs), ("DCFFSNetTrainer_woDS", epochs)))
     for trainer in ("nnUNetTrainer", "DCFFSNetTrainer_woDS"):
         name = suite.trainer_name(trainer)
-        assert name == trainer + ending
+        assert name == trainer + ending == others.trainer_name(trainer.replace("nnUNetTrainer", "nnUNetTrainer@Mine"))
         assert find_trainer(name).__name__ == name
 
 

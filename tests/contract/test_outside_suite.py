@@ -16,7 +16,7 @@ import SimpleITK as sitk
 from support import outside_suite
 from support.cell_datasets import VOLUME_SIZES
 from support.narrow import narrow_networks
-from support.outside_suite import CONFIGURATIONS, DATASETS, LABELS
+from support.outside_suite import CONFIGURATIONS, DATASETS, LABELS, REGIONS_IGNORE
 
 pytestmark = pytest.mark.slow
 
@@ -72,7 +72,7 @@ def test_a_trainer_in_3d_in_all_configurations_from_training_to_postprocessing(r
     assert_segments_every_case(segmented(dataset_id, root, [IN_3D], CONFIGURATIONS, folds, also), dataset_id)
 
 
-@pytest.mark.parametrize("dataset_id", DATASETS)
+@pytest.mark.parametrize("dataset_id", [LABELS, REGIONS_IGNORE])
 def test_the_five_methods_in_2d_from_training_to_postprocessing(root, dataset_id):
     also = [(name, "2d") for name in IN_2D]
     assert_segments_every_case(segmented(dataset_id, root, IN_2D, ["2d"], TWO_FOLDS, also), dataset_id)

@@ -16,6 +16,7 @@ PAGES = {
     "DLKUNet": "dlkunet.md",
     "MedFusion-TransNet": "medfusion_transnet.md",
     "DCSNet": "dcsnet.md",
+    "TimmUNet": "timm_unet.md",
 }
 OWN_VARIABLE = re.compile(r"NNUNET_PLUGINS_\w+")
 

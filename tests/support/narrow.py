@@ -25,6 +25,7 @@ NETWORK_KWARGS: dict[str, dict[str, Any]] = {
         "max_boxes": 2,
     },
     "DLKUNetTrainer": {"base_channels": 12},
+    "TimmUNetTrainer": {"backbone": "test_resnet", "decoder_channels": (16, 16, 16, 16, 16)},
 }
 """Arguments for the networks of the main trainers, which their variants inherit."""
 

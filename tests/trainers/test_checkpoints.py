@@ -11,7 +11,7 @@ from nnunetv2.run.run_training import maybe_load_checkpoint
 from support.cell_datasets import LABELS, make_trainer
 
 from nnunet_plugins.errors import UserError
-from nnunet_plugins.trainers.checkpoints import CHECKPOINTS, last_checkpoint, readable
+from nnunet_plugins.trainers.checkpoints import CHECKPOINTS, readable
 
 pytestmark = pytest.mark.usefixtures("results", "narrow", "no_pictures")
 
@@ -114,8 +114,19 @@ def test_looking_for_a_checkpoint_runs_no_code_from_its_file(interrupted, tmp_pa
     content = torch.load(interrupted / LATEST, weights_only=False) | {"more": Command(tmp_path / "executed")}
     torch.save(content, interrupted / LATEST)
     assert readable(interrupted / LATEST) is None
-    assert last_checkpoint(interrupted).path.name == BEST
     assert not (tmp_path / "executed").exists()
+
+
+def test_what_to_do_after_an_early_end_never_leads_to_an_earlier_training(interrupted):
+    """A training that begins anew over the checkpoints of another must not go on from those."""
+    (interrupted / LATEST).rename(interrupted / FINAL)
+    trainer = make_trainer(interrupted.parent.name.split("__")[0], LABELS)
+    trainer.initialize()
+    assert trainer.how_to_go_on() == "it has saved no checkpoint yet, so begin again with the same command"
+    trainer.save_checkpoint(str(interrupted / BEST))
+    assert trainer.how_to_go_on().startswith(
+        f"move {FINAL}, of an earlier training, out of the folder, then the same command with --c goes on from {BEST}"
+    )
 
 
 # ---- full disks ------------------------------------------------------------------------------------------------------

@@ -52,21 +52,24 @@ def test_nan_in_the_images_ends_the_training_and_names_their_cases(base, images_
         trainer.run_training()
     sentence = str(refused.value)
     assert sentence.startswith("The training ends in epoch 0, for its loss is no number")
-    assert len(steps) == 5
+    assert len(steps) == 1
     assert "the images of " + ", ".join(sorted({str(case) for keys in steps for case in keys})) in sentence
-    assert "no checkpoint has finite weights" in sentence
+    assert "it has no checkpoint yet" in sentence
     assert sentence in Path(trainer.log_file).read_text()
     assert not list(Path(trainer.output_folder).glob("*.pth"))
 
 
-def with_losses(trainer, losses, monkeypatch):
-    """Let the training's steps have these losses, one after the other, and 1 after them."""
+def with_losses(trainer, losses, monkeypatch, skipped=False):
+    """Let the training's steps have these losses, one after the other, and 1 after them.
+
+    A loss that is no number makes all weights NaN, unless the gradient scaler has skipped the step.
+    """
     remaining = iter(losses)
     train_step = type(trainer).__mro__[-2].train_step  # nnU-Net's
 
     def step(self, batch):
         loss = next(remaining, 1.0)
-        if np.isfinite(loss):
+        if np.isfinite(loss) or skipped:
             return {"loss": np.array(loss)}
         with torch.no_grad():
             for parameter in trainer.network.parameters():
@@ -89,10 +92,49 @@ def test_weights_that_are_no_numbers_never_replace_a_good_checkpoint(monkeypatch
     assert kept.finite
 
 
+@pytest.mark.parametrize("base", ["DLKUNetSTrainer", "nnUNetTrainer"])
+def test_weights_that_a_finite_loss_has_made_nan_are_not_saved_either(base):
+    trainer = make_trainer(f"{base}_3epochs_1iterations", LABELS)
+    trainer.save_every = 1
+    on_train_epoch_end = trainer.on_train_epoch_end
+
+    def spoil(outputs):
+        on_train_epoch_end(outputs)
+        if trainer.current_epoch == 1:
+            next(trainer.network.parameters()).data.fill_(np.nan)
+
+    trainer.on_train_epoch_end = spoil
+    with pytest.raises(
+        UserError, match=r"epoch 1, for weights of its network are no numbers .*latest.pth \(after epoch 0"
+    ):
+        trainer.run_training()
+    assert readable(Path(trainer.output_folder, "checkpoint_latest.pth")).finite
+
+
+def test_a_step_that_the_gradient_scaler_skips_leaves_no_trace_in_the_running_statistics():
+    """The forward pass has spoilt batch normalisation's before the scaler sees a gradient."""
+    trainer = make_trainer("DLKUNetSTrainer_3epochs_3iterations", LABELS)
+    trainer.on_train_start()
+    trainer.on_epoch_start()
+    trainer.on_train_epoch_start()
+    batch = next(trainer.dataloader_train)
+    trainer.train_step(batch)
+    weights = [parameter.detach().clone() for parameter in trainer.network.parameters()]
+    trainer.optimizer.step = lambda *args, **kwargs: None
+    norm = next(module for module in trainer.network.modules() if isinstance(module, torch.nn.BatchNorm2d))
+    overflow = norm.register_forward_pre_hook(lambda module, inputs: (inputs[0] * np.nan,))
+    assert not np.isfinite(trainer.train_step(batch)["loss"])
+    overflow.remove()
+    assert all(torch.isfinite(value).all() for value in trainer.network.buffers())
+    assert all(map(torch.equal, weights, trainer.network.parameters()))
+    assert any(name.endswith("running_var") for name in trainer.running_statistics)
+    trainer.network.eval()
+    assert torch.isfinite(trainer.network(batch["data"])).all()
+
+
 def test_single_steps_that_a_gradient_scaler_skips_are_logged_and_no_reason_to_stop(monkeypatch):
     trainer = make_trainer("nnUNetTrainer_3epochs_9iterations", LABELS)
-    monkeypatch.setattr("torch.Tensor.fill_", lambda tensor, value: tensor)  # skipped: the weights stay
-    with_losses(trainer, [np.inf, np.nan, np.nan, np.nan, 1, np.nan, 1, np.nan], monkeypatch)
+    with_losses(trainer, [np.inf, np.nan, np.nan, np.nan, 1, np.nan, 1, np.nan], monkeypatch, skipped=True)
     trainer.run_training()
     assert Path(trainer.output_folder, "checkpoint_final.pth").is_file()
     assert "the loss of 6 training steps of this epoch was no number" in Path(trainer.log_file).read_text()

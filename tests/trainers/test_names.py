@@ -61,7 +61,9 @@ def test_a_class_bears_its_name_and_is_always_the_same_object(name, epochs, iter
 # ---- ImageNet weights and early stopping -----------------------------------------------------------------------------
 
 WITH_TIMM_ENCODER = [
-    name for name in TRAINERS if name.startswith(("DCFFSNet", "ConDSeg", "DCSNet")) and name != "ConDSegTrainer_stage2"
+    name
+    for name in TRAINERS
+    if name.startswith(("DCFFSNet", "ConDSeg", "DCSNet", "TimmUNet")) and name != "ConDSegTrainer_stage2"
 ]
 
 

@@ -41,3 +41,10 @@ def test_a_file_that_would_run_a_command_is_refused_in_a_sentence_and_runs_none(
     with pytest.raises(UserError, match=r"hostile.pth cannot be read as .*: set NNUNET_PLUGINS_STAGE1 to e.g. a check"):
         condseg.load_stage_1_encoder(nn.Conv2d(1, 1, 1))
     assert not (tmp_path / "witness").exists()
+
+
+@pytest.mark.parametrize("weights", [{3: torch.zeros(1)}, {"encoder.weight": "text", 3: 4}, {"encoder.weight": [1]}])
+def test_weights_of_other_kinds_are_refused_in_a_sentence(stage_1, weights):
+    torch.save({"network_weights": weights}, stage_1("odd.pth"))
+    with pytest.raises(UserError, match=r"odd.pth does not fit: expected a ConDSeg training"):
+        condseg.load_stage_1_encoder(nn.Conv2d(1, 1, 1))

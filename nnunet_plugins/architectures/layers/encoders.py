@@ -4,13 +4,13 @@ import os
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from torch import Tensor, nn
 
 from nnunet_plugins.architectures.layers.recomputation import make_blocks_recomputable
 from nnunet_plugins.checkpoint_files import read_checkpoint
 from nnunet_plugins.errors import UserError
+from nnunet_plugins.quiet_timm import timm
 
 WEIGHTS_FOLDER_VARIABLE = "NNUNET_PLUGINS_WEIGHTS"
 

@@ -19,7 +19,7 @@ from nnunet_plugins.benchmark.jobs.training import train, usable_threads
 from nnunet_plugins.benchmark.jobs.validation import validate
 from nnunet_plugins.benchmark.runs import Run, log_file, runs, stop_file
 from nnunet_plugins.benchmark.suite import Suite, read_suite
-from nnunet_plugins.processes import end_forked_with_this_process
+from nnunet_plugins.processes import forked_end_with_this_process
 
 PROCESS_VARIABLES = ("nnUNet_n_proc_DA", "nnUNet_def_n_proc")
 STEPS: dict[str, Callable[[Suite, Run], None]] = {
@@ -88,5 +88,5 @@ def logged(path: Path, title: str) -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    end_forked_with_this_process()  # loader workers of a killed training
-    main(sys.argv[1:])
+    with forked_end_with_this_process():  # loader workers of a killed training
+        main(sys.argv[1:])

@@ -6,7 +6,8 @@ from statistics import mean
 from typing import Any
 
 from nnunet_plugins.benchmark.jobs.training import predicted_parts
-from nnunet_plugins.benchmark.readers import label_manager, nnunet_metrics, reader_of
+from nnunet_plugins.benchmark.measurement import labels_of, measure
+from nnunet_plugins.benchmark.readers import nnunet_metrics, reader_of
 from nnunet_plugins.benchmark.runs import SUMMARY, VALIDATION, Run, dataset_json, predictions, references
 from nnunet_plugins.benchmark.suite import Suite
 from nnunet_plugins.errors import UserError
@@ -30,25 +31,16 @@ def validate(suite: Suite, run: Run) -> None:
 
 def case_rows(run: Run, part: str) -> Iterator[dict[str, Any]]:
     """Metrics of each case and label of a part."""
-    from nnunetv2.evaluation.evaluate_predictions import region_or_label_to_mask
     from tqdm import tqdm
 
-    from nnunet_plugins.benchmark.metrics import score
-
-    manager = label_manager(run)
-    values = manager.foreground_regions if manager.has_regions else manager.foreground_labels
-    names = {as_tuple(value): name for name, value in dataset_json(run)["labels"].items()}
+    labels = labels_of(dataset_json(run))
     files, predicted = references(run, part), predictions(run, part)
     reader = reader_of(run, next(iter(files.values())))
     for case, file in tqdm(files.items(), desc=f"Metrics, {part}"):
         reference, properties = reader.read_seg(str(file))
         prediction, _ = reader.read_seg(str(predicted[case]))
-        ignored = reference[0] == manager.ignore_label if manager.has_ignore_label else None
-        for value in values:
-            masks = [region_or_label_to_mask(array[0], value) for array in (reference, prediction)]
-            scores = score(masks[0], masks[1], properties["spacing"], run.data.tolerance, ignored)
-            label = names[as_tuple(value)]
-            yield {"part": part, "case": case, "label": label, "key": str(value)} | scores._asdict()
+        for label, scores in measure(reference[0], prediction[0], properties["spacing"], labels, run.data.tolerance):
+            yield {"part": part, "case": case, "label": label, "key": str(labels.values[label])} | scores._asdict()
 
 
 def mean_dice(rows: Sequence[Mapping[str, Any]]) -> float | None:
@@ -58,11 +50,6 @@ def mean_dice(rows: Sequence[Mapping[str, Any]]) -> float | None:
         if row["part"] == VALIDATION and row["Dice"] is not None:
             values.setdefault(row["label"], []).append(row["Dice"])
     return mean(map(mean, values.values())) if values else None
-
-
-def as_tuple(value: Any) -> tuple[int, ...]:
-    """A label, or a region of several, as ``dataset.json`` or nnU-Net writes it."""
-    return tuple(value) if isinstance(value, Sequence) else (value,)
 
 
 def require_dice_of_nnunet(run: Run, rows: Sequence[Mapping[str, Any]]) -> None:

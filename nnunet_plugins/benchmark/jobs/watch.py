@@ -63,7 +63,7 @@ class Watch:
         if not run.validation_receipt.exists():
             return progress_now(self.suite, run)
         receipt = receipt_values(run.validation_receipt, "parts", optional="dice")
-        return Progress("done", self.suite.epochs, receipt.get("dice"))
+        return Progress("done", self.suite.epochs_for(run.trainer), receipt.get("dice"))
 
     @property
     def done(self) -> int:
@@ -91,14 +91,15 @@ def lines(watch: Watch) -> Iterator[Tell]:
     def tell(at_once: bool) -> None:
         for run in watch.look(at_once):
             found = watch.progress[run]
-            tenths = 10 * found.epochs // watch.suite.epochs if found.state == "training" else 0
+            num_epochs = watch.suite.epochs_for(run.trainer)
+            tenths = 10 * found.epochs // num_epochs if found.state == "training" else 0
             about = run.dataset if found.state in PREPARING.values() else str(run)
             event = about, found.state, tenths
             if event not in told and not found.state.startswith(("failed", "waiting", "stopped")):
                 told.add(event)
                 when = time.strftime("%Y-%m-%d %H:%M:%S")
                 numbers = f"{watch.done} of {len(watch.progress)} done"
-                print(f"{when}  {numbers}  {about}: {in_words(watch.suite, found)}", flush=True)
+                print(f"{when}  {numbers}  {about}: {in_words(num_epochs, found)}", flush=True)
 
     with suppress(OSError):
         print(summary(watch.suite, watch.progress), flush=True)

@@ -1,18 +1,28 @@
-"""The figures of a report, each as SVG and PNG."""
+"""The figures of a report, each as SVG, PNG and PDF."""
 
-import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import matplotlib
 import matplotlib.style
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nnunet_plugins.benchmark.report.analysis import Analysis, main_label_rows
+from nnunet_plugins.benchmark.report.cells import written
+from nnunet_plugins.benchmark.report.curves import curves_figure
+from nnunet_plugins.benchmark.report.looks import (
+    STYLE,
+    add_legend,
+    broken,
+    left_out,
+    look,
+    panels,
+    set_log_scale,
+    shown_trainers,
+)
 from nnunet_plugins.benchmark.report.ranking import Ranking
 from nnunet_plugins.benchmark.report.record import Record
 from nnunet_plugins.benchmark.report.results import EVALUATION_COLUMNS, Results, by_evaluation
@@ -20,43 +30,21 @@ from nnunet_plugins.benchmark.report.units import case_values, finished_trainers
 
 Caption = tuple[str, str]
 """File name without ending, and caption."""
-COLOURS = (
-    "#0072b2",
-    "#e69f00",
-    "#009e73",
-    "#cc79a7",
-    "#56b4e9",
-    "#d55e00",
-    "#8c6bb1",
-    "#7f7f7f",
-)  # distinguishable by the colour-blind
-INCHES_PER_LETTER = 0.08  # in the font size below
-MARKERS, LINES = "osD^v", ("-", "--", ":", "-.")
-STYLE: dict[Any, Any] = {
-    "svg.hashsalt": "nnunet-plugins",
-    "svg.fonttype": "path",
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
+OF_EVALUATIONS = ("units_", "ranks_")
+"""Beginnings of the names of figures that each evaluation has."""
+FORMATS: dict[str, dict[str, Any]] = {
+    "svg": {"metadata": {"Date": None}},
+    "png": {"dpi": 150},
+    "pdf": {"metadata": {"CreationDate": None}},
 }
-
-
-class Look(NamedTuple):
-    """Colour, marker and line of a trainer in all figures."""
-
-    colour: str
-    marker: str
-    line: str
-
-
-def look(trainer: str, record: Record) -> Look:
-    """Look of a trainer, which depends on its place in the suite alone."""
-    turn, index = divmod(record.suite.trainers.index(trainer), len(COLOURS))
-    return Look(COLOURS[index], MARKERS[turn % len(MARKERS)], LINES[turn % len(LINES)])
+MOST_DOTS = 300
+"""Most dots of a trainer that are drawn one by one; more are a picture within the figure."""
+MOST_NUMBERS = 20
+"""Most ranks with numbers in their cells; more leave no room."""
 
 
 def draw_all(analysis: Analysis, folder: Path) -> list[Caption]:
-    """Write every figure that the results allow, as SVG and PNG.
+    """Write every figure that the results allow, in all formats.
 
     Returns:
         File name without ending, and caption, of each.
@@ -64,8 +52,8 @@ def draw_all(analysis: Analysis, folder: Path) -> list[Caption]:
     drawn: list[Caption] = []
     with matplotlib.style.context(STYLE, after_reset=True):  # whatever has been set in this process or by the user
         for name, caption, figure in figures(analysis):
-            figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
-            figure.savefig(folder / f"{name}.png", dpi=150)
+            for ending, options in FORMATS.items():
+                figure.savefig(folder / f"{name}.{ending}", **options)
             drawn.append((name, caption))
     return drawn
 
@@ -73,25 +61,30 @@ def draw_all(analysis: Analysis, folder: Path) -> list[Caption]:
 def figures(analysis: Analysis) -> Iterator[tuple[str, str, Figure]]:
     """Name, caption and figure of everything that the results allow to draw."""
     results, table, rankings = analysis
-    record = results.record
-    for evaluation, cases in by_evaluation(results.cases):
-        if trainers := finished_trainers(cases, record, evaluation.dataset):
-            caption = f"{evaluation}: Dice of every unit; boxes are quartiles, diamonds means"
-            yield f"units_{'_'.join(evaluation)}", caption, units_figure(cases, trainers, record)
-    for evaluation, ranking in rankings.items():
-        caption = f"{evaluation}: how often each trainer has each rank when the units are drawn again (10,000 times)"
-        yield f"ranks_{'_'.join(evaluation)}", f"{caption}; equal trainers share their ranks", ranks_figure(ranking)
-    dice = main_label_rows(table[(table.metric == "Dice") & table["mean"].notna()])
+    record, shown, end = results.record, shown_trainers(analysis), left_out(analysis)
+    dice = main_label_rows(table[(table.metric == "Dice") & table["mean"].notna() & table.trainer.isin(shown)])
     if dice.p_holm.notna().any():
         caption = "Dice minus the reference's; * p < 0.05, ** p < 0.01, *** p < 0.001 after Holm's correction"
-        yield "significance", caption, significance_figure(dice, record)
+        yield "significance", caption + end, significance_figure(dice, record, shown)
     accuracy = accuracy_against_cost(dice, results)
     if len(accuracy):
         caption = "Dice against the time of a training epoch, medians over folds"
-        yield "accuracy_and_cost", caption, cost_figure(accuracy, record)
+        yield "accuracy_and_cost", caption + end, cost_figure(accuracy, record, shown)
     if len(results.curves):
         caption = "Training: nnU-Net's moving average of the Dice on patches of the validation cases, each line a fold"
-        yield "training_curves", caption, curves_figure(results.curves, record)
+        yield "training_curves", caption + end, curves_figure(analysis)
+    for evaluation, cases in by_evaluation(results.cases):
+        finished = finished_trainers(cases, record, evaluation.dataset)
+        name = "_".join(evaluation)
+        if trainers := [trainer for trainer in shown if trainer in finished]:
+            caption = f"{evaluation}: Dice of every unit; boxes are quartiles, diamonds means"
+            yield f"units_{name}", caption + end, units_figure(cases, trainers, record)
+        if evaluation in rankings:
+            caption = (
+                f"{evaluation}: how often each trainer has each rank when the units are drawn again (10,000 times)"
+            )
+            figure = ranks_figure(rankings[evaluation], analysis.order)
+            yield f"ranks_{name}", f"{caption}; equal trainers share their ranks", figure
 
 
 def units_figure(cases: pd.DataFrame, trainers: Sequence[str], record: Record) -> Figure:
@@ -111,76 +104,59 @@ def units_figure(cases: pd.DataFrame, trainers: Sequence[str], record: Record) -
     for trainer, sample, position in zip(present, samples, positions, strict=True):
         jitter = rng.uniform(-0.18, 0.18, len(sample))
         colour = look(trainer, record).colour
-        axis.scatter(sample, position + jitter, s=12, alpha=0.5, color=colour, linewidths=0, zorder=3)
+        axis.scatter(
+            sample, position + jitter, s=12, alpha=0.5, color=colour, linewidths=0, zorder=3,
+            rasterized=len(sample) > MOST_DOTS,
+        )  # fmt: skip
     axis.set(yticks=positions, yticklabels=present, xlabel="Dice", xlim=(-0.02, 1.02))
     return figure
 
 
-def ranks_figure(ranking: Ranking) -> Figure:
-    """Bubbles by trainer and rank, whose area is the share of the resamples."""
-    order = np.argsort(ranking.ranks, kind="stable")
-    figure = Figure(figsize=(1.8 + 0.7 * len(order) + 1.6, 0.9 + 0.45 * len(order)), layout="constrained")
+def ranks_figure(ranking: Ranking, order: Sequence[str]) -> Figure:
+    """Map of how often (colour, and number in percent) each trainer, in the given order, has each rank."""
+    names = [trainer for trainer in order if trainer in ranking.trainers]
+    shares = 100 * ranking.frequencies[[ranking.trainers.index(trainer) for trainer in names]]
+    few = len(names) <= MOST_NUMBERS
+    size = 0.42 if few else 0.14
+    figure = Figure(figsize=(2.2 + size * len(names), 0.9 + size * len(names)), layout="constrained")
     axis = figure.subplots()
-    for row, index in enumerate(order[::-1]):
-        shares = ranking.frequencies[index]
-        shown = shares > 0
-        axis.scatter(
-            np.arange(1, len(shares) + 1)[shown],
-            np.full(shown.sum(), row),
-            s=330 * shares[shown],
-            color=COLOURS[0],
-            alpha=0.75,
-        )
-        for rank in np.flatnonzero(shown):
-            axis.annotate(f"{100 * shares[rank]:.0f}", (rank + 1, row), ha="center", va="center", fontsize=7)
-    axis.set(yticks=range(len(order)), yticklabels=[ranking.trainers[i] for i in order[::-1]])
-    axis.set(
-        xticks=range(1, len(order) + 1),
-        xlabel="rank (numbers: % of resamples)",
-        xlim=(0.4, len(order) + 0.6),
-        ylim=(-0.6, len(order) - 0.4),
-    )
+    image = axis.imshow(shares, cmap="Blues", vmin=0, vmax=100, aspect="auto")
+    for (row, column), share in np.ndenumerate(shares):
+        if few and share >= 0.5:
+            colour = "white" if share > 55 else "black"
+            axis.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize=8, color=colour)
+    ticks = range(len(names)) if few else range(0, len(names), 5)
+    axis.set_xticks(ticks, [str(tick + 1) for tick in ticks])
+    axis.set_yticks(range(len(names)), names, fontsize=9 if few else 6)
+    axis.set(xlabel="rank")
+    figure.colorbar(image, label="% of the resamples", shrink=0.8)
     return figure
 
 
-def significance_figure(dice: pd.DataFrame, record: Record) -> Figure:
-    """Map of the differences to the reference, with stars for significant ones."""
-    where = dice.dataset.map(wrapped) + "\n" + dice.configuration + " " + dice.part
-    differences = dice.assign(where=where).pivot(index="trainer", columns="where", values="difference")
-    p_values = dice.assign(where=where).pivot(index="trainer", columns="where", values="p_holm")
-    names = [t for t in record.suite.trainers if t in differences.index and t != record.suite.reference]
-    differences, p_values = differences.loc[names], p_values.loc[names]
-    scale = f"Dice − {record.suite.reference}"
-    width = 1.3 + 1.5 * differences.shape[1] + INCHES_PER_LETTER * max(map(len, names))
-    lines = 1 + max(column.count("\n") for column in differences.columns)
-    height = 0.4 + 0.15 * lines + max(0.45 * len(names), INCHES_PER_LETTER * len(scale))
-    figure = Figure(figsize=(width, height), layout="constrained")
+def significance_figure(dice: pd.DataFrame, record: Record, order: Sequence[str]) -> Figure:
+    """Map of the differences to the reference, with stars for significant ones: a row for each evaluation."""
+    where = dice[EVALUATION_COLUMNS].agg(" ".join, axis=1).map(lambda name: broken(name, 26))
+    differences = dice.assign(where=where).pivot(index="where", columns="trainer", values="difference")
+    p_values = dice.assign(where=where).pivot(index="where", columns="trainer", values="p_holm")
+    names = [t for t in order if t in differences.columns and t != record.suite.reference]
+    differences, p_values = differences[names], p_values[names]
+    columns = [broken(name.replace("Trainer", "_Trainer"), 14).replace("_\nTrainer", "\nTrainer") for name in names]
+    lines = 1 + max(name.count("\n") for name in columns)
+    figure = Figure(figsize=(3.2 + 1.0 * len(names), 0.8 + 0.16 * lines + 0.5 * len(differences)), layout="constrained")
     axis = figure.subplots()
     bound = max(0.01, float(np.nanmax(np.abs(differences.to_numpy()))))
     image = axis.imshow(differences, cmap="RdBu", vmin=-bound, vmax=bound, aspect="auto")
     for (row, column), value in np.ndenumerate(differences.to_numpy()):
         if np.isfinite(value):
-            p = p_values.iat[row, column]
-            stars = "*" * sum(p < limit for limit in (0.05, 0.01, 0.001))
-            dark = abs(value) > 0.6 * bound
-            axis.text(
-                column,
-                row,
-                f"{value:+.3f}\n{stars}".strip(),
-                ha="center",
-                va="center",
-                fontsize=8,
-                color="white" if dark else "black",
-            )
-    axis.set(yticks=range(len(names)), yticklabels=names)
-    axis.set_xticks(range(differences.shape[1]), differences.columns, fontsize=8)
-    figure.colorbar(image, label=scale)
+            stars = "*" * sum(p_values.iat[row, column] < limit for limit in (0.05, 0.01, 0.001))
+            colour = "white" if abs(value) > 0.6 * bound else "black"
+            text = f"{written(value, '+.3f')}\n{stars}".strip()
+            axis.text(column, row, text, ha="center", va="center", fontsize=8, color=colour)
+    axis.set_yticks(range(len(differences)), differences.index, fontsize=8)
+    axis.set_xticks(range(len(names)), columns, fontsize=8)
+    axis.set_title(f"Dice − {record.suite.reference}")
+    figure.colorbar(image)
     return figure
-
-
-def wrapped(dataset: str) -> str:
-    """Name in lines of up to 20 letters, broken after underscores."""
-    return "\n".join(textwrap.wrap(dataset.replace("_", "_ "), 20)).replace("_ ", "_")
 
 
 def accuracy_against_cost(dice: pd.DataFrame, results: Results) -> pd.DataFrame:
@@ -190,49 +166,17 @@ def accuracy_against_cost(dice: pd.DataFrame, results: Results) -> pd.DataFrame:
     return dice.merge(times, on=keys)[[*keys, "part", "mean", "ci_low", "ci_high", "seconds"]]
 
 
-def cost_figure(accuracy: pd.DataFrame, record: Record) -> Figure:
+def cost_figure(accuracy: pd.DataFrame, record: Record, order: Sequence[str]) -> Figure:
     """A panel for each evaluation: Dice with its interval over seconds per epoch."""
     groups = list(accuracy.groupby(EVALUATION_COLUMNS))
-    figure, axes = panels(len(groups), 3.4)
+    figure, axes = panels(len(groups), 3.2)
     for axis, (key, group) in zip(axes, groups, strict=True):
         for index, row in enumerate(group.itertuples()):
             y, low, high = group["mean"].iloc[index], row.ci_low, row.ci_high
             error = None if pd.isna(low) else [[max(0, y - low)], [max(0, high - y)]]
             colour, marker, _ = look(row.trainer, record)
             axis.errorbar(row.seconds, y, error, fmt=marker, color=colour, capsize=2, label=row.trainer)
-        axis.set(xlabel="seconds per epoch", ylabel="Dice", title=" ".join(key), xscale="log")
-    add_legend(figure)
+        axis.set(xlabel="seconds per epoch", ylabel="Dice", title=broken(" ".join(key), 36))
+        set_log_scale(axis, group.seconds)
+    add_legend(figure, order)
     return figure
-
-
-def curves_figure(curves: pd.DataFrame, record: Record) -> Figure:
-    """A panel for each dataset and configuration: Dice over epochs, one line a training."""
-    groups = list(curves.groupby(["dataset", "configuration"]))
-    figure, axes = panels(len(groups), 3.2)
-    for axis, (key, group) in zip(axes, groups, strict=True):
-        for (trainer, _, _), curve in group.groupby(["trainer", "repeat", "fold"]):
-            colour, _, line = look(trainer, record)
-            marker = "." if len(curve) < 5 else ""
-            axis.plot(curve.epoch, curve.ema_fg_dice, line, color=colour, lw=1, marker=marker, label=trainer)
-        axis.set(xlabel="epoch", ylabel="Dice, moving average", title=" ".join(key))
-    add_legend(figure)
-    return figure
-
-
-def panels(count: int, height: float) -> tuple[Figure, list[Axes]]:
-    """Figure with so many panels, two in a row, each of the height in inches."""
-    rows, columns = -(-count // 2), min(2, count)
-    figure = Figure(figsize=(4.6 * columns, height * rows), layout="constrained")
-    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for axis in axes[count:]:
-        axis.set_axis_off()
-    return figure, axes[:count]
-
-
-def add_legend(figure: Figure) -> None:
-    """Add one legend for all panels, below them."""
-    shown: dict[str, Any] = {}
-    for axis in figure.axes:
-        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
-            shown.setdefault(label, handle)
-    figure.legend(list(shown.values()), list(shown), loc="outside lower center", ncols=3, fontsize=7)

@@ -6,15 +6,19 @@ from collections.abc import Iterable
 import tabulate
 
 from nnunet_plugins.benchmark.report.analysis import Analysis
+from nnunet_plugins.benchmark.report.headline import headline
 from nnunet_plugins.benchmark.report.notes import DEFINITIONS, describe_suite, notices
-from nnunet_plugins.benchmark.report.published import PUBLISHED_TITLE, published_csv
+from nnunet_plugins.benchmark.report.published import published, published_csv
 from nnunet_plugins.benchmark.report.tables import Table, all_tables
 
 tabulate.WIDE_CHARS_MODE = False  # the files must not depend on whether the package wcwidth is installed
 
 LATEX_ESCAPES = str.maketrans(tabulate.LATEX_ESCAPE_RULES)
-LATEX_SYMBOLS = str.maketrans({"|": "$|$", "−": "$-$", "↑": r"$\uparrow$", "↓": r"$\downarrow$"})
+LATEX_SYMBOLS = str.maketrans({"|": "$|$", "−": "$-$", "≥": r"$\geq$", "↑": r"$\uparrow$", "↓": r"$\downarrow$"})
 """Characters that tabulate does not escape, and that TeX's standard fonts lack."""
+
+MARKDOWN_MARKS = {"": "{}", "best": "**{}**", "alike": "*{}*"}
+LATEX_MARKS = {"": "%s", "best": r"\textbf{%s}", "alike": r"\textit{%s}"}
 
 PUBLISHED_FILE = "published.csv"
 """File of the published results, in reports of datasets that the papers use."""
@@ -29,9 +33,9 @@ def result_files(analysis: Analysis) -> dict[str, bytes]:
         "results.md": markdown(analysis, tables),
         "results.tex": latex(tables),
     }
-    for table in tables:
-        if table.title == PUBLISHED_TITLE:
-            texts[PUBLISHED_FILE] = published_csv(table)
+    theirs = published(analysis.results, analysis.table)
+    if theirs.rows:
+        texts[PUBLISHED_FILE] = published_csv(theirs)
     return {name: text.encode() for name, text in texts.items()}
 
 
@@ -44,15 +48,23 @@ def csv(analysis: Analysis) -> str:
 
 
 def markdown(analysis: Analysis, tables: Iterable[Table]) -> str:
-    record = analysis.results.record
-    head = [f"# {record.suite.name}", "", markdown_text(describe_suite(record)), "", DEFINITIONS, ""]
-    head += [f"- {markdown_text(note)}" for note in notices(analysis)]
-    return "\n\n".join(["\n".join(head), *map(markdown_table, tables)]) + "\n"
+    record, notes = analysis.results.record, notices(analysis)
+    head = [
+        f"# {record.suite.name}",
+        markdown_text(headline(analysis)),
+        markdown_text(describe_suite(record)),
+        DEFINITIONS,
+    ]
+    if notes:
+        head.append(f"Notices, at the end: {len(notes)}.")
+    end = ["\n".join(["## Notices", "", *(f"- {markdown_text(note)}" for note in notes)])] if notes else []
+    return "\n\n".join([*head, *map(markdown_table, tables), *end]) + "\n"
 
 
 def markdown_table(table: Table) -> str:
-    header, *rows = ([markdown_cell(text) for text in row] for row in (table.columns, *table.texts))
-    body = tabulate.tabulate(rows, header, "github", disable_numparse=True)
+    header = [markdown_cell(text) for text in table.columns]
+    rows = [[MARKDOWN_MARKS[cell.mark].format(markdown_cell(cell.text)) for cell in row] for row in table.rows]
+    body = tabulate.tabulate(rows, header, "pipe", disable_numparse=True, colalign=table.alignments)
     remarks = [f"{index}. {markdown_text(remark)}" for index, remark in enumerate(table.remarks, start=1)]
     texts = [f"## {markdown_text(table.title)}", body, markdown_text(table.note), "\n".join(remarks)]
     return "\n\n".join(filter(None, texts))
@@ -68,13 +80,33 @@ def markdown_text(text: str) -> str:
 
 
 def latex(tables: Iterable[Table]) -> str:
-    return "\n\n".join(["% needs \\usepackage{booktabs}", *map(latex_table, tables)]) + "\n"
+    return "\n\n".join(["% needs \\usepackage{booktabs,graphicx}", *map(latex_table, tables)]) + "\n"
 
 
 def latex_table(table: Table) -> str:
+    """A table over both columns of a page, no wider than they are."""
     caption = f"{table.title}. {table.note}".translate(LATEX_ESCAPES)
-    body = tabulate.tabulate(table.texts, table.columns, "latex_booktabs", disable_numparse=True)
+    header = [column.translate(LATEX_ESCAPES) for column in table.columns]
+    rows = [[LATEX_MARKS[cell.mark] % cell.text.translate(LATEX_ESCAPES) for cell in row] for row in table.rows]
     items = [rf"\item {remark.translate(LATEX_ESCAPES)}" for remark in table.remarks]
-    remarks = [r"\begin{enumerate}", *items, r"\end{enumerate}"] if items else []
-    lines = [r"\begin{table}", r"\centering", rf"\caption{{{caption}}}", body, *remarks, r"\end{table}"]
+    lines = [
+        r"\begin{table*}",
+        r"\centering\footnotesize",
+        rf"\caption{{{caption}}}",
+        rf"\label{{tab:{re.sub('[^A-Za-z0-9]+', '-', table.title).strip('-').lower()}}}",
+        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+        rf"\begin{{tabular}}{{{''.join(side[0] for side in table.alignments)}}}",
+        r"\toprule",
+        latex_row(header),
+        r"\midrule",
+        *map(latex_row, rows),
+        r"\bottomrule",
+        r"\end{tabular}}",
+        *([r"\begin{enumerate}", *items, r"\end{enumerate}"] if items else []),
+        r"\end{table*}",
+    ]
     return "\n".join(lines).translate(LATEX_SYMBOLS)
+
+
+def latex_row(cells: Iterable[str]) -> str:
+    return rf" {' & '.join(cells)} \\"

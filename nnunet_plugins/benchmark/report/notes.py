@@ -6,9 +6,11 @@ import numpy as np
 import pandas as pd
 
 from nnunet_plugins.benchmark.report.analysis import Analysis, main_label_rows
+from nnunet_plugins.benchmark.report.cells import written
 from nnunet_plugins.benchmark.report.record import Record
 from nnunet_plugins.benchmark.report.results import by_evaluation
 from nnunet_plugins.benchmark.runs import TEST
+from nnunet_plugins.benchmark.suite import Suite
 
 DEFINITIONS = (
     "Dice as nnU-Net counts it. HD95 (the larger of both directions' 95th percentiles), ASSD and NSD between surfaces "
@@ -29,14 +31,24 @@ def describe_suite(record: Record) -> str:
     """Sentence that tells what was trained, for how long, and where the report was written."""
     suite, machine = record.suite, record.machine
     folds = ", ".join(map(str, suite.folds))
+    repeats = f", each {suite.repeats} times" if suite.repeats > 1 else ""
     versions = ", ".join(f"{name} {version}" for name, version in record.versions.items() if version)
     memory = suite.gpu_memory_gb
     plans = "" if memory is None else f" on plans that fit {memory:g} GiB"
     return (
-        f"{suite.epochs} epochs of {suite.iterations or NNUNET_STEPS} steps for every trainer{plans}; folds {folds}, "
-        f"repeated {suite.repeats} time(s); reference {suite.reference}. Report written on {machine.processor} "
+        f"{describe_length(suite)}{plans}; "
+        f"folds {folds}{repeats}; reference {suite.reference}. Report written on {machine.processor} "
         f"({machine.usable_cores} cores, {machine.platform}) with {versions}."
     )
+
+
+def describe_length(suite: Suite) -> str:
+    """Words that tell for how long each trainer was trained."""
+    steps = f"epochs of {suite.iterations or NNUNET_STEPS} steps"
+    if not suite.epochs_of:
+        return f"{suite.epochs} {steps} for every trainer"
+    own = ", ".join(f"{trainer} {suite.epochs_for(trainer)}" for trainer in suite.trainers)
+    return f"Different numbers of {steps} ({own})"
 
 
 def notices(analysis: Analysis) -> list[str]:
@@ -63,7 +75,8 @@ def unfinished(analysis: Analysis) -> Iterator[str]:
 
 def unequal(analysis: Analysis) -> Iterator[str]:
     trainings, suite = analysis.results.trainings, analysis.results.record.suite
-    for trainer, epochs in trainings[trainings.epochs != suite.epochs].groupby("trainer").epochs:
+    wanted = trainings.trainer.map(suite.epochs_for)
+    for trainer, epochs in trainings[trainings.epochs != wanted].groupby("trainer").epochs:
         yield f"Unequal: {trainer} trained {epochs.min():.0f} to {epochs.max():.0f} epochs"
 
 
@@ -73,7 +86,8 @@ def warnings(table: pd.DataFrame, reference: str, metric: str = "Dice") -> list[
     for _, group in by_evaluation(main_label_rows(table[table.metric == metric])):
         reference_row = group[group.trainer == reference]
         for row in group[group.difference.notna()].itertuples():
-            where = f"{row.dataset} {row.configuration} {row.part}: {row.trainer} differs by {row.difference:+.4f}"
+            differs = f"{row.trainer} differs by {written(row.difference, '+.4f')}"
+            where = f"{row.dataset} {row.configuration} {row.part}: {differs}"
             spread = np.nanmax([0.0, row.run_sd, *reference_row.run_sd])
             if row.difference_low <= 0 <= row.difference_high:
                 notes.append(f"{where}, and the confidence interval contains 0")
@@ -83,7 +97,7 @@ def warnings(table: pd.DataFrame, reference: str, metric: str = "Dice") -> list[
                 notes.append(f"{where}, over {row.pairs:.0f} units only")
             gap = row.mean - reference_row["mean"].max()
             if not abs(gap - row.difference) < VISIBLE:
-                means = f"its mean by {gap:+.4f}" if np.isfinite(gap) else "one of both has no mean"
+                means = f"its mean by {written(gap, '+.4f')}" if np.isfinite(gap) else "one of both has no mean"
                 notes.append(
                     f"{where}, {means}: where only one of both is rightly empty, that counts as Dice 1 against 0 in "
                     "comparisons, and is left out of its mean"

@@ -1,7 +1,5 @@
-"""Pictures of the best, the median and the worst case of each dataset, with every trainer's prediction."""
+"""Pictures of the best, the median and the worst case of each dataset, with the predictions of the trainers."""
 
-import glob
-from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +8,25 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.patheffects import Normal, Stroke
 from numpy.typing import NDArray
 
-from nnunet_plugins.benchmark.readers import label_manager, reader_of
+from nnunet_plugins.benchmark.report.analysis import Analysis
 from nnunet_plugins.benchmark.report.figures import Caption
-from nnunet_plugins.benchmark.report.results import Results, by_evaluation
+from nnunet_plugins.benchmark.report.looks import shown_trainers
+from nnunet_plugins.benchmark.report.results import by_evaluation
+from nnunet_plugins.benchmark.report.slices import CaseReader, Label
 from nnunet_plugins.benchmark.report.units import case_values, finished_trainers
-from nnunet_plugins.benchmark.runs import Run, dataset_json, images_folder, predictions, references
+from nnunet_plugins.benchmark.runs import Run, images_folder
 from nnunet_plugins.benchmark.survey import Survey
 
-LABEL_COLOURS = ("#00e060", "#ff4040", "#40a0ff", "#ffd000", "#ff60ff", "#00e0e0", "#ff9030", "#b080ff")
+MOST_PREDICTIONS = 6
+"""Most trainers whose predictions a picture shows."""
 
 
-def draw_overlays(survey: Survey, results: Results, folder: Path) -> list[Caption]:
+def draw_overlays(survey: Survey, analysis: Analysis, folder: Path) -> list[Caption]:
     """Write a PNG of the best, median and worst case of each evaluation whose images are on this machine.
 
     Predictions are those of the first repetition; in a test set, those of its first fold's model.
@@ -30,18 +34,20 @@ def draw_overlays(survey: Survey, results: Results, folder: Path) -> list[Captio
     Returns:
         File name without ending, and caption, of each.
     """
-    drawn = []
+    drawn, results = [], analysis.results
     for evaluation, cases in by_evaluation(results.cases):
-        trainers = finished_trainers(cases, results.record, evaluation.dataset)
-        shown = cases[cases.trainer.isin(trainers) & (cases.repeat == 1)]
+        finished = finished_trainers(cases, results.record, evaluation.dataset)
+        trainers = [trainer for trainer in shown_trainers(analysis) if trainer in finished][:MOST_PREDICTIONS]
+        shown = cases[cases.trainer.isin(finished) & (cases.repeat == 1)]
         chosen = best_median_worst(shown)
         runs = [run for run in survey.runs if (run.dataset, run.configuration) == evaluation[:2]]
         if chosen and images_folder(runs[0], evaluation.part).is_dir():  # the raw images may be on another machine
-            runs = [run for run in runs if run.trainer in trainers and run.repeat == 1]
-            figure = overlay_figure(chosen, shown, runs, evaluation.part)
+            run_of = {(run.trainer, run.fold): run for run in runs if run.repeat == 1}
+            figure = overlay_figure(chosen, shown, trainers, run_of, evaluation.part)
             name = f"overlays_{'_'.join(evaluation)}"
-            figure.savefig(folder / f"{name}.png", dpi=100)
-            caption = "lines are the truth, areas the prediction, one colour a label; below: its Dice, mean over labels"
+            figure.savefig(folder / f"{name}.png", dpi=110)
+            less = "" if len(trainers) == len(finished) else f" of the best {len(trainers)} of {len(finished)} trainers"
+            caption = f"areas are the predictions{less}, lines the truth; below: its Dice, mean over labels"
             drawn.append((name, f"{evaluation}: {caption}"))
     return drawn
 
@@ -55,67 +61,65 @@ def best_median_worst(cases: pd.DataFrame) -> dict[str, str]:
     return {name: str(dice.index[position]) for name, position in positions.items()} if len(dice) else {}
 
 
-def overlay_figure(chosen: dict[str, str], cases: pd.DataFrame, runs: list[Run], part: str) -> Figure:
-    """A row for each chosen case: its image, then each trainer's prediction over it.
+def overlay_figure(
+    chosen: dict[str, str], cases: pd.DataFrame, trainers: list[str], run_of: dict[tuple[str, int], Run], part: str
+) -> Figure:
+    """A row for each chosen case: its image, the truth, then each trainer's prediction.
 
     Args:
         chosen: case of each row, by the row's name.
         cases: rows of ``cases.csv``.
-        runs: those of all trainers and folds.
+        trainers: whose predictions are shown.
+        run_of: the runs by trainer and fold.
         part: validation or test.
     """
-    trainers = list(dict.fromkeys(run.trainer for run in runs))
-    figure = Figure(figsize=(2.1 * (len(trainers) + 1), 2.5 * len(chosen)), layout="constrained")
-    axes = figure.subplots(len(chosen), len(trainers) + 1, squeeze=False)
-    labels = label_manager(runs[0])
-    reader = reader_of(runs[0], next(iter(references(runs[0], part).values())))
+    titles = ["image", "truth", *trainers]
+    figure = Figure(figsize=(2 * len(titles), 2.35 * len(chosen) + 0.4), layout="constrained")
+    axes = figure.subplots(len(chosen), len(titles), squeeze=False)
     for row, (name, case) in zip(axes, chosen.items(), strict=True):
         scores = cases[cases.case == case]
-        fold = scores.fold.min()
-        scores = scores[scores.fold == fold]
-        run_of = {run.trainer: run for run in runs if run.fold == fold}
-        image, truth, index = read_slice(run_of[trainers[0]], case, part, reader, labels)
-        row[0].imshow(image, cmap="gray")
-        row[0].set_ylabel(f"{name}: {case[:24]}", fontsize=7)
-        for axis, trainer in zip(row[1:], trainers, strict=True):
-            prediction = reader.read_seg(str(predictions(run_of[trainer], part)[case]))[0][0][index]
-            axis.imshow(image, cmap="gray")
-            draw_labels(axis, truth, prediction, labels)
+        scores = scores[scores.fold == scores.fold.min()]
+        fold = int(scores.fold.iloc[0])
+        reader = CaseReader(run_of[trainers[0], fold], part)
+        shown = reader.read(case)
+        pictures = [np.zeros_like(shown.truth), shown.truth]
+        pictures += [reader.read_prediction(run_of[trainer, fold], case, shown) for trainer in trainers]
+        for axis, labels in zip(row, pictures, strict=True):
+            axis.imshow(shown.image, cmap="gray")
+            axis.imshow(areas(labels, reader.labels))
+        for axis, trainer in zip(row[2:], trainers, strict=True):
+            draw_outlines(axis, shown.truth, reader.labels)
             dice = scores[scores.trainer == trainer].Dice.mean()
-            axis.set_xlabel("" if np.isnan(dice) else f"{dice:.3f}", fontsize=7)
-    for axis, title in zip(axes[0], ["image", *trainers], strict=True):
-        axis.set_title(title, fontsize=7)
+            axis.set_xlabel("" if np.isnan(dice) else f"{dice:.3f}", fontsize=8)
+        row[0].set_ylabel(f"{name}: {case[:24]}", fontsize=8)
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.set_title(title.replace("Trainer", "\nTrainer"), fontsize=8)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
+    add_legend(figure, reader.labels)
     return figure
 
 
-def draw_labels(axis: Axes, truth: NDArray[Any], prediction: NDArray[Any], labels: Any) -> None:
-    """Draw each label's true outline and predicted area, the latter only where the truth is not ignored."""
-    area = np.zeros((*truth.shape, 4))
-    for value, colour in zip((label for label in labels.all_labels if label != 0), cycle(LABEL_COLOURS)):
-        area[prediction == value] = to_rgba(colour, 0.45)
-        if (truth == value).any():
-            axis.contour(truth == value, [0.5], colors=colour, linewidths=0.9)
-    if labels.has_ignore_label:
-        area[truth == labels.ignore_label] = 0
-    axis.imshow(area)
+def areas(labels: NDArray[Any], shown: list[Label]) -> NDArray[Any]:
+    """Labels ``(H, W)`` as half transparent areas ``(H, W, 4)``."""
+    picture = np.zeros((*labels.shape, 4))
+    for label in shown:
+        picture[labels == label.value] = to_rgba(label.colour, 0.55)
+    return picture
 
 
-def read_slice(run: Run, case: str, part: str, reader: Any, labels: Any) -> tuple[NDArray[Any], NDArray[Any], Any]:
-    """Read a 2D image, or the slice of a volume with most foreground.
+def draw_outlines(axis: Axes, truth: NDArray[Any], shown: list[Label]) -> None:
+    """Draw the true outline of each label as a white line with a black rim, which is seen on any image."""
+    for label in shown:
+        mask = truth == label.value
+        if mask.any() and not mask.all():
+            lines = axis.contour(mask, [0.5], colors="white", linewidths=0.8)
+            lines.set_path_effects([Stroke(linewidth=1.8, foreground="black"), Normal()])
 
-    Returns:
-        Image ``(H, W)`` or ``(H, W, 3)``, truth ``(H, W)``, and the index of the slice in the volume.
-    """
-    truth = reader.read_seg(str(references(run, part)[case]))[0][0]
-    foreground = (truth > 0) & (truth != labels.ignore_label)
-    index = (int(foreground.sum(axis=(1, 2)).argmax()), slice(None), slice(None))
-    description = dataset_json(run)
-    names = f"{glob.escape(case)}_[0-9][0-9][0-9][0-9]{description['file_ending']}"
-    array, _ = reader.read_images(sorted(map(str, images_folder(run, part).glob(names))))
-    channels = array[(slice(None), *index)].astype(float)
-    low, high = np.percentile(channels, [0.5, 99.5], axis=(1, 2), keepdims=True)
-    scaled = ((channels - low) / np.maximum(high - low, 1e-9)).clip(0, 1)
-    colours = list(description["channel_names"].values()) == ["R", "G", "B"]
-    return np.moveaxis(scaled, 0, -1) if colours else scaled[0], truth[index], index
+
+def add_legend(figure: Figure, labels: list[Label]) -> None:
+    """Add the names of the labels, and what the line is, below all pictures."""
+    handles: list[Any] = [Patch(color=label.colour, label=label.name) for label in labels]
+    rim = [Stroke(linewidth=2.4, foreground="black"), Normal()]
+    handles.append(Line2D([], [], color="white", linewidth=1.2, path_effects=rim, label="outline of the truth"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(6, len(handles)), fontsize=8)

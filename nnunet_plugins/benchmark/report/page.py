@@ -9,10 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from jinja2 import Environment
+from markupsafe import Markup, escape
 
 from nnunet_plugins.benchmark.report import figures, overlays
 from nnunet_plugins.benchmark.report.analysis import Analysis, analyse
+from nnunet_plugins.benchmark.report.case_page import case_page
 from nnunet_plugins.benchmark.report.collection import collect
+from nnunet_plugins.benchmark.report.headline import headline
 from nnunet_plugins.benchmark.report.markup import TABLE_FILES, result_files
 from nnunet_plugins.benchmark.report.notes import DEFINITIONS, describe_suite, notices
 from nnunet_plugins.benchmark.report.record import RECORD, Picture, Record
@@ -23,9 +26,11 @@ from nnunet_plugins.errors import UserError
 from nnunet_plugins.files import digest, replace_folder
 
 TEMPLATE = Path(__file__).with_name("page.html")
-PAGE = "report.html"
+PAGE, CASES = "report.html", "cases.html"
 FIGURES = "figures"
-OWN_FILES = {*DATA_FILES, *TABLE_FILES, RECORD, PAGE, FIGURES}
+FEW_EVALUATIONS, MANY_ROWS = 4, 40
+"""A page with more evaluations shows their tables folded, and any page those with more rows."""
+OWN_FILES = {*DATA_FILES, *TABLE_FILES, RECORD, PAGE, CASES, FIGURES}
 """Everything that a report's folder may hold; with anything else in it, the folder is refused."""
 MIME = {".svg": "image/svg+xml", ".png": "image/png"}
 EMBEDDED = re.compile(r'<img src="data:image/[a-z+]+;base64,([A-Za-z0-9+/=]+)"')
@@ -66,9 +71,12 @@ def write_files(survey: Survey, results: Results, folder: Path, with_cases: bool
     drawings = folder / FIGURES
     drawings.mkdir()
     drawn = figures.draw_all(analysis, drawings)
-    overlaid = overlays.draw_overlays(survey, analysis.results, drawings) if with_cases else []
+    overlaid = overlays.draw_overlays(survey, analysis, drawings) if with_cases else []
+    if with_cases:
+        (folder / CASES).write_bytes(case_page(survey, analysis))
     record = replace(
         analysis.results.record,
+        case_page=digest(folder / CASES) if with_cases else None,
         figures=tuple(pictures(drawn, drawings, ".svg")),
         case_pictures=tuple(pictures(overlaid, drawings, ".png")),
     )
@@ -111,6 +119,9 @@ def verify(folder: Path) -> list[str]:
         differing.append(RECORD)
     if not (are_recorded and content_of(folder / PAGE) == render(analysis, images)):
         differing.append(PAGE)
+    case_page_hash = analysis.results.record.case_page
+    if case_page_hash and not ((folder / CASES).is_file() and digest(folder / CASES) == case_page_hash):
+        differing.append(CASES)
     if (folder / FIGURES).is_dir():
         files = [folder / FIGURES / picture.file for picture in recorded]
         differing += [
@@ -139,24 +150,47 @@ def render(analysis: Analysis, images: Sequence[bytes]) -> bytes:
     sources = {
         picture.file: data_uri(picture, image) for picture, image in zip(all_pictures(record), images, strict=True)
     }
-    template = Environment(autoescape=True, trim_blocks=True).from_string(TEMPLATE.read_text(encoding="utf-8"))
-    page = template.render(
+    environment = Environment(autoescape=True, trim_blocks=True)
+    environment.filters |= {"breakable": breakable, "with_bounds": with_bounds}
+    page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         name=record.suite.name,
+        headline=headline(analysis),
         description=describe_suite(record),
         definitions=DEFINITIONS,
         notices=notices(analysis),
         tables=all_tables(analysis),
-        figures=record.figures,
-        case_pictures=record.case_pictures,
+        many=len(analysis.rankings) > FEW_EVALUATIONS,
+        many_rows=MANY_ROWS,
+        pictures=picture_groups(record),
         sources=sources,
         record=record.to_json(),
+        case_page=record.case_page and CASES,
     )
     return page.encode()
 
 
+def breakable(name: str) -> Markup:
+    """Name that a narrow column may break where its words end, e.g. before ``Trainer``."""
+    return Markup("<wbr>").join(re.split(r"(?<=_)|(?=Trainer)", name))
+
+
+def with_bounds(text: str) -> Markup:
+    """Number whose interval a narrow page shows below it."""
+    number, bracket, rest = text.partition(" [")
+    return Markup('{} <span class="bounds">[{}</span>').format(number, rest) if bracket else escape(text)
+
+
+def picture_groups(record: Record) -> list[tuple[str, tuple[Picture, ...]]]:
+    """Titles and pictures of the page's groups, without empty ones: all of them in the order of the record."""
+    overall = tuple(picture for picture in record.figures if not picture.file.startswith(figures.OF_EVALUATIONS))
+    others = tuple(picture for picture in record.figures if picture not in overall)
+    groups = (("Figures", overall), ("Figures of each dataset", others), ("Cases", record.case_pictures))
+    return [(title, chosen) for title, chosen in groups if chosen]
+
+
 def all_pictures(record: Record) -> tuple[Picture, ...]:
     """All pictures of the page, in its order."""
-    return record.figures + record.case_pictures
+    return tuple(picture for _, chosen in picture_groups(record) for picture in chosen)
 
 
 def pictures(captions: Sequence[figures.Caption], folder: Path, ending: str) -> Iterator[Picture]:

@@ -6,13 +6,14 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scipy import stats
 
 from nnunet_plugins.benchmark.metrics import HIGHER_IS_BETTER
 from nnunet_plugins.benchmark.report.record import Record
 from nnunet_plugins.benchmark.report.results import Evaluation, by_evaluation
 from nnunet_plugins.benchmark.report.statistics import Values, mean_kendall_tau, resampled_means
-from nnunet_plugins.benchmark.report.units import compared_values, finished_trainers, unit_values
+from nnunet_plugins.benchmark.report.units import case_arrays, finished_trainers, unit_means
 
 
 class Ranking(NamedTuple):
@@ -29,18 +30,37 @@ class Ranking(NamedTuple):
 
 def rank_trainers(cases: pd.DataFrame, trainers: Sequence[str], metric: str = "Dice") -> Ranking | None:
     """Rank trainers by their mean over the cases for which any has a value; None if nothing can be ranked."""
-    values = compared_values(cases[cases.trainer.isin(trainers)], metric)
-    present = [trainer for trainer in trainers if trainer in values.columns]
-    units = unit_values(values[present])
-    if len(present) < 2 or len(units) < 2:
+    arrays = case_arrays(cases, trainers, (metric,))
+    values, predicted = arrays.compared[:, 0], ~np.isnan(arrays.compared[:, 0])
+    rows = ~np.isnan(arrays.means[:, 0]).all(axis=1) & predicted[:, predicted.any(axis=0)].all(axis=1)
+    present = [index for index in range(len(trainers)) if predicted[rows, index].any()]
+    if len(present) < 2 or not rows.any():
+        return None
+    units = unit_means(values[rows][:, present], arrays.index[rows])
+    if len(units) < 2:
         return None
     sign = -1 if HIGHER_IS_BETTER[metric] else 1
-    ranks = stats.rankdata(sign * units.mean().to_numpy())
-    means = sign * resampled_means(units.to_numpy())
+    ranks = stats.rankdata(sign * units.mean(axis=0))
+    means = sign * resampled_means(units)
     first, last = (stats.rankdata(means, axis=1, method=method).astype(int) for method in ("min", "max"))
-    shares = [((first <= rank) & (rank <= last)) / (last - first + 1) for rank in range(1, len(present) + 1)]
-    frequencies = np.stack([share.mean(axis=0) for share in shares], axis=1)
-    return Ranking(present, ranks, frequencies, mean_kendall_tau(ranks, first))
+    chosen = [trainers[index] for index in present]
+    return Ranking(chosen, ranks, rank_frequencies(first, last), mean_kendall_tau(ranks, first))
+
+
+def rank_frequencies(first: NDArray[np.int64], last: NDArray[np.int64]) -> Values:
+    """Share of the rankings ``(b, k)`` in which each trainer (row) has each rank (column).
+
+    Args:
+        first: best rank of each trainer in each ranking.
+        last: its worst rank, which is another one where it is equal to others.
+    """
+    resamples, k = first.shape
+    total = np.zeros(k * k)
+    for offset in range(int((last - first).max()) + 1):
+        shared = first + offset <= last
+        places = (np.arange(k) * k + first - 1 + offset)[shared]
+        total += np.bincount(places, 1 / (last - first + 1)[shared], minlength=k * k)
+    return total.reshape(k, k) / resamples
 
 
 def finished_rankings(cases: pd.DataFrame, record: Record, metric: str = "Dice") -> dict[Evaluation, Ranking]:

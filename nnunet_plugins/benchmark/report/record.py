@@ -13,6 +13,9 @@ RECORD = "record.json"
 SCHEMA = 3
 """Version of the record's fields; it grows when a report of an earlier version can no longer be verified."""
 
+LATER_KEYS = ("gpu_memory_gb", "epochs_of")
+"""Keys of suites that the record holds only where they are used."""
+
 
 @dataclass(frozen=True)
 class DatasetRecord:
@@ -57,6 +60,8 @@ class Record:
     """Versions of the installed packages and of Python, by name."""
     figures: tuple[Picture, ...] = ()
     case_pictures: tuple[Picture, ...] = ()
+    case_page: str | None = None
+    """Hash of the page of all cases; None if there is none."""
 
     def data(self, dataset: str) -> Data:
         """The suite's entry of a dataset."""
@@ -73,8 +78,12 @@ class Record:
 
     def to_json(self) -> str:
         content = asdict(self)
-        if self.suite.gpu_memory_gb is None:
-            del content["suite"]["gpu_memory_gb"]  # records are older than this key
+        content["suite"]["epochs_of"] = dict(self.suite.epochs_of)
+        for key in LATER_KEYS:
+            if not content["suite"][key]:
+                del content["suite"][key]
+        if self.case_page is None:
+            del content["case_page"]
         return json.dumps({"schema": SCHEMA} | content, indent=1)
 
 
@@ -113,4 +122,5 @@ def from_json(content: Mapping[str, Any]) -> Record:
         versions=content["versions"],
         figures=tuple(Picture(**picture) for picture in content["figures"]),
         case_pictures=tuple(Picture(**picture) for picture in content["case_pictures"]),
+        case_page=content.get("case_page"),
     )

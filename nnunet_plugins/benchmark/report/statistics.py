@@ -1,11 +1,12 @@
 """Statistics of one sample or of two paired ones: bootstrap, signed-rank test, Holm's correction, Kendall's tau."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special, stats
 
 Values = NDArray[np.float64]
 NUM_RESAMPLES = 10_000
@@ -21,70 +22,107 @@ class Interval(NamedTuple):
     high: float
 
 
-class Comparison(NamedTuple):
-    """A trainer against the reference, unit by unit; differences are the trainer's value minus the reference's."""
+class Intervals(NamedTuple):
+    """Means of the columns of a table, with their confidence intervals and numbers of units: each ``(k,)``."""
 
-    units: int
-    difference: Interval
-    p: float
-    wins: int
-    ties: int
-    losses: int
+    mean: Values
+    low: Values
+    high: Values
+    units: Values
+
+
+def drawn_counts(num_units: int, chunk: int = 500) -> Iterator[Values]:
+    """How often each unit is drawn in each resample, ``(NUM_RESAMPLES, num_units)`` in chunks of some rows.
+
+    The resamples depend on the number of units alone, so that differences stay paired. All at once would take 400 MB
+    for 5000 units.
+    """
+    rng = np.random.default_rng(SEED)
+    beginnings = num_units * np.arange(chunk)[:, None]
+    for _ in range(NUM_RESAMPLES // chunk):
+        drawn = rng.integers(num_units, size=(chunk, num_units)) + beginnings
+        yield np.bincount(drawn.ravel(), minlength=chunk * num_units).reshape(chunk, num_units).astype(float)
 
 
 def resampled_means(values: Values) -> Values:
-    """Means of the units ``(n, ...)`` in each resample: ``(NUM_RESAMPLES, ...)``.
+    """Means of the units ``(n, ...)`` in each resample: ``(NUM_RESAMPLES, ...)``; equal columns have equal means."""
+    columns = values.reshape(len(values), -1)
+    means = []
+    for counts in drawn_counts(len(values)):
+        total = np.zeros((len(counts), columns.shape[1]))
+        for count, row in zip(counts.T, columns, strict=True):  # matrix products may sum each column in another order
+            total += count[:, None] * row
+        means.append(total / len(values))
+    return np.concatenate(means).reshape(NUM_RESAMPLES, *values.shape[1:])
 
-    The resamples depend on n alone, so that differences stay paired. They are drawn in chunks: all 10,000 of 5000 units
-    would take 400 MB.
+
+def intervals(values: Values) -> Intervals:
+    """Mean of each column ``(n, k)`` over the units that are no NaN, with the percentile bootstrap's interval.
+
+    A column without units has no mean and no number of units, one of a single unit no interval: NaN.
     """
-    rng = np.random.default_rng(SEED)
-    num_units, chunk = len(values), 100
-    draws = (rng.integers(num_units, size=(chunk, num_units)) for _ in range(NUM_RESAMPLES // chunk))
-    return np.concatenate([values[drawn].mean(axis=1) for drawn in draws])
+    present = ~np.isnan(values)
+    units = present.sum(axis=0)
+    mean, low, high = np.full((3, values.shape[1]), np.nan)
+    for number in np.unique(units[units > 0]):
+        equally_many = np.flatnonzero(units == number)
+        for columns in np.array_split(equally_many, -(-len(equally_many) // 256)):
+            chosen = values.T[columns][present.T[columns]].reshape(len(columns), number)
+            mean[columns] = chosen.mean(axis=1)
+            if number > 1:
+                means = np.concatenate([counts @ chosen.T for counts in drawn_counts(int(number))]).T / number
+                bounds = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], axis=1)
+                low[columns], high[columns] = np.round(bounds, 12)  # processors sum in orders of their own
+    return Intervals(mean, low, high, np.where(units > 0, units, np.nan))
 
 
 def bootstrap(values: Values) -> Interval:
     """Mean of units ``(n,)`` with the percentile bootstrap's interval, which is NaN for a single unit."""
-    mean = float(values.mean())
-    if len(values) < 2:
-        return Interval(mean, float("nan"), float("nan"))
-    low, high = np.quantile(resampled_means(values), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return Interval(mean, float(low), float(high))
+    found = intervals(values[:, None])
+    return Interval(float(found.mean[0]), float(found.low[0]), float(found.high[0]))
 
 
-def compare(values: Values, reference: Values, higher_is_better: bool) -> Comparison:
-    """Compare a trainer with the reference on paired units ``(n,)``."""
-    difference = values - reference
-    better = difference if higher_is_better else -difference
-    return Comparison(
-        units=len(values),
-        difference=bootstrap(difference),
-        p=wilcoxon(difference),
-        wins=int(np.count_nonzero(better > 0)),
-        ties=int(np.count_nonzero(better == 0)),
-        losses=int(np.count_nonzero(better < 0)),
-    )
+def wilcoxon(differences: Values) -> Values:
+    """Two-sided p value of Wilcoxon's signed-rank test for each column ``(n, k)``; 1 if all its differences are 0.
 
-
-def wilcoxon(difference: Values) -> float:
-    """Two-sided p value of Wilcoxon's signed-rank test; 1 if all differences are 0.
-
-    Up to 50 units the test is exact, also with ties, for which scipy would draw permutations: p is the share of all
-    choices of signs whose sum of ranks is as extreme as the observed one.
+    NaN are left out; a column of nothing else has no p. Up to 50 units the test is exact, also with ties, for which
+    scipy would draw permutations: p is the share of all choices of signs whose sum of ranks is as extreme as the
+    observed one. With more, the sum is taken for normally distributed.
     """
-    difference = difference[difference != 0]
-    if not len(difference):
+    p_values = np.full(differences.shape[1], np.nan)
+    for column, difference in enumerate(differences.T):
+        difference = difference[~np.isnan(difference)]
+        if len(difference):
+            p_values[column] = signed_rank_p(difference[difference != 0])
+    return p_values
+
+
+def signed_rank_p(difference: Values) -> float:
+    """P value of differences ``(n,)`` without zeros."""
+    n = len(difference)
+    if not n:
         return 1.0
-    if len(difference) > 50:
-        return float(stats.wilcoxon(difference, method="asymptotic").pvalue)
-    ranks = np.round(2 * stats.rankdata(np.abs(difference))).astype(int)  # doubled, as ties have halves
-    ways = np.ones(1)  # number of choices of signs for each sum of positive ranks
+    size = np.abs(difference)
+    if n > 50:
+        _, groups, ties = np.unique(size, return_inverse=True, return_counts=True)
+        last = np.cumsum(ties)
+        ranks = (last - (ties - 1) / 2)[groups]
+        error = np.sqrt((n * (n + 1) * (2 * n + 1) - (ties**3 - ties).sum() / 2) / 24)
+        z = (ranks[difference > 0].sum() - n * (n + 1) / 4) / error
+        return float(2 * special.ndtr(-abs(z)))
+    ranks = np.round(2 * stats.rankdata(size)).astype(int)  # doubled, as ties have halves
+    positive, every = int(ranks[difference > 0].sum()), int(ranks.sum())
+    extreme = min(positive, every - positive)
+    return float(min(1.0, 2 * number_of_ways(tuple(sorted(ranks.tolist())))[: extreme + 1].sum() / 2.0**n))
+
+
+@lru_cache(maxsize=256)
+def number_of_ways(ranks: tuple[int, ...]) -> Values:
+    """Number of choices of signs for each sum of positive ranks."""
+    ways = np.ones(1)
     for rank in ranks:
         ways = np.pad(ways, (0, rank)) + np.pad(ways, (rank, 0))
-    positive = int(ranks[difference > 0].sum())
-    extreme = min(positive, int(ranks.sum()) - positive)
-    return float(min(1.0, 2 * ways[: extreme + 1].sum() / 2.0 ** len(ranks)))
+    return ways
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
@@ -100,9 +138,14 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
 def mean_kendall_tau(ranks: Values, drawn: NDArray[np.int64]) -> float:
     """Mean Kendall tau-b of the drawn rankings ``(b, k)`` with ``ranks`` ``(k,)``; tau is 0 where all are tied."""
     rankings, counts = np.unique(drawn, axis=0, return_counts=True)
-    first, second = np.triu_indices(len(ranks), 1)
-    observed = np.sign(ranks[first] - ranks[second])
-    others = np.sign(rankings[:, first] - rankings[:, second])
-    norm = np.sqrt(np.count_nonzero(observed) * np.count_nonzero(others, axis=1))
-    taus = np.divide(others @ observed, norm, out=np.zeros(len(others)), where=norm > 0)
+    rankings = rankings.astype(np.float32)
+    agreeing, untied, num_observed = np.zeros(len(rankings)), np.zeros(len(rankings)), 0.0
+    for index in range(len(ranks) - 1):  # all pairs at once would take gigabytes for 100 trainers
+        observed = np.sign(ranks[index] - ranks[index + 1 :]).astype(np.float32)
+        others = np.sign(rankings[:, index, None] - rankings[:, index + 1 :])
+        agreeing += others @ observed
+        untied += np.count_nonzero(others, axis=1)
+        num_observed += np.count_nonzero(observed)
+    norm = np.sqrt(num_observed * untied)
+    taus = np.divide(agreeing, norm, out=np.zeros(len(rankings)), where=norm > 0)
     return float(np.average(taus, weights=counts))

@@ -3,6 +3,8 @@
 They are made from its data files alone and have the same bytes every time.
 """
 
+from collections.abc import Sequence
+
 import pandas as pd
 
 from nnunet_plugins.benchmark.metrics import HIGHER_IS_BETTER
@@ -19,6 +21,7 @@ from nnunet_plugins.benchmark.report.cells import (
     p_value,
     texts,
 )
+from nnunet_plugins.benchmark.report.headline import lead, marks
 from nnunet_plugins.benchmark.report.published import published
 from nnunet_plugins.benchmark.report.ranking import agreement, average_ranks, rank_table
 from nnunet_plugins.benchmark.report.record import Record
@@ -32,47 +35,67 @@ DIGITS = {"Dice": 4, "HD95": 2, "NSD": 4}
 def all_tables(analysis: Analysis) -> list[Table]:
     """Every table of the page, in its order."""
     results, result_table, _ = analysis
+    order = analysis.order
     short = [
-        short_table(evaluation, rows, results.record)
+        short_table(evaluation, rows, results.record, order)
         for evaluation, rows in by_evaluation(main_label_rows(result_table))
     ]
     others = [
         ranks(analysis),
-        per_label(result_table),
-        measured_cost(results.costs),
-        training_cost(results),
+        per_label(result_table, order),
+        measured_cost(results.costs, order),
+        training_cost(results, order),
         published(results, result_table),
     ]
-    return [*short, *(other for other in others if other.rows)]
+    return [table.without_empty_columns() for table in (*short, *others) if table.rows]
+
+
+def in_order(rows: pd.DataFrame, order: Sequence[str], *before: str) -> pd.DataFrame:
+    """Rows sorted by some columns, and then in the order of trainers."""
+    places = {trainer: place for place, trainer in enumerate(order)}
+    return rows.assign(place=rows.trainer.map(places)).sort_values([*before, "place"], kind="stable")
 
 
 # ---- one table each --------------------------------------------------------------------------------------------------
 
 
-def short_table(evaluation: Evaluation, rows: pd.DataFrame, record: Record) -> Table:
-    """The main metrics of each trainer of one evaluation: best first, unfinished trainers last."""
-    by_metric = {metric: rows[rows.metric == metric].set_index("trainer") for metric in DIGITS}
-    dice = by_metric["Dice"].sort_values("mean", ascending=False, kind="stable", na_position="last")
+def short_table(evaluation: Evaluation, rows: pd.DataFrame, record: Record, order: Sequence[str]) -> Table:
+    """The main metrics of each trainer of one evaluation; unfinished trainers have none."""
+    by_metric = {metric: rows[rows.metric == metric] for metric in DIGITS}
+    marked = {metric: marks(own) for metric, own in by_metric.items()}
+    values = {metric: own.set_index("trainer") for metric, own in by_metric.items()}
+    dice = in_order(by_metric["Dice"], order)
     columns = ["trainer", "folds", *(f"{metric} {'↑' if HIGHER_IS_BETTER[metric] else '↓'}" for metric in DIGITS)]
     columns += [f"Dice − {record.suite.reference}", "p", "wins / ties / losses", "missed / hallucinated"]
     cells = []
-    for trainer, row in dice.iterrows():
-        folds = f"{row.trainings}/{record.num_trainings}"
+    for _, row in dice.iterrows():
+        trainer, folds = row.trainer, f"{row.trainings}/{record.num_trainings}"
         if is_missing(row["mean"]):
-            unfinished = [Cell(str(trainer)), Cell(f"{folds} folds", row.trainings)]
+            unfinished = [Cell(trainer), Cell(f"{folds} folds", row.trainings)]
             cells.append(unfinished + [EMPTY] * (len(columns) - len(unfinished)))
             continue
-        metrics = (by_metric[metric].loc[trainer] for metric in DIGITS)
+        metrics = (
+            interval(own["mean"], own.ci_low, own.ci_high, f".{digits}f", marked[metric].get(trainer, ""))
+            for metric, digits in DIGITS.items()
+            for own in [values[metric].loc[trainer]]
+        )
         cells.append([
-            Cell(str(trainer)),
+            Cell(trainer),
             Cell(folds, row.trainings),
-            *(interval(m["mean"], m.ci_low, m.ci_high, f".{DIGITS[m.metric]}f") for m in metrics),
+            *metrics,
             interval(row.difference, row.difference_low, row.difference_high, "+.4f"),
             p_value(row.p_holm),
             counts(row, ("wins", "ties", "losses")),
             counts(row, ("missed", "hallucinated")),
         ])  # fmt: skip
-    return Table(", ".join(evaluation), columns, cells, short_note(evaluation, dice, record))
+    note = short_note(evaluation, dice, record) + (MARKED if any(marked.values()) else "")
+    return Table(", ".join(evaluation), columns, cells, note, lead=lead(by_metric["Dice"]))
+
+
+MARKED = (
+    " Bold: best mean; italic: not different from it (Wilcoxon's signed-rank test on paired units, Holm's correction, "
+    "p ≥ 0.05)."
+)
 
 
 def short_note(evaluation: Evaluation, dice: pd.DataFrame, record: Record) -> str:
@@ -92,10 +115,11 @@ def ranks(analysis: Analysis) -> Table:
         return Table("Ranks", [], [])
     average = average_ranks(table)
     rows = [
-        [Cell(str(trainer)), *(Cell(f"{rank:g}", rank) for rank in row), number(average[trainer], 2)]
-        for trainer, row in table.iterrows()
+        [Cell(trainer), number(average[trainer], 2), *(Cell(f"{rank:g}", rank) for rank in table.loc[trainer])]
+        for trainer in analysis.order
+        if trainer in table.index
     ]
-    columns = ["trainer", *map(" ".join, table.columns), "average"]
+    columns = ["trainer", "average", *map(" ".join, table.columns)]
     return Table("Ranks", columns, rows, " ".join(rank_notes(analysis, table)))
 
 
@@ -116,10 +140,11 @@ def rank_notes(analysis: Analysis, table: pd.DataFrame) -> list[str]:
     return notes
 
 
-def per_label(table: pd.DataFrame) -> Table:
+def per_label(table: pd.DataFrame, order: Sequence[str] = ()) -> Table:
     """Dice of each label, where a dataset has several."""
     several = table.groupby(EVALUATION_COLUMNS).label.transform("nunique") > 1
     chosen = table[several & (table.metric == "Dice") & table["mean"].notna() & (table.label != MEAN_LABEL)]
+    chosen = in_order(chosen, order, *EVALUATION_COLUMNS, "label")
     names = ["trainer", *EVALUATION_COLUMNS, "label"]
     rows = [
         [
@@ -132,7 +157,7 @@ def per_label(table: pd.DataFrame) -> Table:
     return Table("Dice of each label", [*names, "Dice", "missed", "hallucinated", "both empty"], rows)
 
 
-def training_cost(results: Results) -> Table:
+def training_cost(results: Results, order: Sequence[str] = ()) -> Table:
     """Time, memory and machine of the trainings."""
     wanted = results.record.num_trainings
     names = ["trainer", "dataset", "configuration"]
@@ -150,7 +175,7 @@ def training_cost(results: Results) -> Table:
             distinct(group.gpu_name) if group.gpu_name.notna().any() else distinct(group.device),
             *(distinct(group[name]) for name in ("torch_version", "cudnn_version")),
         ]
-        for key, group in results.trainings.groupby(names)
+        for key, group in in_order(results.trainings, order, "dataset", "configuration").groupby(names, sort=False)
     ]
     columns = [*names, *(FIT_TITLES if fitted else ()), "folds", "s / epoch", "hours, finished folds", "s / case"]
     columns += ["peak GB allocated", "peak GB reserved", "compiled", "device", "torch", "cuDNN"]
@@ -159,9 +184,11 @@ def training_cost(results: Results) -> Table:
         "nnU-Net's validation, from preprocessed image to segmentation in a file and its metrics, over the number of "
         "cases."
     )
-    return Table("Cost of the trainings", columns, rows, note)
+    return Table("Cost of the trainings", columns, rows, note).with_constants_in_note(SURROUNDINGS)
 
 
+SURROUNDINGS = ("compiled", "device", "torch", "cuDNN")
+"""Columns that mostly have the same text in all rows."""
 FIT_TITLES = ("plans", "patch", "batch", "estimate, GB")
 
 
@@ -170,8 +197,9 @@ def fit_cells(row: pd.Series) -> list[Cell]:
     return [*texts(row, ["plans", "patch"]), Cell(str(row["batch"]), row["batch"]), number(row["estimate_gb"], 2)]
 
 
-def measured_cost(costs: pd.DataFrame) -> Table:
+def measured_cost(costs: pd.DataFrame, order: Sequence[str] = ()) -> Table:
     """Measurements of ``benchmark cost``."""
+    costs = in_order(costs, order, "dataset", "configuration") if len(costs) else costs
     names = ["trainer", "dataset", "configuration", "patch"]
     fitted = "estimate_gb" in costs
     rows = [

@@ -1,5 +1,7 @@
 """Proves that all metrics are in the receipt of a validation, and that their Dice is nnU-Net's."""
 
+import csv
+
 import numpy as np
 import pytest
 from skimage import io
@@ -7,8 +9,9 @@ from support.finished_fold import first_prediction, write_finished_fold
 from support.tiny_suite import ONE_TRAINER
 
 from nnunet_plugins.benchmark.jobs.receipts import read_receipt
-from nnunet_plugins.benchmark.jobs.validation import validate
-from nnunet_plugins.benchmark.runs import read_splits
+from nnunet_plugins.benchmark.jobs.validation import case_rows, validate
+from nnunet_plugins.benchmark.runs import VALIDATION, predictions, read_splits
+from nnunet_plugins.cli import main
 from nnunet_plugins.errors import UserError
 
 
@@ -33,3 +36,17 @@ def test_predictions_that_are_not_those_of_nnunets_summary_are_refused(run):
     ):
         validate(ONE_TRAINER, run)
     assert not run.validation_receipt.exists()
+
+
+def test_evaluate_measures_the_same(run, tmp_path, capsys):
+    write_finished_fold(run)
+    for file in predictions(run, VALIDATION).values():
+        io.imsave(file, np.roll(io.imread(file), 2, axis=0), check_contrast=False)
+    output, description = tmp_path / "metrics.csv", run.preprocessed / "dataset.json"
+    folders = run.folder / VALIDATION, run.preprocessed / "gt_segmentations"
+    main(["evaluate", *map(str, folders), "-djfile", str(description), "--chill", "-o", str(output)])
+    rows = {(row.pop("case"), row.pop("label")): row for row in csv.DictReader(output.open())}
+    expected = {(row["case"], row["label"]): row for row in case_rows(run, VALIDATION)}
+    assert len(rows) == len(expected)
+    for key, row in rows.items():
+        assert row == {name: "" if expected[key][name] is None else str(expected[key][name]) for name in row}

@@ -18,7 +18,7 @@ def test_markdown_has_no_column_and_no_tag_too_many(texts):
 
 
 def tex_tables(text):
-    for match in re.finditer(r"\\begin\{tabular\}\{(l+)\}\n(.*?)\\end\{tabular\}", text, re.DOTALL):
+    for match in re.finditer(r"\\begin\{tabular\}\{([lr]+)\}\n(.*?)\\end\{tabular\}", text, re.DOTALL):
         lines = [line for line in match[2].splitlines() if line not in (r"\toprule", r"\midrule", r"\bottomrule")]
         yield len(match[1]), lines
 
@@ -26,7 +26,7 @@ def tex_tables(text):
 def test_latex_is_balanced(texts):
     text = texts["results.tex"]
     found = list(tex_tables(text))
-    assert len(found) == text.count(r"\begin{table}") == text.count(r"\end{table}") == text.count(r"\caption{") == 7
+    assert len(found) == text.count(r"\begin{table*}") == text.count(r"\end{table*}") == text.count(r"\caption{") == 7
     for columns, lines in found:
         assert len(lines) > 1
         for line in lines:

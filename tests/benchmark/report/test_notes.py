@@ -19,6 +19,7 @@ from support.benchmark_results import (
 )
 
 from nnunet_plugins.benchmark.report.analysis import Analysis, result_table
+from nnunet_plugins.benchmark.report.cells import written
 from nnunet_plugins.benchmark.report.notes import describe_suite, notices, warnings
 from nnunet_plugins.benchmark.report.tables import per_label
 
@@ -64,7 +65,8 @@ def test_comparison_over_more_than_the_means_is_explained(empty):
     difference = (16 * -0.25 + (1 if empty == OTHER else -1)) / 17
     assert row_of(table)["difference"] == pytest.approx(difference)
     assert warnings(table, REFERENCE) == [
-        f"{CELLS} 2d validation: {OTHER} differs by {difference:+.4f}, its mean by {gap(table):+.4f}: {HALLUCINATED}"
+        f"{CELLS} 2d validation: {OTHER} differs by {written(difference, '+.4f')}, its mean by "
+        f"{written(gap(table), '+.4f')}: {HALLUCINATED}"
     ]
 
 
@@ -79,7 +81,7 @@ def test_comparison_of_other_cases_than_the_means_is_explained_if_all_units_have
     assert both["units"] == both["pairs"] == 20
     assert (both["difference"], gap(table, "mean")) == (-0.25, -0.125)
     assert warnings(table, REFERENCE) == [
-        f"{CELLS} 2d validation: {OTHER} differs by -0.2500, its mean by -0.1250: {HALLUCINATED}"
+        f"{CELLS} 2d validation: {OTHER} differs by −0.2500, its mean by −0.1250: {HALLUCINATED}"
     ]
 
 
@@ -124,9 +126,23 @@ def test_notices_name_what_has_not_begun(results):
 
 
 def test_description_says_what_was_trained_and_where(texts, results):
-    text = texts["results.md"].splitlines()[2]
-    assert text.startswith("100 epochs of 250 steps for every trainer; folds 0, 1, 2, 3, 4, repeated 1 time(s)")
+    text = texts["results.md"].splitlines()[4]
+    assert text.startswith("100 epochs of 250 steps for every trainer; folds 0, 1, 2, 3, 4; reference")
     assert "reference nnUNetTrainer" in text and "a processor (2 cores, Linux)" in text
     assert text.endswith("with nnunet-plugins 0.1.0, nnunetv2 2.8.1, torch 2.9.0, python 3.11.7.")
     shorter = replace(results.record, suite=replace(results.record.suite, iterations=7))
     assert "100 epochs of 7 steps" in describe_suite(shorter)
+    repeated = replace(results.record, suite=replace(results.record.suite, repeats=3))
+    assert "folds 0, 1, 2, 3, 4, each 3 times;" in describe_suite(repeated)
+
+
+def test_trainers_of_different_lengths_are_told_and_are_not_unequal(results, analysis):
+    suite = replace(results.record.suite, epochs_of=((OTHER, 35),))
+    record = replace(results.record, suite=suite)
+    lengths = f"({REFERENCE} 100, {OTHER} 35, {THIRD} 100)"
+    assert describe_suite(record).startswith(f"Different numbers of epochs of 250 steps {lengths}; folds 0, 1, 2, 3, 4")
+    trainings = results.trainings.assign(epochs=results.trainings.trainer.map(suite.epochs_for))
+    own = analysis._replace(results=results._replace(trainings=trainings, record=record))
+    assert not [note for note in notices(own) if note.startswith("Unequal")]
+    trainings.loc[trainings.trainer == OTHER, "epochs"] = 100
+    assert f"Unequal: {OTHER} trained 100 to 100 epochs" in notices(own)

@@ -1,26 +1,15 @@
 """Proves that the page works in a browser, alone, without errors, on a phone, and that its tables sort as expected."""
 
-import html
-import json
 import re
-import shutil
-import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from support.benchmark_results import OTHER, REFERENCE, THIRD, results_of, rows_of, suite_of
+from support.browser import in_browser, opened
 
 from nnunet_plugins.benchmark.report import page, tables
 from nnunet_plugins.benchmark.survey import Survey
-
-BROWSER = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chrome")
-
-
-def in_browser(test):
-    """Mark a test that starts a browser, which takes long and is not everywhere."""
-    return pytest.mark.slow(pytest.mark.skipif(BROWSER is None, reason="there is no chromium or google-chrome")(test))
-
 
 LONG_NAME = "Dataset001_Intracranial_Haemorrhage_of_the_Challenge_2022"
 COLUMNS = {
@@ -58,14 +47,9 @@ SORTING = tables.Table(
     ],
 )
 
-EARLY = """<script>
-window.found = {errors: []};
-window.addEventListener("error", event => found.errors.push(String(event.message || event.target.src)), true);
-</script>"""
-LATE = """<script>
-window.addEventListener("load", () => {
+SCRIPT = """
   const title = [...document.querySelectorAll("h2")].find(h => h.textContent === "Sorting");
-  const table = title.nextElementSibling.firstChild;
+  const table = title.closest("details").querySelector("table");
   const headers = [...table.tHead.rows[0].cells];
   const column = index => [...table.tBodies[0].rows].map(row => row.cells[index].textContent);
   const marks = () => headers.map(header => header.getAttribute("aria-sort"));
@@ -75,24 +59,10 @@ window.addEventListener("load", () => {
     return {values: column(index), rows: table.tBodies[0].rows.length, mark: marks()};
   }));
   found.other = [...document.querySelectorAll("th[aria-sort]")].every(header => table.contains(header));
-  found.inner = innerWidth;
-  found.width = document.documentElement.scrollWidth;
   found.wide = [...document.querySelectorAll(".scroll")].filter(e => e.scrollWidth > e.clientWidth + 1).length;
   found.images = [...document.images].map(image => [image.naturalWidth, image.getBoundingClientRect().right]);
   found.links = [...document.querySelectorAll("nav a")].map(a => [a.hash, !!document.getElementById(a.hash.slice(1))]);
-  found.title = document.title;
-  parent.postMessage(JSON.stringify(found), "*");
-});
-</script>"""
-FRAME = """<!DOCTYPE html><body><script>
-addEventListener("message", event => {
-  const pre = document.createElement("pre");
-  pre.id = "found";
-  pre.textContent = event.data;
-  document.body.append(pre);
-});
-</script><iframe src="moved.html" style="width: WIDTHpx; height: 900px; border: 0"></iframe></body>"""
-"""Page with a frame of any width, as Chromium's own windows have at least 500 pixels."""
+"""
 
 
 @pytest.fixture(scope="module")
@@ -110,34 +80,14 @@ def written(tmp_path_factory) -> Path:
         return page.write_report(Survey(suite, ()), tmp_path_factory.mktemp("page") / "report", with_cases=False)
 
 
-def opened(written: Path, folder: Path, width: int) -> tuple[dict, str]:
-    """Findings of scripts in a copy of the page that lies alone in a folder, and messages of the browser."""
-    folder.mkdir(parents=True)
-    text = written.read_text(encoding="utf-8")
-    copy = folder / "moved.html"
-    copy.write_text(text.replace("<head>", f"<head>{EARLY}").replace("</body>", f"{LATE}</body>"), encoding="utf-8")
-    frame = folder / "frame.html"
-    frame.write_text(FRAME.replace("WIDTH", str(width)), encoding="utf-8")
-    command = [
-        BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
-        "--disable-extensions", "--disable-background-networking", "--host-resolver-rules=MAP * ~NOTFOUND",
-        "--enable-logging=stderr", "--hide-scrollbars", "--window-size=1400,1000",
-        f"--user-data-dir={folder / 'profile'}", "--dump-dom", frame.as_uri(),
-    ]  # fmt: skip
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)
-    shown = re.search(r'<pre id="found">(.*?)</pre>', result.stdout, re.DOTALL)
-    assert shown, result.stderr
-    return json.loads(html.unescape(shown[1])), result.stderr
-
-
 @pytest.fixture(scope="module")
 def desktop(written, tmp_path_factory):
-    return opened(written, tmp_path_factory.mktemp("desktop") / "alone", 1280)
+    return opened(written, tmp_path_factory.mktemp("desktop") / "alone", 1280, SCRIPT)
 
 
 @pytest.fixture(scope="module")
 def phone(written, tmp_path_factory):
-    return opened(written, tmp_path_factory.mktemp("phone") / "alone", 400)
+    return opened(written, tmp_path_factory.mktemp("phone") / "alone", 400, SCRIPT)
 
 
 class References(HTMLParser):

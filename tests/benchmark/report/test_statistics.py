@@ -9,38 +9,35 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 from support.benchmark_results import GRID
 
 from nnunet_plugins.benchmark.report.statistics import (
     NUM_RESAMPLES,
     bootstrap,
-    compare,
     holm,
+    intervals,
     mean_kendall_tau,
     resampled_means,
+    signed_rank_p,
     wilcoxon,
 )
 
 
-@pytest.mark.parametrize("gap", [0.125, 0.1])
-@pytest.mark.parametrize("num_units", [5, 6, 9])
-def test_constant_gap_is_the_difference_and_its_interval_with_the_smallest_p(gap, num_units):
-    values = GRID[:num_units]
-    comparison = compare(values + gap, values, higher_is_better=True)
-    assert list(comparison.difference) == pytest.approx([gap] * 3)
-    assert comparison[2:] == (comparison.p, num_units, 0, 0) and comparison.units == num_units
-    assert comparison.p == pytest.approx(2 / 2**num_units)
+def p_of(differences):
+    (p,) = wilcoxon(np.array(differences, float)[:, None])
+    return p
 
 
 @pytest.mark.parametrize("num_units", [5, 6, 9])
 def test_growing_gap_has_the_smallest_p(num_units):
-    assert wilcoxon(0.125 + GRID[:num_units]) == wilcoxon(-0.125 - GRID[:num_units]) == 2 / 2**num_units
+    assert p_of(0.125 + GRID[:num_units]) == p_of(-0.125 - GRID[:num_units]) == 2 / 2**num_units
 
 
 def test_ties_of_few_units_are_tested_exactly_in_no_time():
     """Distances in pixels tie often: a report has hundreds of such tests."""
     start = time.process_time()
-    assert wilcoxon(np.full(13, 0.125)) == pytest.approx(2 / 2**13)
+    assert p_of(np.full(13, 0.125)) == pytest.approx(2 / 2**13)
     assert time.process_time() - start < 0.5
 
 
@@ -51,8 +48,8 @@ def test_two_units_have_an_interval_between_them():
 
 def test_p_is_that_of_the_signed_rank_test():
     # Differences 1 -2 3 4 5: of the 32 choices of signs, 2 have a rank sum of at most 2 below zero ({}, {1}), and {2}.
-    assert wilcoxon(np.array([1.0, -2.0, 3.0, 4.0, 5.0])) == 2 * 3 / 32
-    assert wilcoxon(np.zeros(5)) == 1
+    assert p_of([1.0, -2.0, 3.0, 4.0, 5.0]) == 2 * 3 / 32
+    assert p_of(np.zeros(5)) == 1
 
 
 def slow_signed_rank(differences):
@@ -67,17 +64,47 @@ def slow_signed_rank(differences):
 
 @given(st.lists(st.integers(-4, 4), min_size=1, max_size=9))
 def test_p_is_exact_for_ties_and_zeros(differences):
-    assert wilcoxon(np.array(differences, float)) == pytest.approx(slow_signed_rank(differences))
+    assert p_of(differences) == pytest.approx(slow_signed_rank(differences))
 
 
 def test_p_of_many_units_is_that_of_the_normal_distribution():
     values = np.random.default_rng(0).normal(0.02, 0.1, 60)
     ranks = np.argsort(np.argsort(np.abs(values))) + 1
     z = (ranks[values > 0].sum() - 60 * 61 / 4) / math.sqrt(60 * 61 * 121 / 24)
-    assert wilcoxon(values) == pytest.approx(math.erfc(abs(z) / math.sqrt(2)))
+    assert p_of(values) == pytest.approx(math.erfc(abs(z) / math.sqrt(2)))
+
+
+def test_p_of_many_units_with_ties_and_zeros_is_that_of_scipy():
+    values = np.round(np.random.default_rng(1).normal(0.1, 1, (90, 4)), 1)
+    expected = stats.wilcoxon(values, method="asymptotic").pvalue
+    assert wilcoxon(values) == pytest.approx(expected, rel=1e-12) and (values == 0).any()
+
+
+def test_columns_are_tested_apart_without_what_they_lack():
+    nothing = np.nan
+    columns = np.array([[1.0, 0.0, nothing], [2.0, 0.0, nothing], [-3.0, nothing, nothing], [nothing, 0.0, nothing]])
+    assert wilcoxon(columns) == pytest.approx([slow_signed_rank([1, 2, -3]), 1, nothing], nan_ok=True)
+    assert signed_rank_p(np.array([])) == 1
 
 
 # ---- bootstrap -------------------------------------------------------------------------------------------------------
+
+
+def test_columns_have_the_intervals_that_each_has_alone():
+    values = np.random.default_rng(0).random((12, 6))
+    values[:4, 1] = values[5:, 2] = values[1:, 3] = values[:, 4] = np.nan
+    found = intervals(values)
+    assert found.units == pytest.approx([12, 8, 5, 1, np.nan, 12], nan_ok=True)
+    for column in range(6):
+        present = values[:, column][~np.isnan(values[:, column])]
+        alone = [present.mean(), *slow_interval(present)] if len(present) else [np.nan] * 3
+        assert [found.mean[column], found.low[column], found.high[column]] == pytest.approx(alone, nan_ok=True)
+
+
+def slow_interval(values):
+    if len(values) < 2:
+        return [np.nan] * 2
+    return np.quantile(resampled_means(values), [0.025, 0.975])
 
 
 def test_interval_covers_the_true_mean_as_often_as_it_says():
@@ -115,7 +142,7 @@ def test_paired_interval_is_narrower_than_that_of_two_samples():
     rng = np.random.default_rng(0)
     values = rng.uniform(0.2, 0.9, 30)
     other = values + 0.02 + rng.normal(0, 0.01, 30)
-    paired = compare(other, values, True).difference
+    paired = bootstrap(other - values)
     unpaired = math.hypot(*(interval.high - interval.low for interval in (bootstrap(values), bootstrap(other))))
     assert paired.high - paired.low < unpaired / 10
     assert 0 < paired.low < 0.02 < paired.high

@@ -28,7 +28,7 @@ from nnunet_plugins.benchmark.report import page
 from nnunet_plugins.benchmark.report.analysis import NUMBERS, analyse
 from nnunet_plugins.benchmark.report.markup import markdown_table, result_files
 from nnunet_plugins.benchmark.report.results import METRICS, read_data
-from nnunet_plugins.benchmark.report.tables import measured_cost, p_value, ranks, training_cost
+from nnunet_plugins.benchmark.report.tables import all_tables, measured_cost, p_value, ranks, training_cost
 
 
 def test_short_table_shows_what_the_long_one_has(texts, table):
@@ -40,16 +40,19 @@ def test_short_table_shows_what_the_long_one_has(texts, table):
     own = table[(table.dataset == SKIN) & (table.trainer == OTHER)].set_index("metric")
     dice = own.loc["Dice"]
     shown = dict(zip(header, rows[0], strict=True))
-    assert shown["Dice ↑"] == f"{dice['mean']:.4f} [{dice.ci_low:.4f}, {dice.ci_high:.4f}]"
-    assert shown["HD95 ↓"] == "{mean:.2f} [{ci_low:.2f}, {ci_high:.2f}]".format(**own.loc["HD95"])
-    assert shown["NSD ↑"] == "{mean:.4f} [{ci_low:.4f}, {ci_high:.4f}]".format(**own.loc["NSD"])
+    assert shown["Dice ↑"] == f"**{dice['mean']:.4f} [{dice.ci_low:.4f}, {dice.ci_high:.4f}]**"  # the best
+    assert shown["HD95 ↓"] == "**{mean:.2f} [{ci_low:.2f}, {ci_high:.2f}]**".format(**own.loc["HD95"])
+    assert shown["NSD ↑"] == "**{mean:.4f} [{ci_low:.4f}, {ci_high:.4f}]**".format(**own.loc["NSD"])
     difference = "{difference:+.4f} [{difference_low:+.4f}, {difference_high:+.4f}]".format(**dice)
     assert shown[f"Dice − {REFERENCE}"] == difference and difference.startswith("+")
     assert shown["p"] == f"{dice.p_holm:.3f}"
     assert shown["wins / ties / losses"] == f"{dice.wins:.0f} / {dice.ties:.0f} / {dice.losses:.0f}"
     assert rows[1][5:8] == ["", "", ""]
-    assert "\n6 patients, label lesion; NSD at 1. Mean [95 % interval].\n" in texts["results.md"]
-    assert "\n6 patients, mean over the labels; NSD at 1. Mean [95 % interval].\n" in texts["results.md"]
+    assert "\n6 patients, label lesion; NSD at 1. Mean [95 % interval]. Bold: best mean; italic:" in texts["results.md"]
+    assert (
+        "\n6 patients, mean over the labels; NSD at 1. Mean [95 % interval]. Bold: best mean; italic:"
+        in texts["results.md"]
+    )
 
 
 def test_short_table_shows_corrected_p_values(texts, table):
@@ -66,7 +69,7 @@ def test_without_clusters_units_are_called_cases():
     rows[0] |= {"outcome": "missed"}
     results = results_of(rows, suite, {CELLS: None})
     text = result_files(analyse(results))["results.md"].decode()
-    assert "\n2 cases, label cell; NSD at 2.5. Mean [95 % interval].\n" in text
+    assert "\n2 cases, label cell; NSD at 2.5. Mean [95 % interval].\n" in text and "**" not in text
     assert markdown_rows(text, f"{CELLS}, 2d, validation")[2][-1] == "1 / 0"
 
 
@@ -75,7 +78,7 @@ def test_without_clusters_units_are_called_cases():
     [(0.0, "< 0.001"), (0.00099, "< 0.001"), (0.001, "0.001"), (0.04999, "0.050"), (0.5, "0.500"), (1.0, "1.000")],
 )
 def test_p_values_are_rounded_and_never_zero(p, text):
-    assert p_value(p) == (text, p)
+    assert p_value(p) == (text, p, "")
 
 
 def test_long_table_has_all_metrics_of_all_trainers_and_labels(texts, table):
@@ -90,8 +93,8 @@ def test_long_table_has_all_metrics_of_all_trainers_and_labels(texts, table):
 
 def test_ranks_are_of_datasets_that_all_trainers_have_finished_and_say_so(texts):
     header, _, *rows = markdown_rows(texts["results.md"], "Ranks")
-    assert header == ["trainer", f"{CELLS} 2d validation", "average"]
-    assert rows == [[OTHER, "1", "1.00"], [REFERENCE, "2", "2.00"], [THIRD, "3", "3.00"]]
+    assert header == ["trainer", "average", f"{CELLS} 2d validation"]
+    assert rows == [[OTHER, "1.00", "1"], [REFERENCE, "2.00", "2"], [THIRD, "3.00", "3"]]
     assert f"Left out, as trainers are not finished: {SKIN} 2d validation." in texts["results.md"]
     assert "Agreement" not in texts["results.md"] and "not in every column" not in texts["results.md"]
 
@@ -104,19 +107,59 @@ def test_ranks_say_which_trainers_are_not_on_every_dataset():
     suite = suite_of(TRAINERS, (CELLS, SKIN), trainers_of={SKIN: (REFERENCE, OTHER)})
     results = results_of(rows, suite, {CELLS: None, SKIN: None})
     shown = ranks(analyse(results))
-    assert shown.texts == [[REFERENCE, "1", "1", "1.00"], [OTHER, "2", "2", "2.00"]]
+    assert shown.texts == [[REFERENCE, "1.00", "1", "1"], [OTHER, "2.00", "2", "2"]]
     assert "Agreement of the datasets (mean Kendall tau of their pairs): 1.00." in shown.note
     assert f"Left out, as they are not in every column: {THIRD}." in shown.note and "not finished" not in shown.note
 
 
-def test_labels_have_a_table_where_there_are_several(texts, table):
+LABELS_IN_ORDER = ("100 % | #1", "a_b & <c>")
+
+
+def test_labels_have_a_table_where_there_are_several(texts, table, analysis):
     _, _, *rows = markdown_rows(texts["results.md"], "Dice of each label")
     assert len(rows) == 6 and {row[1] for row in rows} == {CELLS}
     own = table[(table.metric == "Dice") & (table.dataset == CELLS) & (table.label != "mean")]
+    own = own.set_index(["label", "trainer"]).loc[[(name, t) for name in LABELS_IN_ORDER for t in analysis.order]]
     assert [row[5] for row in rows] == [f"{value:.4f}" for value in own["mean"]]
     assert [row[6:] for row in rows] == [
         ["0", "0", "5" if row[0] == THIRD and "100" in row[4] else "0"] for row in rows
     ]
+
+
+# ---- order and emphasis ----------------------------------------------------------------------------------------------
+
+
+def test_trainers_have_one_order_in_all_tables(analysis):
+    assert analysis.order == [OTHER, REFERENCE, THIRD]
+    for shown in all_tables(analysis)[:-1]:
+        trainers = list(dict.fromkeys(row[0].text for row in shown.rows))
+        assert trainers == analysis.order, shown.title
+
+
+def test_best_is_bold_and_italic_are_those_that_are_not_different(analysis, table):
+    shown = {shown.title: shown for shown in all_tables(analysis)}
+    for title, dataset in ((f"{CELLS}, 2d, validation", CELLS), (f"{SKIN}, 2d, validation", SKIN)):
+        for metric, heading in (("Dice", "Dice ↑"), ("HD95", "HD95 ↓")):
+            column = shown[title].columns.index(heading)
+            own = table[(table.dataset == dataset) & (table.metric == metric) & table.label.isin(("mean", "lesion"))]
+            own = own.set_index("trainer")
+            for row in shown[title].rows:
+                p, mean = own.p_holm_best[row[0].text], own["mean"][row[0].text]
+                best = own["mean"].max() if metric == "Dice" else own["mean"].min()
+                expected = "best" if mean == best else "alike" if p >= 0.05 else ""
+                assert row[column].mark == expected
+
+
+def test_numbers_stand_right_and_names_left(analysis):
+    shown = all_tables(analysis)[0]
+    assert shown.alignments == ["left", *["right"] * 8]
+
+
+def test_columns_without_a_value_are_left_out():
+    results = results_of(rows_of({REFERENCE: [0.5, 0.25]}), suite_of([REFERENCE]), {CELLS: None})
+    shown = all_tables(analyse(results))[0]
+    assert shown.columns == ["trainer", "folds", "Dice ↑", "HD95 ↓", "NSD ↑", "missed / hallucinated"]
+    assert all(any(row[index].text for row in shown.rows) for index in range(len(shown.columns)))
 
 
 # ---- unfinished trainers ---------------------------------------------------------------------------------------------
@@ -159,8 +202,16 @@ def test_trainings_are_summed_up_by_medians_sums_and_peaks(texts):
     header, _, *rows = markdown_rows(texts["results.md"], "Cost of the trainings")
     row = dict(zip(header, next(r for r in rows if r[:2] == [OTHER, CELLS]), strict=True))
     assert (row["s / epoch"], row["hours, finished folds"], row["s / case"]) == ("3.5", "1.25", "0.50")
-    assert (row["peak GB allocated"], row["peak GB reserved"], row["compiled"]) == ("5.25", "2.50", "yes")
-    assert (row["device"], row["torch"], row["cuDNN"]) == ("a GPU", "2.9.0+cu128", "91002")
+    assert (row["peak GB allocated"], row["peak GB reserved"]) == ("5.25", "2.50")
+    assert "In all rows: compiled: yes; device: a GPU; torch: 2.9.0+cu128; cuDNN: 91002." in texts["results.md"]
+    assert not {"compiled", "device", "torch", "cuDNN"} & set(header)
+
+
+def test_what_differs_between_trainings_has_a_column(results):
+    trainings = results.trainings.copy()
+    trainings.loc[trainings.trainer == OTHER, "gpu_name"] = "another GPU"
+    shown = training_cost(results._replace(trainings=trainings))
+    assert "device" in shown.columns and "torch" not in shown.columns and "device" not in shown.note
 
 
 @pytest.mark.parametrize("forgotten", [{}, {"cudnn_version": None, "gpu_name": None}])

@@ -11,7 +11,7 @@ from support.default_plans import Planned, default_plans, peak_of_a_real_step
 from nnunet_plugins.trainers import find_trainer
 from nnunet_plugins.trainers.memory.estimate import estimate_training
 
-TRAINERS = ("nnUNetTrainer", "DLKUNetTrainer", "MedFusionTransNetTrainer", "DCFFSNetTrainer")
+TRAINERS = ("nnUNetTrainer", "DLKUNetTrainer", "MedFusionTransNetTrainer", "DCFFSNetTrainer", "TimmUNetTrainer")
 CONFIGURATIONS = {"2d": (64, 96), "3d_fullres": (32, 40, 32)}
 
 
@@ -55,7 +55,10 @@ def test_memory_is_linear_in_the_batch(large_plans):
 @pytest.mark.parametrize(
     ("name", "dataset_id"),
     [
-        *[(name, cell_datasets.REGIONS_IGNORE) for name in ("DCFFSNetTrainer", "ConDSegTrainer", "DCSNetTrainer")],
+        *[
+            (name, cell_datasets.REGIONS_IGNORE)
+            for name in ("DCFFSNetTrainer", "ConDSegTrainer", "DCSNetTrainer", "TimmUNetTrainer")
+        ],
         *[(name, cell_datasets.THICK_VOLUMES) for name in ("DLKUNetTrainer", "MedFusionTransNetTrainer")],
         ("DRGOTrainer", cell_datasets.REGIONS_IGNORE),
         ("nnUNetTrainerDiceCELoss_noSmooth", cell_datasets.LABELS),

@@ -1,52 +1,26 @@
 """The command line says what it should, in one sentence where the user can help it, and leaves the rest to nnU-Net."""
 
-import contextlib
-import io
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
 import sys
+from importlib.metadata import distribution
+from pathlib import Path
 
 import pytest
-import torch
+from support.repository import REPOSITORY
 
 import nnunet_plugins
 from nnunet_plugins._startup import DISCOVERY_FOLDER
+from nnunet_plugins.benchmark.command import ACTIONS
 from nnunet_plugins.cli import main
+from nnunet_plugins.cli.commands import COMMANDS
+from nnunet_plugins.cli.parser import make_parser
 from nnunet_plugins.dataset_conversion.datasets import CONVERTERS
-from nnunet_plugins.trainers import TRAINERS, find_trainer
-
-
-@pytest.fixture(scope="module")
-def listed() -> str:
-    """Output of ``list``."""
-    with contextlib.redirect_stdout(io.StringIO()) as output:
-        main(["list"])
-    return output.getvalue()
-
-
-def test_list_has_every_trainer_with_its_size(listed):
-    header, *rows = listed.partition("\n\n")[0].splitlines()
-    assert [row.split()[0] for row in rows] == list(TRAINERS)
-    start, end = header.index("PARAMETERS"), header.index("WHAT IT VARIES")
-    for name, row in zip(TRAINERS, rows, strict=True):
-        trainer = find_trainer(name)
-        with torch.device("meta"):
-            parameters = sum(p.numel() for p in trainer.reference_network().parameters())
-        assert row[start:end].split() == [f"{parameters / 1e6:.2f}", "M"]
-        assert trainer.method in row
-        assert row.endswith(TRAINERS[name].varies)
-        assert all(f"{dimensions}D" in row for dimensions in trainer.supported_dimensions)
-
-
-def test_list_ends_with_papers_and_suffixes(listed):
-    for paper in {find_trainer(name).paper for name in TRAINERS}:
-        assert listed.count(paper) == 1
-    assert "_<N>epochs" in listed
-    assert "_<M>iterations" in listed
-    assert "_pretrained" in listed and "_earlyStop<N>" in listed
+from nnunet_plugins.errors import UserError
 
 
 def test_convert_lists_every_dataset_with_what_its_owners_ask(capsys):
@@ -95,16 +69,81 @@ def test_version_is_the_packages(capsys):
 
 @pytest.mark.parametrize(
     ("wrong", "right"),
-    [("trian", "train"), ("nnUNetv2_predict", "predict"), ("docter", "doctor"), ("plan_and_preproces", "plan_and")],
+    [
+        ("trian", "train"),
+        ("nnUNetv2_predict", "predict or predict_from_modelfolder"),
+        ("docter", "doctor"),
+        ("plan_and_preproces", "plan_and_preprocess"),
+        ("bench", "benchmark"),
+        ("eval", "evaluate or evaluate_folder or evaluate_simple"),
+    ],
 )
 def test_an_unknown_command_is_answered_with_the_closest_ones(wrong, right):
-    with pytest.raises(SystemExit, match=rf"^There is no command '{wrong}'\. Did you mean .*{right}.*\?$"):
+    with pytest.raises(SystemExit, match=rf"^There is no command '{wrong}'\. Did you mean {right}\?$"):
         main([wrong, "1"])
 
 
-def test_a_command_unlike_any_other_is_answered_with_all_of_them():
-    with pytest.raises(SystemExit, match=r"list or env or doctor or demo or selftest or convert or .*train"):
-        main(["x"])
+@pytest.mark.parametrize("name", ["x", "segment", "run", "help"])
+def test_a_command_unlike_any_other_is_answered_with_the_way_to_all(name):
+    with pytest.raises(SystemExit, match=rf"^There is no command '{name}'\. 'nnunet-plugins --help' lists all\.$"):
+        main([name])
+
+
+def test_without_a_command_the_help_is_printed(capsys):
+    main([])
+    without = capsys.readouterr().out
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    assert capsys.readouterr().out == without
+    for name in COMMANDS:
+        assert f"\n    {name} " in without
+    names = {point.name.removeprefix("nnUNetv2_") for point in distribution("nnunetv2").entry_points}
+    assert len(names) > 20 and names <= set(without.replace(",", "").split())
+
+
+@pytest.mark.parametrize("name", [*COMMANDS, *(f"benchmark {action}" for action in ACTIONS)])
+def test_the_help_of_a_command_has_an_example_that_it_understands(name, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main([*name.split(), "--help"])
+    example = capsys.readouterr().out.partition("\nexample:\n")[2]
+    calls = re.findall(r"nnunet-plugins ([^\n)|]+)", example)
+    assert calls
+    for call in calls:
+        arguments = shlex.split(call, comments=True)
+        assert call.startswith(name)
+        assert make_parser().parse_args(arguments).command == name.split()[0]
+        assert all((REPOSITORY / word).is_file() for word in arguments if word.startswith("suites/"))
+        assert max(map(len, example.splitlines())) <= 120
+
+
+@pytest.mark.parametrize("arguments", [["-v", "benchmark", "status"], ["benchmark", "status", "--verbose"]])
+def test_tracebacks_are_shown_on_request_before_or_after_the_command(arguments, tmp_path, monkeypatch):
+    monkeypatch.setenv("NNUNET_PLUGINS_TRACEBACK", "0")
+    with pytest.raises(UserError, match=r"is not there|cannot be read"):
+        main([*arguments, str(tmp_path / "no_suite.toml")])
+    assert os.environ["NNUNET_PLUGINS_TRACEBACK"] == "1"
+
+
+def test_no_progress_is_shown_on_request(monkeypatch):
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
+    code = "from nnunet_plugins.cli import main; main(['env', '-q']); from tqdm import tqdm; list(tqdm(range(3)))"
+    for option in ("-q", "--quiet"):
+        result = subprocess.run([sys.executable, "-c", code.replace("-q", option)], capture_output=True, text=True)
+        assert (result.returncode, result.stderr) == (0, "")
+    loud = subprocess.run([sys.executable, "-c", code.replace(", '-q'", "")], capture_output=True, text=True)
+    assert "3/3" in loud.stderr
+
+
+def test_options_before_one_of_nnunets_commands_are_ours(monkeypatch):
+    monkeypatch.setenv("NNUNET_PLUGINS_TRACEBACK", "0")
+    with pytest.raises(UserError, match="There is no command 'x'"):
+        main(["-v", "x"])
+
+
+def test_loud_and_quiet_exclude_each_other(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["list", "-q", "-v"])
+    assert "not allowed with argument -q" in capsys.readouterr().err
 
 
 def command_line(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -130,6 +169,20 @@ def test_a_3d_configuration_of_a_2d_trainer_is_refused_in_one_sentence(tmp_path)
         "DCFFSNetTrainer_5epochs works in 2D only, but configuration 3d_fullres is 3D: train 2d instead."
     )
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.slow
+def test_nnunets_commands_say_which_trainer_was_meant_here_too(tmp_path):
+    variables = {key: str(tmp_path / key) for key in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
+    for folder in variables.values():
+        (Path(folder) / "Dataset001_Volumes").mkdir(parents=True)
+    arguments = shlex.split("-i . -o predicted -d 1 -c 2d -f 0 -device cpu -tr DCFFSNetTrainr")
+    result = command_line("predict", *arguments, **variables)
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1].startswith(
+        "There is no trainer DCFFSNetTrainr: did you mean DCFFSNetTrainer?"
+    )
+    assert "Traceback" not in result.stderr and "FutureWarning" not in result.stderr
 
 
 def test_nnunets_help_names_the_command_as_it_was_typed(capsys, monkeypatch):

@@ -1,0 +1,71 @@
+"""The command ``nnunet-plugins list``: what the trainers are, from stored facts, so that torch need not be imported."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from nnunet_plugins.cli.parser import PREFIX
+from nnunet_plugins.compatibility import require_nnunet
+from nnunet_plugins.errors import UserError
+from nnunet_plugins.trainers import TRAINERS, table_name
+from nnunet_plugins.trainers.facts import Facts, read_facts
+
+HEADINGS = ("TRAINER", "METHOD", "DIMENSIONS", "PARAMETERS", "WHAT IT VARIES")
+
+
+def list_trainers(options: argparse.Namespace) -> None:
+    require_nnunet()
+    facts = read_facts()
+    names = chosen(options.names, facts)
+    if options.json:
+        print(json.dumps([described(name, facts[name]) for name in names], indent=2, ensure_ascii=False))
+        return
+    rows = [HEADINGS, *(row(name, facts[name]) for name in names)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for cells in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
+    print()
+    for method, paper in {facts[name].method: facts[name].paper for name in names}.items():
+        print(f"{method}: {paper}")
+    print(
+        "\nAdd to any name, in this order: _pretrained (the encoder starts from ImageNet weights), _earlyStop<N> (ends"
+        "\nafter N epochs without a better validation loss), _<N>epochs, _<M>iterations (of a training epoch), e.g."
+        f"\n{PREFIX}train DATASET 2d 0 -tr {next(iter(TRAINERS))}_pretrained_100epochs"
+    )
+
+
+def chosen(wanted: Sequence[str], facts: dict[str, Facts]) -> list[str]:
+    """Trainers of the table that were asked for by their names, with suffixes or not, or by their method.
+
+    Raises:
+        UserError: a name is neither a trainer's nor a method's.
+    """
+    methods = {facts[name].method.lower() for name in TRAINERS}
+    names: set[str] = set()
+    for word in wanted or methods:
+        if word.lower() in methods:
+            names |= {name for name in TRAINERS if facts[name].method.lower() == word.lower()}
+        elif trainer := table_name(word):
+            names.add(trainer)
+        else:
+            raise unknown(word)
+    return [name for name in TRAINERS if name in names]
+
+
+def unknown(word: str) -> UserError:
+    from nnunet_plugins.trainers.near_names import near_name
+
+    meant = near_name(word)
+    if meant is not None and table_name(meant):
+        return UserError(f"There is no trainer {word}: did you mean {meant}?")
+    return UserError(f"There is no trainer or method {word}: 'nnunet-plugins list' prints all.")
+
+
+def row(name: str, facts: Facts) -> tuple[str, ...]:
+    dimensions = ", ".join(f"{d}D" for d in facts.dimensions)
+    return name, facts.method, dimensions, f"{facts.parameters / 1e6:.2f} M", TRAINERS[name].varies
+
+
+def described(name: str, facts: Facts) -> dict[str, Any]:
+    return {"trainer": name, "varies": TRAINERS[name].varies, **facts._asdict()}

@@ -1,0 +1,51 @@
+"""Checks of nnU-Net's folders and of the disks below them."""
+
+import os
+import shlex
+import tempfile
+from collections.abc import Iterator
+from typing import Literal
+
+from nnunet_plugins.doctor.findings import GB, Finding, disk_finding, problem_from
+from nnunet_plugins.nnunet_folders import PREPROCESSED, RAW, RESULTS, problem_of_folder
+
+FOLDERS = (RAW, PREPROCESSED, RESULTS)
+MINIMUM_FREE_DISK, MINIMUM_TEMPORARY = 5 * GB, 2 * GB
+
+
+def folders(minimum_free: float = MINIMUM_FREE_DISK, minimum_temporary: float = MINIMUM_TEMPORARY) -> Iterator[Finding]:
+    """Whether nnU-Net's three folders exist, can be written and have enough free disk, if they are set already.
+
+    Demo and selftest need none of them, only the folder of temporary files.
+    """
+    temporary = tempfile.gettempdir()
+    remedy = "free some space, or export TMPDIR=/a/larger/disk"
+    yield disk_finding(f"{temporary}, for temporary files,", temporary, minimum_temporary, remedy, "has ")
+    if any(os.environ.get(name) for name in FOLDERS):
+        yield from (folder_of(name, minimum_free) for name in FOLDERS)
+    else:
+        yield Finding(
+            "ok",
+            f"{', '.join(FOLDERS)} are not set, and demo and selftest do not need them",
+            'for data of your own: export nnUNet_raw="$PWD/raw" nnUNet_preprocessed="$PWD/preprocessed" '
+            'nnUNet_results="$PWD/results"',
+        )
+
+
+def folder_of(variable: str, minimum_free: float) -> Finding:
+    folder = os.environ.get(variable)
+    if not folder:
+        return Finding("PROBLEM", f"{variable} is not set, but others are", f"export {variable}=/a/folder/of/yours")
+    if sentence := problem_of_folder(variable):
+        return problem_from(sentence)
+    if not os.path.isdir(folder):
+        return Finding("PROBLEM", f"{variable}={folder} is no folder", f"mkdir -p {shlex.quote(folder)}")
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"nnunet-plugins doctor")
+            file.flush()
+    except OSError as error:
+        level: Literal["note", "PROBLEM"] = "note" if variable == "nnUNet_raw" else "PROBLEM"  # raw is only read
+        return Finding(level, f"{variable}={folder} is not writable: {error}", "chmod u+w it, or choose another")
+    remedy = f"free some space, or export {variable}=/a/larger/disk"
+    return disk_finding(f"{variable}={folder}", folder, minimum_free, remedy, "is writable, ")

@@ -150,7 +150,7 @@ def main(arguments: list[str] | None = None) -> None:
                 chosen = argparse.Namespace(action=action, suite=suite, dry_run=True, executor="local", gpus=None)
                 seconds, files = timed(lambda chosen=chosen: run(chosen), Path(folder))
                 cells += [f"{seconds:.1f}", f"{files / number:.1f}"]
-        print(f"| {number} |", *(f"{cell} |" for cell in cells), flush=True)
+            print(f"| {number} |", *(f"{cell} |" for cell in cells), flush=True)
 
 
 if __name__ == "__main__":

@@ -77,7 +77,8 @@ Tell = Callable[[bool], None]
 def telling(survey: Survey) -> AbstractContextManager[Tell]:
     """Tell what happens to the runs of a suite, in the way that suits where the output goes."""
     watch = Watch(survey)
-    return live_table(watch) if sys.stdout.isatty() else lines(watch)
+    can_draw = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+    return live_table(watch) if can_draw else lines(watch)
 
 
 # ---- into a file -----------------------------------------------------------------------------------------------------

@@ -10,7 +10,9 @@ from nnunet_plugins.benchmark.runs import (
     TEST,
     Run,
     dataset_json,
+    dataset_of,
     images_folder,
+    is_test_set,
     planned_configuration,
     read_splits,
     references,
@@ -19,6 +21,7 @@ from nnunet_plugins.benchmark.suite import BadSuite
 from nnunet_plugins.benchmark.survey import Survey
 from nnunet_plugins.compatibility import require_nnunet
 from nnunet_plugins.errors import UserError
+from nnunet_plugins.files import read_json
 from nnunet_plugins.nnunet_folders import RAW, nnunet_folder
 
 PLANNERS = {
@@ -69,11 +72,12 @@ def check_dataset(survey: Survey, run: Run) -> None:
         raise UserError(f"{run.dataset} has no dataset.json in {nnunet_folder(RAW)}: convert it first")
     if run.splits_file.exists():
         check_folds(run, survey.suite.folds)
-    for folder in ("labelsTr", "labelsTs") if run.data.test else ("labelsTr",):
-        for label in (nnunet_folder(RAW) / run.dataset / folder).glob("[!.]*"):
-            run.data.cluster(label.name.split(".")[0])  # raises if the name shows no patient
-    if run.data.test:
-        check_test_set(run)
+    check_test_sets(run)
+    labels = [*(nnunet_folder(RAW) / run.dataset / "labelsTr").glob("[!.]*")]
+    for part in filter(is_test_set, run.parts):
+        labels += references(run, part).values()
+    for label in labels:
+        run.data.cluster(label.name.split(".")[0])  # raises if the name shows no patient
 
 
 def check_plans(run: Run) -> None:
@@ -110,20 +114,40 @@ def check_folds(run: Run, folds: tuple[int, ...]) -> None:
         )
 
 
-def check_test_set(run: Run) -> None:
-    """Check that there is a test set, with an image of each segmentation.
+def check_test_sets(run: Run) -> None:
+    """Check that the run's test sets are there, with an image of each segmentation, and fit its dataset.
 
     Raises:
-        UserError: one of them is missing.
+        UserError: a file is missing, or another dataset has other channels or labels.
     """
-    files, ending = references(run, TEST), dataset_json(run)["file_ending"]
-    remedy = f"or leave out 'test' for dataset {run.data.id}"
-    if not files:
-        raise UserError(f"{nnunet_folder(RAW) / run.dataset / 'labelsTs'} has no segmentations: add them, {remedy}")
-    for case, path in files.items():
-        image = images_folder(run, TEST) / f"{case}_0000{ending}"
-        if not image.exists():
-            raise UserError(f"{path} has no image {image}: add it, {remedy}")
+    for part in filter(is_test_set, run.parts):
+        files, ending = references(run, part), dataset_json(run)["file_ending"]
+        remedy = f"or leave out '{'test' if part == TEST else 'external'}' for dataset {run.data.id}"
+        if part != TEST:
+            check_same_kind(run, dataset_of(run, part), remedy)
+        if not files:
+            folder = images_folder(run, part).with_name("labelsTs")
+            raise UserError(f"{folder} has no segmentations: add them, {remedy}")
+        for case, path in files.items():
+            image = images_folder(run, part) / f"{case}_0000{ending}"
+            if not image.exists():
+                raise UserError(f"{path} has no image {image}: add it, {remedy}")
+
+
+def check_same_kind(run: Run, other: str, remedy: str) -> None:
+    """Check that models of the run's dataset can be tested on another dataset.
+
+    Raises:
+        UserError: its description says otherwise.
+    """
+    path = nnunet_folder(RAW) / other / "dataset.json"
+    ours, theirs = dataset_json(run), read_json(path, remedy=f"convert that dataset, {remedy}")
+    for key in ("channel_names", "labels", "regions_class_order", "file_ending"):
+        if theirs.get(key) != ours.get(key):
+            raise UserError(
+                f"{other} cannot test models of {run.dataset}: its {key} is {theirs.get(key)}, not {ours.get(key)}: "
+                f"convert it with the same channels and labels, {remedy}"
+            )
 
 
 def check_trainer(survey: Survey, trainer: str, path: Path) -> None:

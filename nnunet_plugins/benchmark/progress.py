@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from nnunet_plugins.benchmark.runs import SUMMARY, TEST, VALIDATION, Run, log_file, predictions
+from nnunet_plugins.benchmark.runs import SUMMARY, VALIDATION, Run, is_test_set, log_file, predictions
 from nnunet_plugins.benchmark.suite import Suite
 from nnunet_plugins.benchmark.survey import Survey
 from nnunet_plugins.locks import is_locked
@@ -79,8 +79,8 @@ def working(suite: Suite, run: Run) -> Progress:
     if not (run.folder / "checkpoint_final.pth").exists():
         left = None if epochs.seconds is None else epochs.seconds * max(0, num_epochs - epochs.finished)
         return Progress("training", epochs.finished, epochs.dice, left)
-    if run.data.test and (run.folder / SUMMARY).exists():
-        return Progress("predicting the test set", num_epochs, epochs.dice, detail=cases_predicted(run, TEST))
+    if (run.folder / SUMMARY).exists() and (part := unpredicted_test_set(run)):
+        return Progress("predicting the test set", num_epochs, epochs.dice, detail=cases_predicted(run, part))
     return Progress("validating", num_epochs, epochs.dice, detail=cases_predicted(run, VALIDATION))
 
 
@@ -95,10 +95,16 @@ def is_begun(run: Run) -> bool:
     return any((run.folder / f"checkpoint_{name}.pth").exists() for name in ("latest", "best", "final"))
 
 
+def unpredicted_test_set(run: Run) -> str | None:
+    """First of the test sets that is not predicted yet."""
+    parts = filter(is_test_set, run.parts)
+    return next((part for part in parts if not all(path.exists() for path in predictions(run, part).values())), None)
+
+
 def cases_predicted(run: Run, part: str) -> str:
     """Number of predicted cases, of how many."""
     expected = predictions(run, part)
-    folder = run.folder / (f"{TEST}.partial" if part == TEST else part)
+    folder = run.folder / (f"{part}.partial" if is_test_set(part) else part)
     return f"{sum((folder / path.name).exists() for path in expected.values())} of {len(expected)} cases"
 
 

@@ -15,6 +15,8 @@ from nnunet_plugins.nnunet_folders import PREPROCESSED, RAW, RESULTS, SPLITS, Sp
 from nnunet_plugins.planning.names import fitted_plans_name
 
 VALIDATION, TEST = "validation", "test"
+EXTERNAL = "external_"
+"""Start of the name of the part that is another dataset's test set; the rest is that dataset's name."""
 SUMMARY = f"{VALIDATION}/summary.json"
 """nnU-Net's metrics of a fold."""
 
@@ -38,6 +40,9 @@ class Run:
     """Folder used as ``nnUNet_results`` for this run: each repetition has one of its own, in nnU-Net's layout too."""
     gpu_memory_gb: float | None = None
     """Memory, in GiB, that the run's plans fit; None: the run has the plans of the dataset."""
+
+    external: str | None = None
+    """``DatasetNNN_Name`` of another dataset whose test set is predicted too."""
 
     @property
     def plans(self) -> str:
@@ -65,8 +70,9 @@ class Run:
 
     @property
     def parts(self) -> list[str]:
-        """Sets of cases that the run predicts and measures."""
-        return [VALIDATION, TEST] if self.data.test else [VALIDATION]
+        """Sets of cases that the run predicts and measures, that of validation first."""
+        external = [f"{EXTERNAL}{self.external}"] if self.external else []
+        return [VALIDATION, *([TEST] if self.data.test else []), *external]
 
     @property
     def plans_file(self) -> Path:
@@ -126,10 +132,11 @@ def runs(suite: Suite) -> list[Run]:
         UserError: nnU-Net's folders are not set, or datasets are in none of them.
     """
     root = nnunet_folder(RESULTS)
-    faults, names = Faults(), {}
-    for data in suite.datasets:
+    faults = Faults()
+    names: dict[int | None, str] = {}
+    for number in (number for data in suite.datasets for number in (data.id, data.external) if number is not None):
         with faults.noted():
-            names[data.id] = dataset_name(data.id)
+            names[number] = dataset_name(number)
     faults.end_command()
     roots = {repeat: root / f"repeat_{repeat}" if repeat > 1 else root for repeat in range(1, suite.repeats + 1)}
     return [
@@ -143,6 +150,7 @@ def runs(suite: Suite) -> list[Run]:
             repeat,
             results,
             suite.gpu_memory_gb,
+            names.get(data.external),
         )
         for repeat, results in roots.items()
         for data in suite.datasets
@@ -246,8 +254,18 @@ def estimate_of(run: Run) -> dict[str, float | None]:
     return {"estimate_gb": None if needs is None else needs.peak_on(round(run.gpu_memory_gb * 2**30)) / 2**30}
 
 
+def is_test_set(part: str) -> bool:
+    """Whether a part is a test set, of the dataset itself or another."""
+    return part == TEST or part.startswith(EXTERNAL)
+
+
+def dataset_of(run: Run, part: str) -> str:
+    """Name of the dataset that a part's cases belong to."""
+    return part.removeprefix(EXTERNAL) if part.startswith(EXTERNAL) else run.dataset
+
+
 def images_folder(run: Run, part: str) -> Path:
-    return nnunet_folder(RAW) / run.dataset / ("imagesTs" if part == TEST else "imagesTr")
+    return nnunet_folder(RAW) / dataset_of(run, part) / ("imagesTs" if is_test_set(part) else "imagesTr")
 
 
 def references(run: Run, part: str) -> dict[str, Path]:
@@ -256,7 +274,7 @@ def references(run: Run, part: str) -> dict[str, Path]:
     if part == VALIDATION:
         folder = run.preprocessed / "gt_segmentations"
         return {case: folder / f"{case}{ending}" for case in read_splits(run)[run.fold]["val"]}
-    folder = nnunet_folder(RAW) / run.dataset / "labelsTs"
+    folder = nnunet_folder(RAW) / dataset_of(run, part) / "labelsTs"
     return {path.name.removesuffix(ending): path for path in sorted(folder.glob(f"[!.]*{ending}"))}
 
 

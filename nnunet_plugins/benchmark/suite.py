@@ -39,6 +39,8 @@ class Data:
     """Whether ``imagesTs`` are predicted too and compared with ``labelsTs``."""
     trainers: tuple[str, ...] = ()
     """Trainers of the suite that can do this dataset; if empty, all can."""
+    external: int | None = None
+    """Number of another dataset whose ``imagesTs`` are predicted too, without ever training on it: zero-shot."""
 
     def cluster(self, case: str) -> str:
         """The statistical unit that a case belongs to."""
@@ -238,8 +240,11 @@ def problems_of_resources(resources: Resources) -> Iterator[tuple[str, Any, str]
 
 
 def problems_of_data(suite: Suite, data: Data) -> Iterator[tuple[str, Any, str]]:
-    if not 1 <= data.id <= 999:
-        yield "id", data.id, "nnU-Net's datasets have numbers from 1 to 999"
+    for key, number in (("id", data.id), ("external", data.external)):
+        if number is not None and not 1 <= number <= 999:
+            yield key, number, "nnU-Net's datasets have numbers from 1 to 999"
+    if data.external == data.id:
+        yield "external", data.external, "this is the dataset itself, whose own test set is 'test = true'"
     if not data.configurations:
         yield "configurations", [], "name at least one, e.g. ['2d']"
     yield from not_unique("configurations", data.configurations)

@@ -180,6 +180,8 @@ REFUSED = [  # section, key, value; what the message shows of it, and what it sa
     ("", "folds", "[0, -1]", "[0, -1]", FROM_0),
     ("", "folds", "[0, 1, 0]", "0", TWICE),
     *((DATA, "id", value, value, "nnU-Net's datasets have numbers from 1 to 999") for value in ("0", "-1", "1000")),
+    *((DATA, "external", value, value, "nnU-Net's datasets have numbers") for value in ("0", "-1", "1000")),
+    (DATA, "external", "501", "501", "this is the dataset itself, whose own test set is 'test = true'"),
     (DATA, "configurations", "[]", "[]", "name at least one, e.g. ['2d']"),
     (DATA, "configurations", "['2d', '2d']", "'2d'", TWICE),
     (DATA, "configurations", "['2d', '../2d']", "'../2d'", AS_FOR_TRAIN),

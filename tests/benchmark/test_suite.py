@@ -28,6 +28,7 @@ plans = "nnUNetResEncUNetMPlans"
 tolerance = 2
 cluster_regex = "^(P\\\\d+)_"
 test = true
+external = 2
 trainers = ["DCFFSNetTrainer", "nnUNetTrainer"]
 
 [[datasets]]
@@ -67,6 +68,7 @@ def test_complete_suite_is_read_completely(tmp_path):
                 tolerance=2.0,
                 cluster_regex=r"^(P\d+)_",
                 test=True,
+                external=2,
                 trainers=("DCFFSNetTrainer", "nnUNetTrainer"),
             ),
             Data(id=999),

@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nnunet_plugins.benchmark.jobs.receipts import is_preprocessed
-from nnunet_plugins.benchmark.runs import Run, dataset_json, images_folder, planned_configuration, read_plans
+from nnunet_plugins.benchmark.runs import (
+    Run,
+    dataset_json,
+    images_folder,
+    is_test_set,
+    planned_configuration,
+    read_plans,
+    references,
+)
 from nnunet_plugins.benchmark.survey import Survey
 from nnunet_plugins.benchmark.versions import shared_json
 from nnunet_plugins.nnunet_folders import FINGERPRINT, PREPROCESSED, RAW, RESULTS, nnunet_folder
@@ -123,8 +131,8 @@ def bytes_of_predictions(run: Run) -> int:
     """Bytes of the predictions of a fold, without probabilities: as many as those of its true segmentations."""
     folder = nnunet_folder(RAW) / run.dataset
     folds = len(shared_json(run.splits_file, "correct or remove it")) if run.splits_file.exists() else 5
-    test = bytes_in(folder / "labelsTs") if run.data.test else 0
-    return bytes_in(folder / "labelsTr") // folds + test
+    tests = [references(run, part).values() for part in run.parts if is_test_set(part)]
+    return bytes_in(folder / "labelsTr") // folds + sum(path.stat().st_size for paths in tests for path in paths)
 
 
 def bytes_in(folder: Path) -> int:

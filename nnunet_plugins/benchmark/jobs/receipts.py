@@ -12,7 +12,14 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nnunet_plugins.benchmark.runs import TEST, Run, dataset_json, planned_configuration, read_plans, read_splits
+from nnunet_plugins.benchmark.runs import (
+    Run,
+    dataset_json,
+    is_test_set,
+    planned_configuration,
+    read_plans,
+    read_splits,
+)
 from nnunet_plugins.benchmark.versions import NUM_KEPT, Version, shared_digest, shared_json, version
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.files import digest, read_json
@@ -182,7 +189,7 @@ def discard_stale_receipts(states: Mapping[Run, State]) -> None:
     untrained = [run for run, state in states.items() if not state.trained]
     for run in untrained:
         for path in states[run].changed:
-            if path.parent.name == TEST:  # no summary of nnU-Net's tells that it has changed
+            if is_test_set(path.parent.name):  # no summary of nnU-Net's tells that it has changed
                 path.unlink(missing_ok=True)
         run.training_receipt.unlink(missing_ok=True)
     for run, state in states.items():

@@ -12,18 +12,18 @@ from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
-from nnunet_plugins.benchmark.checks import check_folds, check_test_set
+from nnunet_plugins.benchmark.checks import check_folds, check_test_sets
 from nnunet_plugins.benchmark.jobs.gpus import one_gpu
 from nnunet_plugins.benchmark.jobs.receipts import current_split, plans_have_changed, read_receipt, split_has_changed
 from nnunet_plugins.benchmark.progress import is_begun
 from nnunet_plugins.benchmark.readers import nnunet_metrics
 from nnunet_plugins.benchmark.runs import (
     SUMMARY,
-    TEST,
     VALIDATION,
     Run,
     dataset_json,
     images_folder,
+    is_test_set,
     predictions,
 )
 from nnunet_plugins.benchmark.suite import Suite
@@ -57,8 +57,7 @@ def train(suite: Suite, run: Run) -> None:
         refuse_changed_plans(run)
         check_folds(run, suite.folds)
         refuse_changed_split(run)
-        if run.data.test:
-            check_test_set(run)
+        check_test_sets(run)
         if first_missing_file(run, run.parts):
             with one_gpu():
                 train_and_predict(suite, run)
@@ -130,8 +129,9 @@ def train_and_predict(suite: Suite, run: Run) -> None:
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
     if not trained:
-        for part in (VALIDATION, TEST):  # predictions of another model
-            shutil.rmtree(run.folder / part, ignore_errors=True)
+        for path in run.folder.glob("*"):  # predictions of another model
+            if path.name == VALIDATION or is_test_set(path.name):
+                shutil.rmtree(path, ignore_errors=True)
         trainer.run_training()
         if device.type == "cuda":
             note_measured(run, peak_bytes_allocated=torch.cuda.max_memory_allocated())
@@ -141,8 +141,9 @@ def train_and_predict(suite: Suite, run: Run) -> None:
         trainer.perform_actual_validation()
         compiled = bool(trainer._do_i_compile())
         note_measured(run, validation_seconds=time.perf_counter() - start, compiled=compiled)
-    if run.data.test:
-        predict_test_set(suite, run, device)
+    for part in run.parts:
+        if is_test_set(part) and first_missing_file(run, [part]):
+            predict_test_set(suite, run, part, device)
 
 
 def usable_threads(cpus: int) -> int:
@@ -189,23 +190,23 @@ def set_aside_unreadable_checkpoints(folder: Path) -> None:
             path.replace(path.with_name(path.name + ".unreadable"))
 
 
-def predict_test_set(suite: Suite, run: Run, device: Any) -> None:
-    """Predict ``imagesTs`` with this fold's model, as ``nnUNetv2_predict`` does."""
+def predict_test_set(suite: Suite, run: Run, part: str, device: Any) -> None:
+    """Predict the ``imagesTs`` of a part with this fold's model, as ``nnUNetv2_predict`` does."""
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
     predictor = nnUNetPredictor(device=device, allow_tqdm=False)
     predictor.initialize_from_trained_model_folder(str(run.model), (run.fold,), CHECKPOINTS[0])
     processes = max(1, suite.resources.cpus // 2)
-    partial = run.folder / f"{TEST}.partial"  # a kill must leave no half-written file that looks like a prediction
+    partial = run.folder / f"{part}.partial"  # a kill must leave no half-written file that looks like a prediction
     shutil.rmtree(partial, ignore_errors=True)
     predictor.predict_from_files(
-        str(images_folder(run, TEST)),
+        str(images_folder(run, part)),
         str(partial),
         num_processes_preprocessing=processes,
         num_processes_segmentation_export=processes,
     )
-    shutil.rmtree(run.folder / TEST, ignore_errors=True)
-    partial.rename(run.folder / TEST)
+    shutil.rmtree(run.folder / part, ignore_errors=True)
+    partial.rename(run.folder / part)
 
 
 # ---- what a training leaves ------------------------------------------------------------------------------------------
@@ -219,9 +220,9 @@ def first_missing_file(run: Run, parts: Sequence[str]) -> Path | None:
 
 
 def predicted_parts(run: Run) -> list[str]:
-    """Parts that the suite wants, and the test set if another suite has had it predicted."""
-    both = [VALIDATION, TEST]
-    return both if predictions(run, TEST) and not first_missing_file(run, both) else run.parts
+    """Parts that the suite wants, and test sets that other suites have had predicted."""
+    others = sorted({path.name for path in run.folder.glob("*") if is_test_set(path.name)} - {*run.parts})
+    return [*run.parts, *(part for part in others if predictions(run, part) and not first_missing_file(run, [part]))]
 
 
 def measured(run: Run) -> dict[str, float]:

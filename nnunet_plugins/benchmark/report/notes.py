@@ -9,7 +9,7 @@ from nnunet_plugins.benchmark.report.analysis import Analysis, main_label_rows
 from nnunet_plugins.benchmark.report.cells import written
 from nnunet_plugins.benchmark.report.record import Record
 from nnunet_plugins.benchmark.report.results import by_evaluation
-from nnunet_plugins.benchmark.runs import TEST
+from nnunet_plugins.benchmark.runs import EXTERNAL, is_test_set
 from nnunet_plugins.benchmark.suite import Suite
 
 DEFINITIONS = (
@@ -56,8 +56,14 @@ def notices(analysis: Analysis) -> list[str]:
     results = analysis.results
     found = [*unfinished(analysis), *unequal(analysis)]
     found += warnings(analysis.table, results.record.suite.reference)
-    if TEST in results.cases.part.unique():
+    parts = sorted(results.cases.part.unique())
+    if any(map(is_test_set, parts)):
         found.append("A test case's value is the mean over the folds' models, not that of their ensemble")
+    found += [
+        f"Zero-shot: {part} is the test set of another dataset, on which nothing was trained"
+        for part in parts
+        if part.startswith(EXTERNAL)
+    ]
     return found
 
 

@@ -13,8 +13,8 @@ RECORD = "record.json"
 SCHEMA = 3
 """Version of the record's fields; it grows when a report of an earlier version can no longer be verified."""
 
-LATER_KEYS = ("gpu_memory_gb", "epochs_of")
-"""Keys of suites that the record holds only where they are used."""
+LATER_KEYS = {"gpu_memory_gb", "epochs_of", "external"}
+"""Keys of suites and their datasets that the record holds only where they are used: earlier records lack them."""
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,10 @@ class Record:
     def to_json(self) -> str:
         content = asdict(self)
         content["suite"]["epochs_of"] = dict(self.suite.epochs_of)
-        for key in LATER_KEYS:
-            if not content["suite"][key]:
-                del content["suite"][key]
+        for table in (content["suite"], *content["suite"]["datasets"]):
+            for key in LATER_KEYS & table.keys():
+                if not table[key]:
+                    del table[key]
         if self.case_page is None:
             del content["case_page"]
         return json.dumps({"schema": SCHEMA} | content, indent=1)

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from support.benchmark_results import (
     CELLS,
@@ -146,3 +147,16 @@ def test_trainers_of_different_lengths_are_told_and_are_not_unequal(results, ana
     assert not [note for note in notices(own) if note.startswith("Unequal")]
     trainings.loc[trainings.trainer == OTHER, "epochs"] = 100
     assert f"Unequal: {OTHER} trained 100 to 100 epochs" in notices(own)
+
+
+def test_notices_say_what_an_external_test_set_is(results, analysis):
+    elsewhere = results.cases.assign(part="external_Dataset777_Elsewhere")
+    both = results._replace(cases=pd.concat([results.cases, elsewhere], ignore_index=True))
+    notes = notices(analysis._replace(results=both))
+    assert (
+        "Zero-shot: external_Dataset777_Elsewhere is the test set of another dataset, on which nothing was trained"
+        in notes
+    )
+    assert len([note for note in notes if note.startswith("Zero-shot")]) == 1
+    assert "A test case's value is the mean over the folds' models, not that of their ensemble" in notes
+    assert not [note for note in notices(analysis) if note.startswith(("Zero-shot", "A test case"))]

@@ -25,8 +25,6 @@ from nnunet_plugins.files import usable_cores, write_json
 from nnunet_plugins.planning.patches import Patch, integers, with_patch
 
 BATCH = 8
-ENDING = "CPU"
-"""End of the names of plans whose patch and batch were made smaller."""
 PLANNERS = {"nnUNetPlans": "ExperimentPlanner", "nnUNetResEncUNetMPlans": "nnUNetPlannerResEncM"}
 
 
@@ -45,6 +43,8 @@ class Recipe(NamedTuple):
     label_map: tuple[str, ...] = ()
     groups_in_names: bool = False
     """Whether names of cases begin with that of their group, from which the statistics know it."""
+    ending: str = "CPU"
+    """End of the names of the recipe's plans."""
 
     @property
     def dataset(self) -> str:
@@ -63,6 +63,9 @@ RECIPES = {
         label_map=("0=background", "1=anterior", "2=posterior"),
     ),
 }
+"""The datasets of docs/protocol.md."""
+FULL_SIZE = Recipe(565, "NucleiFullSize", "dsb2018", batches=(("2d", 12),), ending="GPU")
+"""The nuclei for ``gpu_evidence.py``: images as they are, nnU-Net's patch."""
 
 
 def environment(work: Path) -> dict[str, str]:
@@ -136,7 +139,7 @@ def plan(recipe: Recipe, plans_names: Sequence[str] = tuple(PLANNERS)) -> None:
     for name in plans_names:
         if not (folder / f"{name}.json").exists():
             plan_experiments([recipe.id], PLANNERS[name])
-        target = folder / f"{name}{ENDING}.json"
+        target = folder / f"{name}{recipe.ending}.json"
         if not target.exists():
             write_json(target, smaller_plans(json.loads((folder / f"{name}.json").read_text()), recipe))
 
@@ -149,7 +152,7 @@ def smaller_plans(plans: dict, recipe: Recipe) -> dict:
         if recipe.patch and list(recipe.patch) != configuration["patch_size"]:
             configuration = with_patch(configuration, patch_of(recipe.patch))
         made[name] = configuration | {"batch_size": batch}
-    return plans | {"plans_name": plans["plans_name"] + ENDING, "configurations": made}
+    return plans | {"plans_name": plans["plans_name"] + recipe.ending, "configurations": made}
 
 
 def patch_of(size: Sequence[int]) -> Patch:
@@ -172,7 +175,14 @@ def preprocess(recipe: Recipe, plans_names: Sequence[str]) -> None:
             folder = root / plans["configurations"][name]["data_identifier"]
             if len(list(folder.glob("*.pkl"))) < num_cases:
                 shutil.rmtree(folder, ignore_errors=True)
-                preprocess_dataset(recipe.id, plans_name, [name], [1])
+                preprocess_dataset(recipe.id, plans_name, [name], [usable_cores()])
+
+
+def prepare(recipe: Recipe, data: Path, plans_names: Sequence[str] = tuple(PLANNERS)) -> None:
+    """Do all that the environment's folders lack of a recipe."""
+    convert(recipe, data / recipe.folder)
+    plan(recipe, plans_names)
+    preprocess(recipe, [f"nnUNetPlans{recipe.ending}"])
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -186,9 +196,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     path = write_environment(arguments.work.resolve())
     os.environ.update(environment(arguments.work.resolve()) | {"nnUNet_n_proc_DA": "1"})  # planning fails with 0
     for recipe in (RECIPES[name] for name in arguments.names):
-        convert(recipe, arguments.data / recipe.folder)
-        plan(recipe)
-        preprocess(recipe, [f"nnUNetPlans{ENDING}"])
+        prepare(recipe, arguments.data)
     print(f"\nNow source {path} and run 'nnunet-plugins benchmark run' with the suites of docs/protocol.md.")
 
 

@@ -1,39 +1,16 @@
 """Proves: all scripts in speed/ run on tiny data and print ratios, the compared forms agree. No times are judged."""
 
-import json
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from support.repository import REPOSITORY
 
 FOLDER = REPOSITORY / "speed"
 TINY = ["--patch", "32", "48", "--batch", "2", "--steps", "1"]
 SPREAD = r"\d\S* \(\S+-\S+\)"
-
-
-@pytest.fixture(autouse=True)
-def scripts_are_importable(monkeypatch):
-    monkeypatch.syspath_prepend(str(FOLDER))
-    yield
-    for name in (
-        "step_time",
-        "dcffsnet_ops",
-        "dlkunet_ops",
-        "condseg_ops",
-        "drgo_ops",
-        "dcsnet_ops",
-        "conversion",
-        "memory",
-        "report",
-        "evidence_data",
-        "large_suite",
-    ):
-        sys.modules.pop(name, None)
 
 
 def test_step_time_compares_a_trainer_with_stock_nnunet(capsys):
@@ -246,66 +223,3 @@ def test_large_suite_shows_that_only_files_of_its_own_are_read_for_each_training
     assert (few, many) == (12, 60)
     for before, after in zip(few_opened, many_opened, strict=True):
         assert many * after - few * before <= 3.5 * (many - few)
-
-
-# ---- data of docs/protocol.md ----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("edge", "strides"), [(64, [1, 2, 2, 2, 2]), (96, [1, 2, 2, 2, 2])])
-def test_stages_of_the_protocols_patch_are_those_that_nnunet_gives_it(edge, strides):
-    import evidence_data
-
-    patch = evidence_data.patch_of((edge, edge))
-    assert patch.size == [edge, edge] and patch.strides == [[step, step] for step in strides]
-    assert patch.kernel_sizes == [[3, 3]] * 5
-    with pytest.raises(ValueError, match="patch \\(45, 64\\): nnU-Net's network cannot halve it"):
-        evidence_data.patch_of((45, 64))
-
-
-@pytest.fixture
-def tiny_data(tmp_path):
-    """Ten squares, two in each group, in a folder as the script expects it."""
-    rng = np.random.default_rng(0)
-    source = tmp_path / "data" / "kidney_stone_ct"
-    for part in ("images", "masks"):
-        (source / part).mkdir(parents=True)
-    for number in range(10):
-        mask = np.zeros((80, 96), np.uint8)
-        mask[20 + number : 50, 30:60] = 1
-        image = 100 * mask + rng.integers(0, 50, mask.shape, dtype=np.uint8)
-        for part, content in (("images", image), ("masks", mask)):
-            Image.fromarray(content).save(source / part / f"ks_{number}.png")
-    (source / "groups.csv").write_text("stem,dup_group\n" + "".join(f"ks_{n},{n // 2}\n" for n in range(10)))
-    return tmp_path / "data"
-
-
-@pytest.mark.slow
-def test_evidence_data_are_ready_for_its_suites(tiny_data, tmp_path, monkeypatch, capsys):
-    import evidence_data
-
-    for name in evidence_data.environment(tmp_path):
-        monkeypatch.setenv(name, "")
-    work = tmp_path / "work"
-    evidence_data.main([str(tiny_data), str(work), "stones"])
-    assert f"Now source {work}/env.sh" in capsys.readouterr().out
-    folder = work / "preprocessed" / "Dataset563_KidneyStones"
-    plans = json.loads((folder / "nnUNetPlansCPU.json").read_text())
-    assert plans["plans_name"] == "nnUNetPlansCPU" and list(plans["configurations"]) == ["2d"]
-    configuration = plans["configurations"]["2d"]
-    assert (configuration["patch_size"], configuration["batch_size"]) == ([64, 64], 8)
-    assert configuration["architecture"]["arch_kwargs"]["n_stages"] == 5
-    assert len(list((folder / configuration["data_identifier"]).glob("group*_ks_*.pkl"))) == 10
-    for fold in json.loads((folder / "splits_final.json").read_text()):
-        training, validation = ({case.split("_")[0] for case in fold[part]} for part in ("train", "val"))
-        assert not training & validation
-    before = {path: path.stat().st_mtime_ns for path in work.rglob("*.json")}
-    evidence_data.main([str(tiny_data), str(work), "stones"])
-    assert before.items() <= {path: path.stat().st_mtime_ns for path in work.rglob("*.json")}.items()
-
-
-def test_evidence_data_name_their_datasets(capsys):
-    import evidence_data
-
-    with pytest.raises(SystemExit):
-        evidence_data.main(["data", "work", "polyp"])
-    assert "polyp: expected names of nuclei, polyps, stones, hippocampus" in capsys.readouterr().err

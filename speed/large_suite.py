@@ -11,23 +11,31 @@ import argparse
 import contextlib
 import io
 import itertools
+import json
 import os
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 from nnunet_plugins.benchmark.command import run
 from nnunet_plugins.benchmark.jobs.receipts import current_split, plan_receipt
 from nnunet_plugins.benchmark.runs import Run, predictions, runs
 from nnunet_plugins.benchmark.suite import read_suite
-from nnunet_plugins.files import digest, write_json
+from nnunet_plugins.files import digest
 from nnunet_plugins.planning.source import find_trainer_class
 from nnunet_plugins.trainers import TRAINERS
 
 ENDINGS = ("", "_earlyStop5", "_earlyStop10", "_earlyStop20")
 LABELS = 2
+
+
+def write(path: Path, content: Any) -> None:
+    """Write what ``files.write_json`` writes, without waiting for the disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=1))
 
 
 def write_suite(root: Path, trainers: int, datasets: int, folds: int) -> Path:
@@ -50,13 +58,13 @@ def write_dataset(root: Path, number: int, folds: int, cases: int) -> None:
     names = [[f"fold{fold}_{case:04}" for case in range(cases)] for fold in range(folds)]
     described = {"channel_names": {"0": "R"}, "labels": {"background": 0, "a": 1, "b": 2}, "file_ending": ".png"}
     for folder in (raw, preprocessed):
-        write_json(folder / "dataset.json", described | {"numTraining": folds * cases})
+        write(folder / "dataset.json", described | {"numTraining": folds * cases})
     everyone = set(itertools.chain(*names))
-    write_json(
+    write(
         preprocessed / "splits_final.json",
         [{"train": sorted(everyone - {*val}), "val": val} for val in names],
     )
-    write_json(preprocessed / "nnUNetPlans.json", {"configurations": {"2d": {"data_identifier": "nnUNetPlans_2d"}}})
+    write(preprocessed / "nnUNetPlans.json", {"configurations": {"2d": {"data_identifier": "nnUNetPlans_2d"}}})
     for folder in (raw / "labelsTr", preprocessed / "gt_segmentations", preprocessed / "nnUNetPlans_2d"):
         folder.mkdir(parents=True)
         for case in everyone:
@@ -72,16 +80,16 @@ def write_training(run: Run, epochs: int) -> None:
     checkpoint = run.folder / "checkpoint_final.pth"
     checkpoint.touch()
     (run.model / "plans.json").write_text(run.plans_file.read_text())
-    write_json(run.split_note, current_split(run))
+    write(run.split_note, current_split(run))
     curve = [(epoch * 0.7548776662466927) % 1 for epoch in range(epochs)]
     trained = {"parts": ["validation"], "epoch_seconds": curve, "measured": {}, "machine": {}}
     trained["curves"] = dict.fromkeys(("train_losses", "val_losses", "mean_fg_dice", "ema_fg_dice", "lrs"), curve)
     trained["sha256"] = {str(path.relative_to(run.folder)): digest(path) for path in (checkpoint, *files)}
-    write_json(run.training_receipt, trained)
+    write(run.training_receipt, trained)
     os.utime(run.training_receipt, (time.time() + 1,) * 2)  # written long after its files, unlike here
     rows = [{"part": "validation", "case": file.stem, "label": label, "Dice": 0.5, "HD95": 1.5, "NSD": 0.75}
             for file in files for label in ("a", "b")]  # fmt: skip
-    write_json(run.validation_receipt, {"tolerance": 1.0, "parts": ["validation"], "cases": rows})
+    write(run.validation_receipt, {"tolerance": 1.0, "parts": ["validation"], "cases": rows})
 
 
 def write_interrupted(run: Run, epochs: int) -> None:
@@ -101,8 +109,8 @@ def write_benchmark(root: Path, suite_file: Path, datasets: int, folds: int, cas
         os.environ[variable] = str(root / variable)
     all_runs = runs(read_suite(suite_file))
     for first in {found.dataset: found for found in all_runs}.values():
-        write_json(first.plan_receipt, plan_receipt(first))
-        write_json(first.preprocessing_receipt, {"configurations": ["2d"]})
+        write(first.plan_receipt, plan_receipt(first))
+        write(first.preprocessing_receipt, {"configurations": ["2d"]})
     for number, found in enumerate(all_runs):
         if number % 3:
             write_training(found, epochs)
@@ -142,7 +150,7 @@ def main(arguments: list[str] | None = None) -> None:
                 chosen = argparse.Namespace(action=action, suite=suite, dry_run=True, executor="local", gpus=None)
                 seconds, files = timed(lambda chosen=chosen: run(chosen), Path(folder))
                 cells += [f"{seconds:.1f}", f"{files / number:.1f}"]
-        print(f"| {number} |", *(f"{cell} |" for cell in cells), flush=True)
+            print(f"| {number} |", *(f"{cell} |" for cell in cells), flush=True)
 
 
 if __name__ == "__main__":

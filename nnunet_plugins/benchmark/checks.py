@@ -5,6 +5,7 @@ import io
 from pathlib import Path
 
 from nnunet_plugins import _startup
+from nnunet_plugins.benchmark.faults import Faults
 from nnunet_plugins.benchmark.runs import (
     TEST,
     Run,
@@ -44,14 +45,24 @@ def check_suite(survey: Survey, path: Path) -> None:
     Raises:
         UserError: something that the suite needs is missing.
     """
+    faults_of(survey, path).end_command()
+
+
+def faults_of(survey: Survey, path: Path) -> Faults:
+    """Find all that a suite needs and that is missing; see :func:`check_suite`."""
+    faults = Faults()
     # one run of each dataset and configuration
     for run in {(run.dataset, run.configuration): run for run in survey.runs}.values():
-        check_dataset(survey, run)
+        with faults.noted():
+            check_dataset(survey, run)
     for run in {(run.dataset, run.unfitted.plans, run.configuration): run.unfitted for run in survey.runs}.values():
-        check_plans(run)
+        with faults.noted():
+            check_plans(run)
     require_nnunet()
     for trainer in survey.suite.trainers:
-        check_trainer(survey, trainer, path)
+        with faults.noted():
+            check_trainer(survey, trainer, path)
+    return faults
 
 
 def check_dataset(survey: Survey, run: Run) -> None:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from nnunet_plugins.benchmark.checks import check_suite
+from nnunet_plugins.benchmark.checks import check_suite, faults_of
 from nnunet_plugins.benchmark.progress import progress_of
 from nnunet_plugins.benchmark.runs import work_folder
 from nnunet_plugins.benchmark.status import in_words, print_status
@@ -36,10 +36,13 @@ def run_benchmark(options: argparse.Namespace) -> None:
     from nnunet_plugins.benchmark.jobs.remaining import dry_run
 
     before = survey(read_suite(options.suite), thorough=not options.dry_run)
-    check_suite(before, options.suite)
-    if options.dry_run:
+    faults = faults_of(before, options.suite)
+    gpus: tuple[str, ...] = ()
+    if options.dry_run and not faults.found:
         dry_run(before)
-    gpus = () if options.executor == "slurm" else local_gpus(before.suite, options.gpus)
+    with faults.noted():
+        gpus = () if options.executor == "slurm" else local_gpus(before.suite, options.gpus)
+    faults.end_command()
     if options.dry_run:
         return
     succeeded = run_suite(before, options.suite.resolve(), options.executor, gpus)

@@ -12,12 +12,10 @@ from nnunet_plugins.benchmark.measurement import Labels, known_values, labels_of
 from nnunet_plugins.benchmark.metrics import HIGHER_IS_BETTER, Scores
 from nnunet_plugins.benchmark.pool import Measured, Task, measured
 from nnunet_plugins.errors import UserError
-from nnunet_plugins.files import atomic_write, usable_cores
+from nnunet_plugins.files import atomic_write
 
 METRICS = tuple(HIGHER_IS_BETTER)
 OUTCOMES = ("both empty", "missed", "hallucinated")
-CASES_PER_PROCESS = 4
-"""Cases for which starting a further process is worth its time."""
 EXPLANATION = (
     "Means of the cases in which the label is in the reference or in the prediction; where only one has it, the values"
     "\nare the worst. HD95 and ASSD in mm, or in pixels if files have no spacing. NSD's tolerance: {tolerance:g}."
@@ -71,8 +69,7 @@ def scores_of_all(pairs: Pairs, labels: Labels | None, options: argparse.Namespa
     """
     known = None if labels is None or pairs.description is None else known_values(pairs.description)
     tasks = [Task(case, *files, pairs.reader, labels, known, options.tolerance) for case, files in pairs.files.items()]
-    processes = options.processes or min(usable_cores(), max(1, len(tasks) // CASES_PER_PROCESS))
-    found = list(measured(tasks, processes))
+    found = list(measured(tasks, options.processes))
     faults = [case.fault for case in found if case.fault is not None]
     if faults:
         more = f" (and {len(faults) - 1} more: {named([case.case for case in found if case.fault][1:])})"

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import signal
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -16,9 +17,12 @@ from nnunet_plugins.benchmark.folders import named
 from nnunet_plugins.benchmark.measurement import Labels, measure
 from nnunet_plugins.benchmark.metrics import Scores
 from nnunet_plugins.errors import UserError
+from nnunet_plugins.files import usable_cores
 
 MAX_LABELS = 255
 """More different numbers are not those of labels but of grey values or distances."""
+WORTH_PROCESSES = 20.0
+"""Seconds of work for which starting processes, each of which imports nnU-Net, is worth its time."""
 GEOMETRY_TOLERANCE = 1e-3
 """Relative or absolute difference that is a file format's rounding."""
 
@@ -49,19 +53,36 @@ class Measured(NamedTuple):
     """A sentence."""
 
 
-def measured(tasks: Sequence[Task], processes: int) -> Iterator[Measured]:
+def measured(tasks: Sequence[Task], processes: int | None) -> Iterator[Measured]:
     """Measure all cases in their order, and show how far it is.
+
+    Args:
+        tasks: one or more cases.
+        processes: their number; None for as many as cores, or for one if that takes seconds.
 
     Raises:
         UserError: a process was killed.
     """
-    if processes == 1:
-        yield from tqdm(map(measured_case, tasks), total=len(tasks), desc="Cases", leave=False)
+    with tqdm(total=len(tasks), desc="Cases", leave=False) as bar:
+        start = time.monotonic()
+        yield measured_case(tasks[0])
+        bar.update()
+        others = tasks[1:]
+        if processes is None:
+            processes = usable_cores() if (time.monotonic() - start) * len(others) > WORTH_PROCESSES else 1
+        for case in in_processes(others, min(processes, len(others))):
+            yield case
+            bar.update()
+
+
+def in_processes(tasks: Sequence[Task], processes: int) -> Iterator[Measured]:
+    if processes <= 1:
+        yield from map(measured_case, tasks)
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, context, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
         try:
-            yield from tqdm(pool.map(measured_case, tasks), total=len(tasks), desc="Cases", leave=False)
+            yield from pool.map(measured_case, tasks)
         except BrokenProcessPool as error:
             raise UserError(
                 f"One of {processes} processes was killed, most likely for want of memory: take fewer with -np"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from nnunet_plugins.benchmark.faults import Faults
 from nnunet_plugins.benchmark.suite import Data, Suite, divided
 from nnunet_plugins.benchmark.versions import shared_json
 from nnunet_plugins.errors import UserError
@@ -128,12 +129,16 @@ def runs(suite: Suite) -> list[Run]:
     """All runs of a suite; folds of one trainer after those of another, so that tables fill evenly.
 
     Raises:
-        UserError: nnU-Net's folders are not set, or a dataset is in none of them.
+        UserError: nnU-Net's folders are not set, or datasets are in none of them.
     """
     root = nnunet_folder(RESULTS)
+    faults = Faults()
+    names: dict[int | None, str] = {}
+    for number in (number for data in suite.datasets for number in (data.id, data.external) if number is not None):
+        with faults.noted():
+            names[number] = dataset_name(number)
+    faults.end_command()
     roots = {repeat: root / f"repeat_{repeat}" if repeat > 1 else root for repeat in range(1, suite.repeats + 1)}
-    numbers = [number for data in suite.datasets for number in (data.id, data.external) if number is not None]
-    names: dict[int | None, str] = {number: dataset_name(number) for number in numbers}
     return [
         Run(
             data,

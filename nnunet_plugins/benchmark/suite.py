@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nnunet_plugins.benchmark.suite_values import BadSuite, build, shown
+from nnunet_plugins.benchmark.faults import BadSuite, Faults
+from nnunet_plugins.benchmark.records import Bad, build, shown
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 SLURM_NAMES = re.compile(r"[\w.,+@-]*")
@@ -18,7 +19,6 @@ MAX_NAME = 100
 """Longest name of a suite, trainer, configuration or plans: together they become names of folders and logs."""
 MAX_NUMBER = 999_999
 """Largest number of cores, hours, gigabytes or folds that can be asked for."""
-
 PLANS_MARK = "@"
 """Stands between a trainer and its own plans, e.g. ``nnUNetTrainer@nnUNetResEncUNetMPlans``."""
 
@@ -94,9 +94,9 @@ class Suite:
     """Memory of a GPU, in GiB, that every trainer gets plans for; if None, all of a dataset share its plans."""
     folds: tuple[int, ...] = (0, 1, 2, 3, 4)
     repeats: int = 1
+    resources: Resources = field(default_factory=Resources)
     epochs_of: tuple[tuple[str, int], ...] = ()
     """Trainers with other epochs than ``epochs``, e.g. for the same time instead of steps; in the file, a table."""
-    resources: Resources = field(default_factory=Resources)
 
     def trainer_name(self, trainer: str) -> str:
         """Name under which nnU-Net trains a trainer of the suite for the suite's length."""
@@ -150,20 +150,32 @@ def read_suite(path: Path) -> Suite:
 
 
 def parse(content: Mapping[str, Any]) -> Suite:
-    """Suite from the content of its file."""
-    tables = content.get("datasets")
-    if not isinstance(tables, list) or not tables or not all(isinstance(table, dict) for table in tables):
-        found = f"datasets = {shown(tables)}" if "datasets" in content else "datasets"
-        raise BadSuite(f"{found}: expected at least one [[datasets]] with an id, e.g. id = 501")
-    if not isinstance(content.get("resources", {}), dict):
-        raise BadSuite(
-            f"resources = {shown(content['resources'])}: expected a table, [resources], with keys such as cpus"
-        )
-    datasets = tuple(build(Data, table, f"datasets[{index}].") for index, table in enumerate(tables))
-    resources = build(Resources, content.get("resources", {}), "resources.")
-    suite = build(Suite, dict(content) | {"datasets": datasets, "resources": resources}, "")
+    """Suite from the content of its file.
+
+    Raises:
+        BadSuite: with all that is wrong with it.
+    """
+    faults, bad = Faults(), Bad()
+    tables, resources = content.get("datasets"), content.get("resources", {})
+    with faults.noted():
+        if not isinstance(tables, list) or not tables or not all(isinstance(table, dict) for table in tables):
+            found, tables = f"datasets = {shown(tables)}" if "datasets" in content else "datasets", []
+            raise BadSuite(f"{found}: expected at least one [[datasets]] with an id, e.g. id = 501")
+    with faults.noted():
+        if not isinstance(resources, dict):
+            found, resources = f"resources = {shown(resources)}", {}
+            raise BadSuite(f"{found}: expected a table, [resources], with keys such as cpus")
+    records = {
+        "datasets": tuple(build(Data, table, f"datasets[{index}].", faults, bad) for index, table in enumerate(tables)),
+        "resources": build(Resources, resources, "resources.", faults, bad),
+    }
+    suite = build(Suite, dict(content) | records, "", faults, bad)
     for key, value, expectation in problems(suite):
-        raise BadSuite(f"{key} = {shown(value)}: {expectation}")
+        if not bad.explains(key):
+            with faults.noted():
+                raise BadSuite(f"{key} = {shown(value)}: {expectation}")
+            bad.values.add(key)
+    faults.end_command()
     return suite
 
 
@@ -198,6 +210,18 @@ def problems(suite: Suite) -> Iterator[tuple[str, Any, str]]:
         yield f"resources.{key}", value, expectation
 
 
+def problems_of_length(suite: Suite) -> Iterator[tuple[str, Any, str]]:
+    for key in ("epochs", "iterations", "repeats"):
+        value = getattr(suite, key)
+        if value is not None and not 1 <= value <= 999_999_999:
+            yield key, value, "expected a whole number from 1 to 999999999"
+    for trainer, epochs in suite.epochs_of:
+        if trainer not in suite.trainers:
+            yield "epochs_of", trainer, f"it must be one of trainers: {', '.join(suite.trainers)}"
+        if not 1 <= epochs <= 999_999_999:
+            yield f"epochs_of.{trainer}", epochs, "expected a whole number from 1 to 999999999"
+
+
 def problems_of_resources(resources: Resources) -> Iterator[tuple[str, Any, str]]:
     if resources.device not in ("cuda", "cpu", "mps"):
         yield "device", resources.device, "expected 'cuda', 'cpu' or 'mps'"
@@ -213,18 +237,6 @@ def problems_of_resources(resources: Resources) -> Iterator[tuple[str, Any, str]
         yield "slurm_extra", resources.slurm_extra, f"these are no options of sbatch ({error}): correct them"
     if not 0 <= resources.retries <= MAX_NUMBER:
         yield "retries", resources.retries, f"expected 0 or more, and at most {MAX_NUMBER}"
-
-
-def problems_of_length(suite: Suite) -> Iterator[tuple[str, Any, str]]:
-    for key in ("epochs", "iterations", "repeats"):
-        value = getattr(suite, key)
-        if value is not None and not 1 <= value <= 999_999_999:
-            yield key, value, "expected a whole number from 1 to 999999999"
-    for trainer, epochs in suite.epochs_of:
-        if trainer not in suite.trainers:
-            yield "epochs_of", trainer, f"it must be one of trainers: {', '.join(suite.trainers)}"
-        if not 1 <= epochs <= 999_999_999:
-            yield f"epochs_of.{trainer}", epochs, "expected a whole number from 1 to 999999999"
 
 
 def problems_of_data(suite: Suite, data: Data) -> Iterator[tuple[str, Any, str]]:

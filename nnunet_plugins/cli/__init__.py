@@ -30,9 +30,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(128 + signal.SIGPIPE) from None
     except Exception as error:
         sentence = sentence_of(error)
+        if sentence is not None:
+            log_traceback(error)
         if sentence is None or traceback_is_wanted():
             raise
-        log_traceback(error)
         raise SystemExit(sentence) from error
 
 

@@ -14,7 +14,7 @@ from nnunet_plugins import _startup
 from nnunet_plugins.cli.listing import list_trainers
 from nnunet_plugins.cli.parser import PREFIX, nnunet_commands
 from nnunet_plugins.compatibility import require_nnunet
-from nnunet_plugins.errors import UserError
+from nnunet_plugins.errors import UserError, sentence_of
 from nnunet_plugins.nnunet_folders import refuse_unusable_folders
 
 SEARCHING = ("train", "predict", "predict_from_modelfolder")
@@ -133,7 +133,12 @@ def run_nnunet_command(command: str, *arguments: str) -> None:
     if command in SEARCHING and not {"-h", "--help"}.intersection(arguments):
         from nnunet_plugins import quiet_timm  # noqa: F401
     sys.argv = [f"nnunet-plugins {command}", *arguments]
-    entry_points[command].load()()
+    try:
+        entry_points[command].load()()
+    except Exception as error:
+        if sentence_of(error) is None and (meant := _startup.explain_misspelt_trainer(error)):
+            raise UserError(meant) from error
+        raise
 
 
 def near_commands(command: str, known: list[str]) -> list[str]:

@@ -224,7 +224,13 @@ def add_evaluate(commands: "Commands[argparse.ArgumentParser]") -> None:
     add("-djfile", type=Path, metavar="FILE", help=labels)
     add("-o", dest="output", type=Path, metavar="CSV", help="write a row for each case and label to this file")
     add("--tolerance", type=float, default=1.0, metavar="T", help="of NSD, in mm or pixels; default: %(default)s")
-    add("-np", dest="processes", type=int, metavar="N", help="number of processes; default: as many as cores")
+    add(
+        "-np",
+        dest="processes",
+        type=int,
+        metavar="N",
+        help="number of processes; default: as many as cores, if it takes long",
+    )
     add("--chill", action="store_true", help="leave out cases that only one of the folders has")
 
 
@@ -233,27 +239,30 @@ def add_benchmark(commands: "Commands[argparse.ArgumentParser]") -> None:
         commands,
         "benchmark",
         "train and compare many trainers on many datasets",
-        "nnunet-plugins benchmark run suites/quick.toml --dry-run",
+        "nnunet-plugins benchmark run suites/condseg.toml --dry-run",
         "Train and compare the trainers of a suite file. See docs/benchmarking.md; suites/ has examples.",
     )
     actions = benchmark.add_subparsers(dest="action", required=True, metavar="ACTION")
-    run = actions.add_parser("run", help="plan, preprocess, train, validate and report all that is not done yet")
+    example = "nnunet-plugins benchmark {} suites/condseg.toml"
+    help = "plan, preprocess, train, validate and report all that is not done yet"
+    run = add_command(actions, "run", help, example.format("run --dry-run"))
     run.add_argument("--executor", choices=("local", "slurm"), default="local", help="default: %(default)s")
     run.add_argument(
         "--gpus", metavar="0,1", help="devices for local trainings, one each; default: all that are visible"
     )
     run.add_argument("--dry-run", action="store_true", help="say what is left to do and write nothing")
-    status = actions.add_parser("status", help="what is done, running and failed")
-    report = actions.add_parser("report", help="write tables, figures and a page of what is done")
+    status = add_command(actions, "status", "what is done, running and failed", example.format("status"))
+    help = "write tables, figures and a page of what is done"
+    report = add_command(actions, "report", help, example.format("report --output my_report"))
     report.add_argument("--output", type=Path, metavar="DIR", help="default: report, in the suite's folder")
     report.add_argument(
         "--no-cases", action="store_true", help="no pictures of cases, e.g. of data that you may not share"
     )
-    verify = actions.add_parser("verify", help="make a report's tables again from its cases and compare the bytes")
-    cost = actions.add_parser("cost", help="parameters, FLOPs, times and memory of all trainers, without training")
+    help = "make a report's tables again from its cases and compare the bytes"
+    verify = add_command(actions, "verify", help, "nnunet-plugins benchmark verify my_report")
+    help = "parameters, FLOPs, times and memory of all trainers, without training"
+    cost = add_command(actions, "cost", help, example.format("cost"))
     cost.add_argument("--steps", type=int, default=10, metavar="N", help="turns of each trainer; default: %(default)s")
-    for action in (run, status, report, verify, cost):
-        add_loudness(action)
     for action in (run, status, report, cost):
         action.add_argument("suite", type=Path, metavar="SUITE", help="the suite file")
     verify.add_argument("report", type=Path, metavar="REPORT", help="the folder of a report")

@@ -43,8 +43,8 @@ def row_of(name: str, record: dict[str, Any], outcome: Outcome) -> dict[str, Any
 def reason_of_failure(record: dict[str, Any], outcome: Outcome) -> str | None:
     """Why a trainer has failed, in a line; ``None`` if it has passed."""
     part = record.get("part", "start")
-    if "error" in record:
-        return f"{part}: {record['error']}"
+    if "error" in record:  # a training whose losses are no numbers is ended by its trainer
+        return non_finite_losses(record) or f"{part}: {record['error']}"
     if outcome.exit_code != 0 or part != "end":
         return f"{part}: the process {ending(outcome)}"
     return non_finite_problem(record)
@@ -57,13 +57,19 @@ def non_finite_problem(record: dict[str, Any]) -> str | None:
     So such a step is none, unless the scaler has found no scale until the last one.
     """
     counts, steps = non_finite(record), record["steps"]
-    if counts["losses"]:
-        return f"training: {counts['losses']} of {len(steps)} losses are not finite"
+    if losses := non_finite_losses(record):
+        return losses
     if counts["gradients"] and not record["gradient_scaler"]:
         return f"training: the gradients of {counts['gradients']} of {len(steps)} steps are not finite"
     if not steps[-1]["gradients_finite"]:
         return "training: the gradients of the last step still overflow half precision"
     return "training: weights or running statistics are not finite" if counts["weights"] else None
+
+
+def non_finite_losses(record: dict[str, Any]) -> str | None:
+    """Problem with losses that are not finite."""
+    losses = non_finite(record)["losses"]
+    return f"training: {losses} of {len(record['steps'])} losses are not finite" if losses else None
 
 
 def non_finite(record: dict[str, Any]) -> dict[str, Any]:

@@ -73,8 +73,8 @@ def run_trial(name: str, device: torch.device, file: Path) -> int:
         try:
             trainer.run_training()
         finally:
-            note(steps=[step._asdict() for step in steps])
-        note(**facts(trainer), part="prediction")
+            note(steps=[step._asdict() for step in steps], **(facts(trainer) if trainer.network is not None else {}))
+        note(part="prediction")
         predict(trainer, file.with_suffix(""))
         note(part="estimate")
         note(estimate_bytes=estimate(trainer), part="end")
@@ -165,7 +165,7 @@ def tensors_of(batch: dict[str, Any]) -> list[torch.Tensor]:
 
 
 def facts(trainer: Any) -> dict[str, Any]:
-    """Facts about a trainer after its training."""
+    """Facts about a trainer after its training, whether that was finished or not."""
     return {
         "parameters": sum(parameter.numel() for parameter in trainer.network.parameters()),
         "compiled": bool(trainer._do_i_compile()),

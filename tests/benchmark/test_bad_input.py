@@ -203,3 +203,19 @@ def test_unknown_executor_is_refused_by_the_parser(root, suite_file, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["benchmark", "run", str(suite_file()), "--executor", "cloud"])
     assert "invalid choice: 'cloud'" in capsys.readouterr().err
+
+
+def test_all_that_a_suite_lacks_is_told_at_once(root, suite_file, monkeypatch, nothing_starts):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    path = suite_file(("nnUNetTrainer", "NoTrainer", "NoTrainerEither"), device="cuda", configuration="3d_mine")
+    for options in ((), ("--dry-run",)):
+        with pytest.raises(SystemExit) as ended:
+            main(["benchmark", "run", str(path), *options])
+        title, *faults = ended.value.code.splitlines()
+        assert title == "4 things must be corrected:"
+        for fault, expected in zip(faults, ("3d_mine", "'NoTrainer'", "'NoTrainerEither'", "no GPU"), strict=True):
+            assert fault.startswith("- ") and expected in fault
+    two = path.read_text().replace("datasets = [{ id = 501", "datasets = [{ id = 502 }, { id = 503 }, { id = 501")
+    path.write_text(two)
+    with pytest.raises(SystemExit, match=r"^2 things must be corrected:\n- There is no dataset 502 .*\n- .* 503 "):
+        main(["benchmark", "run", str(path)])

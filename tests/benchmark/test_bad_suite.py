@@ -266,3 +266,50 @@ def test_names_for_slurm_that_a_shell_could_run_are_refused(short_suite, key, va
 def test_options_for_slurm_with_an_open_quote_are_refused(short_suite):
     message = refusal(short_suite("resources.", "slurm_extra", '"--comment=\'mine"'))
     assert message.endswith("these are no options of sbatch (No closing quotation): correct them")
+
+
+WRONG = """
+name = "a/b"
+trainers = ["A", "B_1epoch", 3]
+epochs = 0
+epoch = 100
+[[datasets]]
+id = "501"
+tolerance = -1.0
+trainers = ["C"]
+[[datasets]]
+id = 2
+configuration = ["2d"]
+[resources]
+cpus = "8"
+hours = 0
+"""
+
+
+def test_all_faults_of_a_suite_are_told_at_once(tmp_path):
+    path = tmp_path / "cells.toml"
+    path.write_text(WRONG)
+    with pytest.raises(BadSuite) as error:
+        read_suite(path)
+    title, *faults = str(error.value).splitlines()
+    assert title == f"{path}: 10 things must be corrected:"
+    beginnings = [
+        "datasets[0].id = '501': expected a whole number",
+        "datasets[1].configuration: there is no such key; did you mean configurations?",
+        "resources.cpus = '8': expected a whole number",
+        "epoch: there is no such key; did you mean epochs or epochs_of?",
+        "trainers = ['A', 'B_1epoch', 3]: expected a list of texts in quotes",
+        "reference is missing",
+        "name = 'a/b': it becomes a folder",
+        "epochs = 0: expected a whole number from 1",
+        "datasets[0].tolerance = -1.0: ",
+        "resources.hours = 0.0: ",
+    ]
+    for fault, beginning in zip(faults, beginnings, strict=True):
+        assert fault.startswith(f"- {beginning}")
+
+
+def test_one_fault_does_not_bring_others_that_are_none(short_suite):
+    """Without trainers, no reference can be one of them."""
+    assert refusal(short_suite("", "trainers", "[]")).startswith(": trainers = []: ")
+    assert refusal(short_suite("", "trainers", "[3]")).startswith(": trainers = [3]: ")

@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from PIL import Image
+from support.dying_reader import DyingReader
 from support.refusals import truncate
 
 from nnunet_plugins.benchmark.metrics import HIGHER_IS_BETTER, score
+from nnunet_plugins.benchmark.pool import Task, measured
 from nnunet_plugins.cli import main
+from nnunet_plugins.errors import UserError
 
 CELL, NUCLEUS, IGNORED = 1, 2, 3
 
@@ -260,6 +263,14 @@ def test_a_dataset_json_without_usable_labels_is_told(folders, text, sentence):
     path = folders[0].parent / "dataset.json"
     path.write_text(text)
     assert refusal(folders, "-djfile", path).startswith(f"{path} {sentence}")
+
+
+def test_a_killed_process_is_told():
+    tasks = [Task(case, Path(case), Path(case), DyingReader(), None, None, 1.0) for case in "abc"]
+    cases = measured(tasks, 2)
+    assert next(cases).scores["1"].Dice == 1.0
+    with pytest.raises(UserError, match="One of 2 processes was killed, most likely for want of memory: take fewer"):
+        list(cases)
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,14 @@ import signal
 import subprocess
 import sys
 from importlib.metadata import distribution
+from pathlib import Path
 
 import pytest
+from support.repository import REPOSITORY
 
 import nnunet_plugins
 from nnunet_plugins._startup import DISCOVERY_FOLDER
+from nnunet_plugins.benchmark.command import ACTIONS
 from nnunet_plugins.cli import main
 from nnunet_plugins.cli.commands import COMMANDS
 from nnunet_plugins.cli.parser import make_parser
@@ -98,16 +101,18 @@ def test_without_a_command_the_help_is_printed(capsys):
     assert len(names) > 20 and names <= set(without.replace(",", "").split())
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", [*COMMANDS, *(f"benchmark {action}" for action in ACTIONS)])
 def test_the_help_of_a_command_has_an_example_that_it_understands(name, capsys):
     with pytest.raises(SystemExit, match="0"):
-        main([name, "--help"])
+        main([*name.split(), "--help"])
     example = capsys.readouterr().out.partition("\nexample:\n")[2]
     calls = re.findall(r"nnunet-plugins ([^\n)|]+)", example)
     assert calls
     for call in calls:
         arguments = shlex.split(call, comments=True)
-        assert make_parser().parse_args(arguments).command == name
+        assert call.startswith(name)
+        assert make_parser().parse_args(arguments).command == name.split()[0]
+        assert all((REPOSITORY / word).is_file() for word in arguments if word.startswith("suites/"))
         assert max(map(len, example.splitlines())) <= 120
 
 
@@ -164,6 +169,20 @@ def test_a_3d_configuration_of_a_2d_trainer_is_refused_in_one_sentence(tmp_path)
         "DCFFSNetTrainer_5epochs works in 2D only, but configuration 3d_fullres is 3D: train 2d instead."
     )
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.slow
+def test_nnunets_commands_say_which_trainer_was_meant_here_too(tmp_path):
+    variables = {key: str(tmp_path / key) for key in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
+    for folder in variables.values():
+        (Path(folder) / "Dataset001_Volumes").mkdir(parents=True)
+    arguments = shlex.split("-i . -o predicted -d 1 -c 2d -f 0 -device cpu -tr DCFFSNetTrainr")
+    result = command_line("predict", *arguments, **variables)
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1].startswith(
+        "There is no trainer DCFFSNetTrainr: did you mean DCFFSNetTrainer?"
+    )
+    assert "Traceback" not in result.stderr and "FutureWarning" not in result.stderr
 
 
 def test_nnunets_help_names_the_command_as_it_was_typed(capsys, monkeypatch):

@@ -78,7 +78,7 @@ def test_own_data_come_from_two_folders_to_scores(home):
     for name in ("progress.png", "checkpoint_final.pth", "validation/summary.json"):
         assert (fold / name).is_file()
     assert list(fold.glob("training_log_*.txt"))
-    assert (home / "predictions" / "summary.json").is_file()
+    assert (home / "predictions" / "summary.json").is_file() and (home / "metrics.csv").is_file()
     patients = dict(line.split(",") for line in (home / "patients.csv").read_text().split()[1:])
     for split in json.loads((home / "preprocessed" / "Dataset123_Mine" / "splits_final.json").read_text()):
         assert not {patients[case] for case in split["train"]} & {patients[case] for case in split["val"]}

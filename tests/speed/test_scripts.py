@@ -194,6 +194,22 @@ def test_memory_prints_estimates_and_the_gpu_on_which_they_fit(capsys, monkeypat
     assert re.fullmatch(r"\| 2 x 16 x 32 x 32 \| DLKUNetSTrainer (\| [\d.]+ \| [\d.]+ \| 8 ){2}\|", ours)
 
 
+def test_report_grows_with_trainers_datasets_and_cases(capsys):
+    import report
+
+    report.main(["--trainers", "8", "--datasets", "2", "--cases", "10"])
+    rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines() if line[:3].strip("| ")]
+    sizes = [row for row in rows if row[0].isdigit()]
+    assert [row[:3] for row in sizes] == [
+        ["2", "2", "2"],
+        ["8", "2", "2"],
+        ["2", "2", "2"],
+        ["2", "2", "10"],
+        ["8", "2", "10"],
+    ]
+    assert all(float(value) >= 0 for row in sizes for value in row[3:]) and all(float(row[6]) > 0 for row in sizes)
+
+
 def test_large_suite_shows_that_only_files_of_its_own_are_read_for_each_training(capsys, monkeypatch):
     """Two receipts, a note and perhaps the model's plans; plans, folds and descriptions are those of all."""
     import large_suite

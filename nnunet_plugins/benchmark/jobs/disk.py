@@ -85,9 +85,9 @@ def size(number: float) -> str:
 
     Example:
         >>> size(0), size(2_500_000), size(123_456_789_012)
-        ('0 GB', '0.003 GB', '123 GB')
+        ('0 MB', '2 MB', '123 GB')
     """
-    return f"{number / 1e9:.3g} GB" if number >= 1e8 else f"{number / 1e9:.3f} GB" if number else "0 GB"
+    return f"{number / 1e6:.0f} MB" if number < 1e9 else f"{number / 1e9:.3g} GB"
 
 
 def existing(folder: Path) -> Path:

@@ -77,7 +77,8 @@ Tell = Callable[[bool], None]
 def telling(survey: Survey) -> AbstractContextManager[Tell]:
     """Tell what happens to the runs of a suite, in the way that suits where the output goes."""
     watch = Watch(survey)
-    return live_table(watch) if sys.stdout.isatty() else lines(watch)
+    can_draw = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+    return live_table(watch) if can_draw else lines(watch)
 
 
 # ---- into a file -----------------------------------------------------------------------------------------------------
@@ -132,6 +133,7 @@ def live_table(watch: Watch) -> Iterator[Tell]:
 
 def drawn(watch: Watch, height: int) -> Any:
     """The table, with as many rows as the terminal has lines for: those that are worked on come first."""
+    from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
@@ -140,12 +142,12 @@ def drawn(watch: Watch, height: int) -> Any:
         return next((place for place, beginning in enumerate(ORDER) if state.startswith(beginning)), len(ORDER))
 
     shown = sorted(watch.progress, key=urgency)[: max(1, height - MARGIN)]
-    table = Table(box=None, pad_edge=False, caption=summary(watch.suite, watch.progress), caption_justify="left")
+    table = Table(box=None, pad_edge=False)
     for name in HEADER:
         table.add_column(name, no_wrap=True, justify="right" if name in ("EPOCH", "DICE", "LEFT") else "left")
     for run in shown:
         table.add_row(*map(Text, cells(watch.suite, run, watch.progress[run])))
-    return table
+    return Group(table, Text(f"\n{summary(watch.suite, watch.progress)}"))
 
 
 @contextmanager

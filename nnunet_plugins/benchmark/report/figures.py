@@ -52,6 +52,8 @@ def draw_all(analysis: Analysis, folder: Path) -> list[Caption]:
     drawn: list[Caption] = []
     with matplotlib.style.context(STYLE, after_reset=True):  # whatever has been set in this process or by the user
         for name, caption, figure in figures(analysis):
+            figure.draw_without_rendering()
+            figure.set_layout_engine("none")  # the same places in all formats, found once
             for ending, options in FORMATS.items():
                 figure.savefig(folder / f"{name}.{ending}", **options)
             drawn.append((name, caption))

@@ -82,7 +82,7 @@ def test_the_dry_run_counts_prints_and_writes_nothing(run, tmp_path, capsys):
     counts = [line.split() for line in out.split("\n\n")[0].splitlines()]
     assert counts == [["plan", "0"], ["preprocess", "0"], ["train", "4"], ["validate", "4"]]
     assert f"To be trained:\n  Dataset{LABELS}_Cells 2d: all 4\n" in out
-    assert f"in {os.environ['nnUNet_results']} (checkpoints " in out and "at most about 0 GB in" in out
+    assert f"in {os.environ['nnUNet_results']} (checkpoints " in out and "at most about 0 MB in" in out
 
 
 def test_the_dry_run_says_that_there_is_no_gpu_and_still_what_is_left(run, tmp_path, capsys, monkeypatch):

@@ -1,34 +1,60 @@
-"""Values of a suite file: each of the type that a record declares for its key, or refused in one sentence."""
+"""Records from the tables of a suite file, each value of the type that its record declares."""
 
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from difflib import get_close_matches
 from typing import Any
 
-from nnunet_plugins.errors import UserError
+from nnunet_plugins.benchmark.faults import BadSuite, Faults
 
 MAX_SHOWN = 200
 """Characters of a bad value that a message shows."""
 
 
-class BadSuite(UserError):
-    """Error in a suite file: the file, the key, its value, the expectation and the remedy."""
+class Bad:
+    """Keys with faults, some of which are the reason for others."""
+
+    def __init__(self) -> None:
+        self.types: set[str] = set()
+        """Keys that are missing or of another type, for which others stand in."""
+        self.values: set[str] = set()
+
+    def explains(self, key: str) -> bool:
+        """Whether a further fault at a key would be none but for these."""
+        name = key.rpartition(".")[2]
+        if key in self.types or (key == "datasets" and any(bad.endswith("].id") for bad in self.types)):
+            return True
+        of_others = name in ("reference", "plans") or (name == "trainers" and key != "trainers")
+        return of_others and not {"trainers", "reference"}.isdisjoint((self.types | self.values) - {key})
 
 
-def build(record: type, table: Mapping[str, Any], prefix: str) -> Any:
-    """Record from a table of the file, each value of the type that the record declares."""
+STAND_INS: dict[Any, Any] = {str: "x", int: 1, tuple[str, ...]: ()}
+"""Values in the place of required ones that are missing or of another type, so that the others can be checked."""
+
+
+def build(record: type, table: Mapping[str, Any], prefix: str, faults: Faults, bad: Bad) -> Any:
+    """Record from a table of the file, each value of the type that the record declares, or a default in its place."""
     known = {f.name: f for f in fields(record)}
     for key in table:
         if key not in known:
             similar = get_close_matches(key, known, cutoff=0.6)
             hint = f"did you mean {' or '.join(similar)}?" if similar else f"the keys here are {', '.join(known)}"
-            raise BadSuite(f"{prefix}{key[:MAX_SHOWN]}: there is no such key; {hint}")
+            with faults.noted():
+                raise BadSuite(f"{prefix}{key[:MAX_SHOWN]}: there is no such key; {hint}")
     values = {}
     for name, f in known.items():
-        if name in table:
-            values[name] = converted(table[name], f.type, f"{prefix}{name}")
-        elif f.default is MISSING and f.default_factory is MISSING:
-            raise BadSuite(f"{prefix}{name} is missing: add it, as the examples in suites do")
+        required = f.default is MISSING and f.default_factory is MISSING
+        try:
+            if name in table:
+                values[name] = converted(table[name], f.type, f"{prefix}{name}")
+            elif required:
+                raise BadSuite(f"{prefix}{name} is missing: add it, as the examples in suites do")
+        except BadSuite as error:
+            bad.types.add(f"{prefix}{name}")
+            if required:
+                values[name] = STAND_INS[f.type]
+            with faults.noted():
+                raise error
     return record(**values)
 
 

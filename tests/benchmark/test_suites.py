@@ -11,7 +11,7 @@ from support.repository import REPOSITORY
 from nnunet_plugins.benchmark.jobs.preparation import PLANNERS
 from nnunet_plugins.benchmark.metrics import HIGHER_IS_BETTER
 from nnunet_plugins.benchmark.report.markup import PUBLISHED_FILE
-from nnunet_plugins.benchmark.report.page import FIGURES, OWN_FILES, verify
+from nnunet_plugins.benchmark.report.page import CASES, FIGURES, OWN_FILES, verify
 from nnunet_plugins.benchmark.report.record import read_record
 from nnunet_plugins.benchmark.suite import Suite, divided, read_suite
 from nnunet_plugins.dataset_conversion.dataset import PNG
@@ -271,4 +271,4 @@ def test_suite_of_the_committed_results_is_theirs():
     results = REPOSITORY / "docs" / "results" / EVIDENCE.stem
     assert read_record(results).suite == read_suite(EVIDENCE)
     assert verify(results) == []
-    assert {path.name for path in results.iterdir()} == OWN_FILES - {FIGURES, PUBLISHED_FILE}
+    assert {path.name for path in results.iterdir()} == OWN_FILES - {CASES, FIGURES, PUBLISHED_FILE}

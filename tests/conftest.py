@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
@@ -30,6 +31,15 @@ torch.serialization.set_crc32_options(False)  # a third of the time that large c
 
 settings.register_profile("suite", deadline=None, max_examples=30, derandomize=True)
 settings.load_profile("suite")
+
+
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[None]:
+    """Fail a test that leaves a handler of SIGTERM behind: nnU-Net's pools, which end with it, would wait for ever."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    after = signal.signal(signal.SIGTERM, before)
+    assert after == before
 
 
 @pytest.fixture(autouse=True)

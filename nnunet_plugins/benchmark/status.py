@@ -54,11 +54,11 @@ def summary(suite: Suite, progress: Mapping[Run, Progress]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A time to wait.
+    """A time to wait, rounded to the smaller of its two units.
 
     Example:
         >>> duration(42), duration(125), duration(7500), duration(200_000)
-        ('42 s', '2 min', '2 h 05 min', '2 d 07 h')
+        ('42 s', '2 min', '2 h 05 min', '2 d 08 h')
     """
     minutes, hours = round(seconds / 60), round(seconds / 3600)
     if seconds < 60:

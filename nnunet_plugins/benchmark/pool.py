@@ -166,6 +166,6 @@ def labels_in(task: Task, path: Path, array: NDArray[Any]) -> frozenset[int]:
     if task.known is not None and (unknown := sorted(found - task.known)):
         raise UserError(
             f"{path} has {named(unknown)}, and the labels of dataset.json are {named(sorted(task.known))}: give it the "
-            "same numbers, or another dataset.json with -djfile"
+            "same numbers as the files that it is compared with"
         )
     return found

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from nnunetv2.paths import nnUNet_results
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_plugins.errors import UserError, traceback_is_wanted
+from nnunet_plugins.nnunet_folders import RESULTS, nnunet_folder
 from nnunet_plugins.processes import forked_end_with_this_process
 from nnunet_plugins.trainers.finite_losses import FiniteLosses
 from nnunet_plugins.trainers.fold_lock import FoldLock
@@ -133,23 +133,23 @@ def refuse_missing_device(device: torch.device) -> None:
         )
 
 
-def results_of_fold(trainer: str, plans: dict, configuration: str, fold: int | str) -> Path | None:
-    """Folder in which nnU-Net keeps a fold's results; ``None`` if ``nnUNet_results`` is not set."""
-    if not nnUNet_results.is_set():
-        return None
+def results_of_fold(trainer: str, plans: dict, configuration: str, fold: int | str) -> Path:
+    """Folder in which nnU-Net keeps a fold's results.
+
+    Raises:
+        UserError: ``nnUNet_results`` is not set; nnU-Net fails then without a word about it.
+    """
     manager = PlansManager(plans)
     model = f"{trainer}__{manager.plans_name}__{configuration}"
-    return Path(str(nnUNet_results), manager.dataset_name, model, f"fold_{fold}")
+    return Path(nnunet_folder(RESULTS), manager.dataset_name, model, f"fold_{fold}")
 
 
-def refuse_read_only(folder: Path | None) -> None:
+def refuse_read_only(folder: Path) -> None:
     """Raise if a folder cannot be made or written.
 
     Raises:
         UserError: the folder, or the nearest one above it that exists, is read-only.
     """
-    if folder is None:
-        return
     nearest = next(path for path in (folder, *folder.parents) if path.exists())
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise UserError(

@@ -35,6 +35,14 @@ def test_a_gpu_that_is_not_there_is_told_before_a_folder_is_made(name, results, 
 
 
 @pytest.mark.parametrize("name", TRAINERS)
+def test_a_folder_for_results_that_is_not_named_is_told(name, monkeypatch):
+    plans = load_plans(LABELS) | {"continue_training": False}
+    monkeypatch.delenv("nnUNet_results")
+    with pytest.raises(UserError, match=r"nnUNet_results is not set: .* export nnUNet_results="):
+        find_trainer(name)(plans, "2d", 0, load_dataset_json(LABELS), torch.device("cpu"))
+
+
+@pytest.mark.parametrize("name", TRAINERS)
 def test_a_configuration_that_is_not_planned_is_told_before_a_folder_is_made(name, results):
     plans = load_plans(LABELS) | {"continue_training": False}
     planned = ", ".join(plans["configurations"])

@@ -218,5 +218,6 @@ def times(root: Path) -> dict[str, int]:
 def files(root: Path) -> Iterator[Path]:
     dated = ("record.json", "report.html")  # they say when they were written
     for path in root.rglob("*"):
-        if path.is_file() and ".snakemake" not in path.parts and path.name not in dated:
+        is_lock = path.suffix == ".lock"  # it names the process that held it last
+        if path.is_file() and ".snakemake" not in path.parts and path.name not in dated and not is_lock:
             yield path

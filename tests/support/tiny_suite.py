@@ -102,7 +102,7 @@ class Driver:
                 [*COMMAND, "run", suite_file, *options], stdin=subprocess.DEVNULL, stdout=file, stderr=file
             )
 
-    def wait_until(self, condition: Callable[[], Any], timeout: float = 240) -> Any:
+    def wait_until(self, condition: Callable[[], Any], timeout: float = 600) -> Any:
         """Wait until a condition is true while the driver works; returns its value."""
         end = time.monotonic() + timeout
         while not (value := condition()):
@@ -115,7 +115,7 @@ class Driver:
         """A run in the middle of its training, if there is one."""
         return next((run for run in self.runs if is_training(run)), None)
 
-    def wait(self, timeout: float = 400) -> Finished:
+    def wait(self, timeout: float = 900) -> Finished:
         return Finished(self.process.wait(timeout), self.output.read_text())
 
     def end(self, signal_number: int) -> Finished:

@@ -56,9 +56,13 @@ def evaluations_of(survey: Survey, analysis: Analysis) -> Iterator[dict[str, Any
             chosen = most_different(values[pictured], max(1, MOST_CASES // len(groups)))
         run_of = {(run.trainer, run.fold): run for run in runs}
         fold_of = cases.groupby("case").fold.min()
-        content = {
-            case: pictures(case, int(fold_of[case]), pictured, run_of, evaluation.part) for case in sorted(chosen)
+        readers = {
+            fold: CaseReader(run_of[pictured[0], fold], evaluation.part) for fold in sorted(set(fold_of[chosen]))
         }
+        content = {}
+        for case in sorted(chosen):
+            fold = fold_of[case]
+            content[case] = pictures(case, readers[fold], {trainer: run_of[trainer, fold] for trainer in pictured})
         yield {
             "name": str(evaluation),
             "trainers": [trainer for trainer in analysis.order if trainer in values.columns],
@@ -85,15 +89,10 @@ def labels_of(runs: Sequence[Run], part: str, chosen: Sequence[str]) -> list[tup
 # ---- pictures --------------------------------------------------------------------------------------------------------
 
 
-def pictures(
-    case: str, fold: int, trainers: Sequence[str], run_of: dict[tuple[str, int], Run], part: str
-) -> dict[str, Any]:
+def pictures(case: str, reader: CaseReader, runs: dict[str, Run]) -> dict[str, Any]:
     """Image, true outline and areas, and each trainer's areas, of one case, as addresses that hold all of it."""
-    reader = CaseReader(run_of[trainers[0], fold], part)
     shown, labels = reader.read(case), reader.labels
-    predicted = {
-        trainer: areas(reader.read_prediction(run_of[trainer, fold], case, shown), labels) for trainer in trainers
-    }
+    predicted = {trainer: areas(reader.read_prediction(run, case, shown), labels) for trainer, run in runs.items()}
     return {
         "image": photo(shown.image),
         "outline": outline(shown.truth, labels),

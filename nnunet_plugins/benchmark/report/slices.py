@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_plugins.benchmark.readers import label_manager, reader_of
-from nnunet_plugins.benchmark.runs import Run, dataset_json, images_folder, predictions, references
+from nnunet_plugins.benchmark.runs import Run, dataset_json, images_folder, references
 
 LABEL_COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#d55e00", "#cc79a7", "#0072b2")
 """Colours that the colour-blind can tell apart (Okabe and Ito)."""
@@ -74,7 +74,8 @@ class CaseReader:
 
     def read_prediction(self, run: Run, case: str, shown: Slice) -> NDArray[Any]:
         """Labels ``(H, W)`` that a run predicts; background where the truth is ignored."""
-        prediction = self.reader.read_seg(str(predictions(run, self.part)[case]))[0][0][shown.index]
+        path = run.folder / self.part / self.references[case].name
+        prediction = self.reader.read_seg(str(path))[0][0][shown.index]
         if self.manager.has_ignore_label:
             prediction = np.where(shown.truth == self.manager.ignore_label, 0, prediction)
         return prediction

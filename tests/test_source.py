@@ -43,6 +43,7 @@ FORBIDDEN = {
     "locks.py": NOT_ON_THE_GROUND_FLOOR,
     "nnunet_folders.py": NOT_ON_THE_GROUND_FLOOR,
     "processes.py": NOT_ON_THE_GROUND_FLOOR,
+    "text_tables.py": NOT_ON_THE_GROUND_FLOOR,
     "compatibility.py": NOT_ON_THE_GROUND_FLOOR,
     "checkpoint_files.py": (*NOT_BELOW, "nnunet_plugins.architectures"),
     "architectures/layers": NOT_BELOW,

@@ -13,6 +13,7 @@ from nnunet_plugins.benchmark.metrics import HIGHER_IS_BETTER, Scores
 from nnunet_plugins.benchmark.pool import Measured, Task, measured
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.files import atomic_write
+from nnunet_plugins.text_tables import aligned
 
 METRICS = tuple(HIGHER_IS_BETTER)
 OUTCOMES = ("both empty", "missed", "hallucinated")
@@ -140,14 +141,10 @@ def as_text(value: float | None) -> str:
 
 
 def table(lines: Sequence[Sequence[str]]) -> str:
-    """Columns of text on the left and of numbers on the right, two spaces apart."""
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    right = [all(cell.strip("-.0123456789") == "" for cell in column[1:]) for column in zip(*lines, strict=True)]
-    cells = (
-        [cell.rjust(w) if r else cell.ljust(w) for cell, w, r in zip(line, widths, right, strict=True)]
-        for line in lines
-    )
-    return "\n".join("  ".join(line).rstrip() for line in cells)
+    """Columns of text on the left and of numbers on the right."""
+    columns = enumerate(zip(*lines, strict=True))
+    numbers = {place for place, column in columns if all(not cell.strip("-.0123456789") for cell in column[1:])}
+    return aligned(lines, right=numbers)
 
 
 def write_csv(path: Path, rows: Rows) -> None:

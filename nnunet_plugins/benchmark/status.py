@@ -1,11 +1,12 @@
 """The table of a suite's runs: trainer, dataset, fold, epoch, Dice, time left, state."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 
 from nnunet_plugins.benchmark.progress import Progress, progress_of
 from nnunet_plugins.benchmark.runs import Run, work_folder
 from nnunet_plugins.benchmark.suite import Suite
 from nnunet_plugins.benchmark.survey import Survey
+from nnunet_plugins.text_tables import aligned
 
 HEADER = ("TRAINER", "DATASET", "FOLD", "EPOCH", "DICE", "LEFT", "STATE")
 
@@ -13,8 +14,7 @@ HEADER = ("TRAINER", "DATASET", "FOLD", "EPOCH", "DICE", "LEFT", "STATE")
 def print_status(survey: Survey) -> None:
     """Print a line for each run, and how many are in which state."""
     progress = {run: progress_of(survey, run) for run in survey.runs}
-    for line in aligned([HEADER, *(cells(survey.suite, run, found) for run, found in progress.items())]):
-        print(line)
+    print(aligned([HEADER, *(cells(survey.suite, run, found) for run, found in progress.items())]))
     print(f"\n{summary(survey.suite, progress)}")
 
 
@@ -66,10 +66,3 @@ def duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min"
     return f"{minutes // 60} h {minutes % 60:02} min" if hours < 48 else f"{hours // 24} d {hours % 24:02} h"
-
-
-def aligned(rows: Iterable[Sequence[str]]) -> list[str]:
-    """Lines of a table whose columns are as wide as they must be."""
-    rows = list(rows)
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]

@@ -8,6 +8,7 @@ from typing import Any
 from nnunet_plugins.cli.parser import PREFIX
 from nnunet_plugins.compatibility import require_nnunet
 from nnunet_plugins.errors import UserError
+from nnunet_plugins.text_tables import aligned
 from nnunet_plugins.trainers import TRAINERS, table_name
 from nnunet_plugins.trainers.facts import Facts, read_facts
 
@@ -22,9 +23,7 @@ def list_trainers(options: argparse.Namespace) -> None:
         print(json.dumps([described(name, facts[name]) for name in names], indent=2, ensure_ascii=False))
         return
     rows = [HEADINGS, *(row(name, facts[name]) for name in names)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for cells in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
+    print(aligned(rows))
     print()
     for method, paper in {facts[name].method: facts[name].paper for name in names}.items():
         print(f"{method}: {paper}")

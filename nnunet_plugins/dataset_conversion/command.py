@@ -18,6 +18,7 @@ from nnunet_plugins.errors import UserError
 from nnunet_plugins.files import digest, usable_cores
 from nnunet_plugins.nnunet_folders import RAW, make_nnunet_folder
 from nnunet_plugins.processes import exit_on_signals
+from nnunet_plugins.text_tables import aligned
 
 MIN_SIZE, MAX_SIZE = 8, 8192
 """Bounds of ``--resize``, in pixels; the largest dermoscopic images have 6748."""
@@ -31,9 +32,7 @@ def list_converters() -> None:
         number = "-" if dataset.dataset_id is None else str(dataset.dataset_id)
         cases = "any" if dataset.num_cases is None else str(dataset.num_cases)
         rows.append((dataset.name, number, dataset.modality, classes, cases, dataset.licence, dataset.page))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    print(aligned(rows))
     print("\nPublished splits, for --paper-split:")
     for dataset in CONVERTERS.values():
         if dataset.paper_split:

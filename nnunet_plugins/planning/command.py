@@ -13,10 +13,10 @@ from nnunet_plugins.planning.overview import (
     before_and_after,
     needs_of_trainers,
     next_commands,
-    table,
 )
 from nnunet_plugins.planning.plans_file import make_plans
 from nnunet_plugins.planning.source import read_source
+from nnunet_plugins.text_tables import aligned
 from nnunet_plugins.trainers.memory.margin import GIB, with_margin
 
 DEFAULT_GPU_MEMORY = 8.0
@@ -29,7 +29,7 @@ def plan(options: argparse.Namespace) -> None:
     source = read_source(options.dataset_id, options.plans)
     made = make_plans(source, options.trainer, memory, options.configurations)
     print(f"{options.trainer} on {source.dataset}, for a GPU of {memory:g} GiB\n")
-    print(table(list(before_and_after(made, memory))))
+    print(aligned(list(before_and_after(made, memory))))
     print(f"\n{EXPLANATION}\n\n{made.path} {'is written' if made.written else 'is there already, unchanged'}. Next:\n")
     print("\n".join(next_commands(options.trainer, made)))
 
@@ -45,7 +45,7 @@ def memory(options: argparse.Namespace) -> None:
     source = read_source(options.dataset_id, options.plans)
     rows, notes = needs_of_trainers(source, options.trainers or MAIN_TRAINERS, options.configurations, gpu_memory)
     print(f"{source.plans_name} of {source.dataset}, on {whose} of {gpu_memory:.4g} GiB\n")
-    print(table(rows))
+    print(aligned(rows))
     print(f"\n{EXPLANATION}")
     if any(row[-1] == PLAN_IT for row in rows):
         other = "" if source.plans_name == "nnUNetPlans" else f" -p {source.plans_name}"

@@ -33,13 +33,6 @@ EXPLANATION = (
 )
 
 
-def table(rows: Sequence[Row]) -> str:
-    """Rows in aligned columns."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
-    return "\n".join(line.rstrip() for line in lines)
-
-
 def size_cells(configuration: dict[str, Any]) -> Row:
     return in_words(configuration["patch_size"]), str(configuration["batch_size"])
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from nnunet_plugins import __version__
 from nnunet_plugins.doctor.gpus import nvidia_driver
+from nnunet_plugins.text_tables import aligned
 
 
 class Outcome(NamedTuple):
@@ -134,9 +135,7 @@ def print_report(report: dict[str, Any]) -> None:
     """Print the table, what it was measured with, and the last output of the trainers that have failed."""
     header = ("TRAINER", "RESULT", "STEP", "PEAK", "ESTIMATE", "NOT FINITE", "PREDICTION", "REASON")
     rows = [header, *(cells(row) for row in report["trainers"])]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    print(aligned(rows))
     found = ", ".join(f"{name} {version}" for name, version in report["versions"].items() if version)
     print(f"\n{conditions(report)}\n{found}")
     for row in report["trainers"]:

@@ -12,6 +12,8 @@ RAW, PREPROCESSED, RESULTS = "nnUNet_raw", "nnUNet_preprocessed", "nnUNet_result
 QUOTES = ('"', "'")
 SPLITS = "splits_final.json"
 FINGERPRINT = "dataset_fingerprint.json"
+CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")
+"""Names of a fold's checkpoints, in the order in which ``--c`` looks for them."""
 Split = dict[str, list[str]]
 """One fold: ``{"train": identifiers, "val": identifiers}``."""
 

@@ -10,6 +10,7 @@ from nnunet_plugins.benchmark.runs import SUMMARY, VALIDATION, Run, is_test_set,
 from nnunet_plugins.benchmark.suite import Suite
 from nnunet_plugins.benchmark.survey import Survey
 from nnunet_plugins.locks import is_locked
+from nnunet_plugins.nnunet_folders import CHECKPOINTS
 
 TAIL = 2**15
 """Bytes at the end of a log that are read first: those of some twenty epochs."""
@@ -76,7 +77,7 @@ def working(suite: Suite, run: Run) -> Progress:
     epochs, num_epochs = last_epochs(run), suite.epochs_for(run.trainer)
     if run.training_receipt.exists():
         return Progress("measuring", num_epochs, epochs.dice)
-    if not (run.folder / "checkpoint_final.pth").exists():
+    if not (run.folder / CHECKPOINTS[0]).exists():
         left = None if epochs.seconds is None else epochs.seconds * max(0, num_epochs - epochs.finished)
         return Progress("training", epochs.finished, epochs.dice, left)
     if (run.folder / SUMMARY).exists() and (part := unpredicted_test_set(run)):
@@ -92,7 +93,7 @@ def stopped(run: Run) -> Progress:
 
 def is_begun(run: Run) -> bool:
     """Whether a training has left a checkpoint to go on from."""
-    return any((run.folder / f"checkpoint_{name}.pth").exists() for name in ("latest", "best", "final"))
+    return any((run.folder / name).exists() for name in CHECKPOINTS)
 
 
 def unpredicted_test_set(run: Run) -> str | None:

@@ -191,17 +191,16 @@ def estimate(trainer: Any) -> int:
 
 def gradients_are_finite(network: nn.Module) -> bool:
     """Whether the gradients that the last step has left are finite."""
+    from nnunet_plugins.trainers.checkpoints import all_finite
+
     return all_finite([p.grad for p in network.parameters() if p.grad is not None])
 
 
 def weights_are_finite(network: nn.Module) -> bool:
     """Whether parameters and buffers, such as running statistics, are finite."""
+    from nnunet_plugins.trainers.checkpoints import all_finite
+
     return all_finite([*network.parameters(), *network.buffers()])
-
-
-def all_finite(tensors: list[torch.Tensor]) -> bool:
-    """Whether all values of all tensors are finite, with a single wait for the device."""
-    return bool(torch.stack([tensor.isfinite().all() for tensor in tensors]).all()) if tensors else True
 
 
 def predict(trainer: Any, output: Path) -> None:

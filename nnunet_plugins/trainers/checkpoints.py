@@ -1,6 +1,7 @@
 """Checkpoints that are written whole or not at all, and one sentence about one that cannot be read."""
 
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,9 +11,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunet_plugins.checkpoint_files import read_checkpoint
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.files import atomic_write_with_companions
-
-CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")
-"""Names of a fold's checkpoints, in the order in which ``--c`` looks for them."""
+from nnunet_plugins.nnunet_folders import CHECKPOINTS
 
 TORCH_WRITES = ("PytorchStreamWriter", "inline_container", "iostream error")
 """Parts of the errors with which torch meets a full disk."""
@@ -38,8 +37,7 @@ class SafeCheckpoints(nnUNetTrainer):
         except (OSError, RuntimeError) as error:
             if not (reason := reason_not_written(error)):
                 raise
-            remedy = f"make room or mend the permissions; {self.how_to_go_on()}"
-            raise UserError(f"{filename} cannot be written ({reason}): {remedy}.") from error
+            raise UserError(self.cannot_be_written(filename, reason)) from error
 
     def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
         try:
@@ -55,6 +53,10 @@ class SafeCheckpoints(nnUNetTrainer):
         """Checkpoint of this training from which ``--c`` goes on: the first one that is whole and finite."""
         own = (Path(self.output_folder, name) for name in CHECKPOINTS if name in self.own_checkpoints)
         return next((found for found in map(readable, own) if found and found.finite), None)
+
+    def cannot_be_written(self, place: str, reason: str | None) -> str:
+        """Tell what to do about a file or folder that cannot be written."""
+        return f"{place} cannot be written ({reason}): make room or mend the permissions; {self.how_to_go_on()}."
 
     def how_to_go_on(self) -> str:
         """Tell how this training goes on, now that it ends too early."""
@@ -90,12 +92,18 @@ class Checkpoint(NamedTuple):
         return f"{self.path.name} (after epoch {self.epochs - 1})"
 
 
+def all_finite(tensors: Iterable[torch.Tensor]) -> bool:
+    """Whether all values of all tensors are numbers, with a single wait for the device."""
+    found = [tensor.isfinite().all() for tensor in tensors]
+    return bool(torch.stack(found).all()) if found else True
+
+
 def readable(path: Path) -> Checkpoint | None:
     """Read a checkpoint without running code from it; ``None`` if it cannot be read so."""
     try:
         content = read_checkpoint(path)
         weights = content["network_weights"].values()
-        return Checkpoint(path, int(content["current_epoch"]), all(bool(torch.isfinite(w).all()) for w in weights))
+        return Checkpoint(path, int(content["current_epoch"]), all_finite(weights))
     except (UserError, KeyError, AttributeError, TypeError, ValueError):
         return None
 

@@ -4,10 +4,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import nn
 
 from nnunet_plugins.errors import UserError
-from nnunet_plugins.trainers.checkpoints import SafeCheckpoints
+from nnunet_plugins.trainers.checkpoints import SafeCheckpoints, all_finite
 
 
 class FiniteLosses(SafeCheckpoints):
@@ -62,8 +61,8 @@ class FiniteLosses(SafeCheckpoints):
             self.non_finite_in_epoch = 0
 
     def save_checkpoint(self, filename: str) -> None:
-        """Save, unless weights are NaN: that would replace a checkpoint that is good."""
-        if not self.disable_checkpointing and not has_finite_weights(self.network):
+        """Save, unless weights or running statistics are NaN: that would replace a checkpoint that is good."""
+        if not (self.disable_checkpointing or all_finite(self.network.state_dict().values())):
             raise UserError(self.why_it_ends("weights of its network are no numbers (NaN or infinite)"))
         super().save_checkpoint(filename)
 
@@ -87,11 +86,6 @@ class FiniteLosses(SafeCheckpoints):
         rate = self.optimizer.param_groups[0]["lr"]
         half = ", or at float16, whose largest number is 65504" if self.grad_scaler is not None else ""
         return f"the images of the last steps hold numbers only; look at the learning rate ({rate:g}){half}"
-
-
-def has_finite_weights(network: nn.Module) -> bool:
-    """Whether all weights and running statistics are numbers."""
-    return all(bool(torch.isfinite(value).all()) for value in network.state_dict().values())
 
 
 def non_finite_cases(batch: dict[str, Any]) -> frozenset[str]:

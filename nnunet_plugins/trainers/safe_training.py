@@ -21,6 +21,8 @@ from nnunet_plugins.trainers.limits import refuse_unknown_configuration
 
 LOADING = "nnunetv2.training.dataloading"
 """nnU-Net's package that reads preprocessed cases."""
+NO_FAULT_OF_A_FILE = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO)
+"""Errors in reading a file that say nothing about its content."""
 WORKERS_ARE_GONE = "background workers are no longer alive"
 """Part of the sentence in which batchgenerators tells that a worker has failed."""
 
@@ -66,11 +68,7 @@ class SafeTraining(FoldLock, FiniteLosses):
         if isinstance(error, UserError):
             return ""
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
-            place = error.filename or self.output_folder
-            return (
-                f"{place} cannot be written ({error.strerror}): make room or mend the permissions; "
-                f"{self.how_to_go_on()}."
-            )
+            return self.cannot_be_written(error.filename or self.output_folder, error.strerror)
         if WORKERS_ARE_GONE in f"{error}" or raised_in(error.__traceback__, LOADING):
             return self.about_damaged_case()
         return ""
@@ -88,10 +86,8 @@ class SafeTraining(FoldLock, FiniteLosses):
                 data, segmentation, previous, _ = dataset.load_case(case)
                 for array in (data, segmentation, previous):
                     np.asarray(array[:] if array is not None else 0)
-            except (MemoryError, PermissionError):
-                return ""  # not the file's fault
             except Exception as error:
-                if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO):
+                if isinstance(error, MemoryError) or getattr(error, "errno", None) in NO_FAULT_OF_A_FILE:
                     return ""
                 return (
                     f"The preprocessed case {case} in {self.preprocessed_dataset_folder} cannot be read ({error}): "

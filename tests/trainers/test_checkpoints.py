@@ -11,7 +11,8 @@ from nnunetv2.run.run_training import maybe_load_checkpoint
 from support.cell_datasets import LABELS, make_trainer
 
 from nnunet_plugins.errors import UserError
-from nnunet_plugins.trainers.checkpoints import CHECKPOINTS, readable
+from nnunet_plugins.nnunet_folders import CHECKPOINTS
+from nnunet_plugins.trainers.checkpoints import readable
 
 pytestmark = pytest.mark.usefixtures("results", "narrow", "no_pictures")
 

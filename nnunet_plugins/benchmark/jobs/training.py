@@ -30,9 +30,8 @@ from nnunet_plugins.benchmark.suite import Suite
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.files import digest, usable_cores, write_json
 from nnunet_plugins.locks import lock
-from nnunet_plugins.nnunet_folders import RESULTS, SPLITS
+from nnunet_plugins.nnunet_folders import CHECKPOINTS, RESULTS, SPLITS
 
-CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")
 SEARCH = re.compile(r"Trainer '.*' not found in nnunetv2|Searching (in|for)\b|Inspecting |Found class |Using trainer '")
 """Lines of nnU-Net's on its search for trainers outside its own folder."""
 SEED_VARIABLE = "NNUNET_PLUGINS_SEED"

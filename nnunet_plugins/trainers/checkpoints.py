@@ -29,11 +29,20 @@ class SafeCheckpoints(nnUNetTrainer):
     def save_checkpoint(self, filename: str) -> None:
         if self.local_rank != 0 or self.disable_checkpointing:
             super().save_checkpoint(filename)
-            return
+        else:
+            self.write_whole(filename)
+        if not self.disable_checkpointing:  # the processes that write nothing may have to name the file too
+            self.own_checkpoints |= {Path(filename).name}
+
+    def write_whole(self, filename: str) -> None:
+        """Let nnU-Net write the checkpoint under another name, and give it its own when it is on the disk.
+
+        Raises:
+            UserError: it cannot be written.
+        """
         try:
             with atomic_write_with_companions(Path(filename)) as temporary:
                 super().save_checkpoint(str(temporary))
-            self.own_checkpoints |= {Path(filename).name}
         except (OSError, RuntimeError) as error:
             if not (reason := reason_not_written(error)):
                 raise

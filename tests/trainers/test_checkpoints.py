@@ -130,6 +130,15 @@ def test_what_to_do_after_an_early_end_never_leads_to_an_earlier_training(interr
     )
 
 
+def test_every_process_of_a_training_on_several_gpus_knows_the_checkpoints(interrupted):
+    """The first one writes them; whichever meets an error first tells how to go on."""
+    trainer = make_trainer(interrupted.parent.name.split("__")[0], LABELS)
+    trainer.initialize()
+    trainer.local_rank = 1
+    trainer.save_checkpoint(str(interrupted / LATEST))
+    assert trainer.how_to_go_on().startswith(f"the same command with --c goes on from {LATEST}")
+
+
 # ---- full disks ------------------------------------------------------------------------------------------------------
 
 

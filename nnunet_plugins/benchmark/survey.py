@@ -33,6 +33,11 @@ class Survey:
         """Runs whose metrics are there, as the suite wants them."""
         return frozenset(run for run, state in self.states.items() if state.done)
 
+    @cached_property
+    def untrained(self) -> tuple[Run, ...]:
+        """Runs that must be trained, or trained on."""
+        return tuple(run for run, state in self.states.items() if not state.trained)
+
     def again(self) -> "Survey":
         """A survey of the same runs as they are now."""
         return Survey(self.suite, self.runs, self.states, self.thorough)

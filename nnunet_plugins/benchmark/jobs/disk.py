@@ -41,7 +41,7 @@ class Needs(NamedTuple):
 
 def needs_of(survey: Survey) -> Needs:
     """Estimate for the trainings of a suite that are left."""
-    left = [run for run, state in survey.states.items() if not state.trained]
+    left = survey.untrained
     sizes = {key: checkpoint_bytes(run) for key, run in first_of_each(left).items()}
     numbers = Counter((run.trainer, run.configuration) for run in left)
     labels = {run.data.id: bytes_of_predictions(run) for run in left}

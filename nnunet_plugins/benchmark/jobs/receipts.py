@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,13 +20,16 @@ from nnunet_plugins.benchmark.runs import (
     read_plans,
     read_splits,
 )
-from nnunet_plugins.benchmark.versions import NUM_KEPT, Version, shared_digest, shared_json, version
+from nnunet_plugins.benchmark.versions import Version, shared_digest, shared_json, version
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.files import digest, read_json
 from nnunet_plugins.nnunet_folders import RAW, nnunet_folder
 
 FOR_TRAINING_ALONE = ("inherits_from", "batch_size", "batch_dice", "patch_size", "architecture", "previous_stage")
 """Keys of a planned configuration that preprocessing does not read."""
+
+
+REMEDY = "remove it and run the benchmark again"
 
 
 class State(NamedTuple):
@@ -54,10 +57,17 @@ def read_receipt(path: Path, *keys: str) -> dict[str, Any]:
     Raises:
         UserError: it cannot be read, or does not hold that.
     """
-    remedy = "remove it and run the benchmark again"
-    content = read_json(path, remedy)
+    return checked(path, read_json(path, REMEDY), *keys)
+
+
+def shared_receipt(path: Path) -> dict[str, Any]:
+    """Content of a receipt that many runs share; see :func:`read_receipt`."""
+    return checked(path, shared_json(path, REMEDY))
+
+
+def checked(path: Path, content: Any, *keys: str) -> dict[str, Any]:
     if not isinstance(content, dict) or not content.keys() >= set(keys):
-        raise UserError(f"{path} is no receipt of nnunet-plugins: {remedy}")
+        raise UserError(f"{path} is no receipt of nnunet-plugins: {REMEDY}")
     return content
 
 
@@ -93,17 +103,6 @@ def is_planned(run: Run) -> bool:
     if not all(path.exists() for path in files) or shared_receipt(run.plan_receipt) != plan_receipt(run):
         return False
     return run.unfitted == run or is_planned(run.unfitted)
-
-
-def shared_receipt(path: Path) -> dict[str, Any]:
-    """Content of a receipt that many runs share."""
-    found = version(path)
-    return read_receipt(path) if found is None else receipt_of(found)
-
-
-@lru_cache(NUM_KEPT)
-def receipt_of(found: Version) -> dict[str, Any]:
-    return read_receipt(found.path)
 
 
 def plan_receipt(run: Run) -> dict[str, str]:

@@ -21,15 +21,14 @@ def dry_run(survey: Survey) -> None:
 
 def jobs_left(survey: Survey) -> dict[str, int]:
     """Number of jobs of each step that are left."""
-    untrained = [run for run, state in survey.states.items() if not state.trained]
-    plans = {run.plan_receipt: run for run in untrained}
+    plans = {run.plan_receipt: run for run in survey.untrained}
     unfitted = {run.plan_receipt: run for run in (run.unfitted for run in plans.values())}
-    preprocessed = {run.preprocessing_receipt: run for run in untrained}
+    preprocessed = {run.preprocessing_receipt: run for run in survey.untrained}
     left = {
         "plan": sum(not is_planned(run) for run in unfitted.values()),
         "fit": sum(not is_planned(run) for run in plans.values()),
         "preprocess": sum(not is_preprocessed(run) for run in preprocessed.values()),
-        "train": len(untrained),
+        "train": len(survey.untrained),
         "validate": len(survey.runs) - len(survey.done),
     }
     if survey.suite.gpu_memory_gb is None:
@@ -39,7 +38,6 @@ def jobs_left(survey: Survey) -> dict[str, int]:
 
 def trainings_left(survey: Survey) -> Iterator[str]:
     """A line for each dataset and configuration with trainings to be done, and one on those that were interrupted."""
-    untrained = [run for run, state in survey.states.items() if not state.trained]
     groups: dict[str, tuple[Counter[str], Counter[str]]] = {}
     for run in survey.runs:
         planned, left = groups.setdefault(f"{run.dataset} {run.configuration}", (Counter(), Counter()))
@@ -51,5 +49,5 @@ def trainings_left(survey: Survey) -> Iterator[str]:
             yield f"{name}: all {planned.total()}"
         elif trainers:
             yield f"{name}: {left.total()} of {planned.total()}: {trainers}"
-    if begun := sum(is_begun(run) for run in untrained):
+    if begun := sum(is_begun(run) for run in survey.untrained):
         yield f"{begun} of them go on from a checkpoint, first of all"

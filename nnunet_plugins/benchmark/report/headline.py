@@ -35,8 +35,7 @@ def lead(rows: pd.DataFrame) -> str:
     mean = rows.set_index("trainer")["mean"][best]
     alike = [trainer for trainer, mark in marked.items() if mark == "alike"]
     metric = rows.metric.iloc[0]
-    others = f"{enumerated(alike)} not different from it" if alike else "all others are worse"
-    return f"best {metric}: {best}, {mean:.4f}; {others}"
+    return f"best {metric}: {best}, {mean:.4f}; {about_others(alike)}"
 
 
 def headline(analysis: Analysis) -> str:
@@ -58,8 +57,8 @@ def who_leads(analysis: Analysis, evaluations: Sequence[pd.DataFrame]) -> str:
     if len(marked) == 1:
         alike = [trainer for trainer, mark in marked[0].items() if mark == "alike"]
         mean = evaluations[0].set_index("trainer")["mean"][leader]
-        others = f"{enumerated(alike)} not different from it" if alike else "all others are worse"
-        return f"{leader} has the highest mean Dice, {mean:.4f}; {others} (p {'≥' if alike else '<'} {SIGNIFICANT:g})."
+        p = f"p {'≥' if alike else '<'} {SIGNIFICANT:g}"
+        return f"{leader} has the highest mean Dice, {mean:.4f}; {about_others(alike)} ({p})."
     best = sum(found.get(leader) == "best" for found in marked)
     as_good = sum(found.get(leader) == "alike" for found in marked)
     ranks = rank_table(analysis.rankings, analysis.results.record)
@@ -93,6 +92,11 @@ def how_far(analysis: Analysis) -> str:
         for dataset in record.datasets
     )
     return f"{done} of {wanted} trainings are done." if done < wanted else ""
+
+
+def about_others(alike: Sequence[str]) -> str:
+    """Words on the trainers that are not the best one: those that are not different from it, if there are any."""
+    return f"{enumerated(alike)} not different from it" if alike else "all others are worse"
 
 
 def enumerated(names: Sequence[str]) -> str:

@@ -101,7 +101,7 @@ class Net0(nn.Module):
 
     def pad(self, x: Tensor) -> Tensor:
         """Pad to at least two pixels of f4: batch normalisation needs more than one value of each channel."""
-        return pad_to_stride(x, self.stride, minimum=2 * self.stride)
+        return pad_to_stride(x, self.stride)
 
     def forward(self, x: Tensor) -> Tensor:
         if x.ndim == 5:

@@ -24,7 +24,7 @@ from nnunet_plugins.benchmark.report.cells import (
 from nnunet_plugins.benchmark.report.headline import lead, marks
 from nnunet_plugins.benchmark.report.published import published
 from nnunet_plugins.benchmark.report.ranking import agreement, average_ranks, rank_table
-from nnunet_plugins.benchmark.report.record import Record
+from nnunet_plugins.benchmark.report.record import Record, Source
 from nnunet_plugins.benchmark.report.results import EVALUATION_COLUMNS, Evaluation, Results, by_evaluation
 from nnunet_plugins.benchmark.report.units import MEAN_LABEL
 
@@ -99,13 +99,28 @@ MARKED = (
 
 
 def short_note(evaluation: Evaluation, dice: pd.DataFrame, record: Record) -> str:
-    """Number of units, label and tolerance of a short table."""
-    data = record.data(evaluation.dataset)
-    units = "/".join(f"{value:.0f}" for value in sorted(dice.units.dropna().unique())) or "no"
-    kind = "patients" if data.cluster_regex else "cases"
-    label = dice.label.iloc[0]
+    """Number of units and where they come from, label and tolerance of a short table."""
+    data, label = record.data(evaluation.dataset), dice.label.iloc[0]
     over = "mean over the labels" if label == MEAN_LABEL else f"label {label}"
-    return f"{units} {kind}, {over}; NSD at {data.tolerance:g}. Mean [95 % interval]."
+    return f"{about_units(evaluation, dice, record)}; {over}; NSD at {data.tolerance:g}. Mean [95 % interval]."
+
+
+def about_units(evaluation: Evaluation, dice: pd.DataFrame, record: Record) -> str:
+    """Words on the units of an evaluation: how many, and what says which cases are one."""
+    numbers = sorted(int(number) for number in dice.units.dropna().unique())
+    units = " to ".join(f"{number}" for number in dict.fromkeys([numbers[0], numbers[-1]])) if numbers else "no"
+    fewer = " (fewer where truth and prediction are both empty)" if len(numbers) > 1 else ""
+    regex = record.data(evaluation.dataset).cluster_regex
+    source = record.datasets[evaluation.dataset].units.get(evaluation.part, "cluster_regex" if regex else "cases")
+    return f"{units} units{fewer}: {SOURCES[source]}"
+
+
+SOURCES: dict[Source, str] = {
+    "cluster_regex": "patients, by the suite's cluster_regex",
+    "groups": "groups of cases that the dataset's conversion has recorded",
+    "cases": "cases, of which no groups are recorded",
+    "unknown": "cases, as groups of some are not known here",
+}
 
 
 def ranks(analysis: Analysis) -> Table:

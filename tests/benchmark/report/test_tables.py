@@ -30,6 +30,8 @@ from nnunet_plugins.benchmark.report.markup import markdown_table, result_files
 from nnunet_plugins.benchmark.report.results import METRICS, read_data
 from nnunet_plugins.benchmark.report.tables import all_tables, measured_cost, p_value, ranks, training_cost
 
+PATIENTS = "units: patients, by the suite's cluster_regex"
+
 
 def test_short_table_shows_what_the_long_one_has(texts, table):
     header, _, *rows = markdown_rows(texts["results.md"], f"{SKIN}, 2d, validation")
@@ -48,11 +50,10 @@ def test_short_table_shows_what_the_long_one_has(texts, table):
     assert shown["p"] == f"{dice.p_holm:.3f}"
     assert shown["wins / ties / losses"] == f"{dice.wins:.0f} / {dice.ties:.0f} / {dice.losses:.0f}"
     assert rows[1][5:8] == ["", "", ""]
-    assert "\n6 patients, label lesion; NSD at 1. Mean [95 % interval]. Bold: best mean; italic:" in texts["results.md"]
-    assert (
-        "\n6 patients, mean over the labels; NSD at 1. Mean [95 % interval]. Bold: best mean; italic:"
-        in texts["results.md"]
-    )
+    for over in ("label lesion", "mean over the labels"):
+        assert (
+            f"\n6 {PATIENTS}; {over}; NSD at 1. Mean [95 % interval]. Bold: best mean; italic:" in texts["results.md"]
+        )
 
 
 def test_short_table_shows_corrected_p_values(texts, table):
@@ -69,7 +70,8 @@ def test_without_clusters_units_are_called_cases():
     rows[0] |= {"outcome": "missed"}
     results = results_of(rows, suite, {CELLS: None})
     text = result_files(analyse(results))["results.md"].decode()
-    assert "\n2 cases, label cell; NSD at 2.5. Mean [95 % interval].\n" in text and "**" not in text
+    note = "\n2 units: cases, of which no groups are recorded; label cell; NSD at 2.5. Mean [95 % interval].\n"
+    assert note in text and "**" not in text
     assert markdown_rows(text, f"{CELLS}, 2d, validation")[2][-1] == "1 / 0"
 
 
@@ -136,6 +138,15 @@ def test_trainers_have_one_order_in_all_tables(analysis):
         assert trainers == analysis.order, shown.title
 
 
+def test_order_is_that_of_average_ranks_even_where_means_say_otherwise():
+    """The third trainer is rightly empty, which its mean leaves out: it is second by means, first by ranks."""
+    rows = rows_of({REFERENCE: [0.25] * 8, OTHER: [0.75] * 7 + [0.0], THIRD: [0.625] * 7 + [None]})
+    analysis = analyse(results_of(rows, suite_of(TRAINERS), {CELLS: None}))
+    assert analysis.order == [THIRD, OTHER, REFERENCE]
+    average = [row[1] for row in ranks(analysis).texts]
+    assert average == sorted(average)
+
+
 def test_best_is_bold_and_italic_are_those_that_are_not_different(analysis, table):
     shown = {shown.title: shown for shown in all_tables(analysis)}
     for title, dataset in ((f"{CELLS}, 2d, validation", CELLS), (f"{SKIN}, 2d, validation", SKIN)):
@@ -170,7 +181,7 @@ def test_unfinished_trainer_says_how_many_folds_it_has_and_nothing_else(texts):
     assert [row[0] for row in rows] == [OTHER, REFERENCE, THIRD] and rows[-1][1] == "3/5 folds"
     assert rows[-1][2:] == [""] * (len(header) - 2)
     assert [row[1] for row in rows[:2]] == ["5/5", "5/5"] and all(all(row[2:5]) for row in rows[:2])
-    assert f"- Unfinished: {SKIN} 2d {THIRD} has 3/5 folds\n" in texts["results.md"]
+    assert f"**Unfinished trainings**\n\n- {SKIN} 2d {THIRD} has 3/5 folds\n" in texts["results.md"]
     assert texts["results.md"].count("Unfinished") == 1
     assert "3/5 folds" in texts["results.tex"]
 

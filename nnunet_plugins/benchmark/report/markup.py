@@ -61,6 +61,13 @@ def markdown(analysis: Analysis, tables: Iterable[Table]) -> str:
     return "\n\n".join([*head, *map(markdown_table, tables), *end]) + "\n"
 
 
+def in_short(text: str) -> str:
+    """The headline of ``results.md``, and its kinds of notices."""
+    kinds = re.findall(r"^\*\*(.+)\*\*$", text.partition("\n## Notices\n")[2], re.MULTILINE)
+    listed = "".join(f"\n- {kind}" for kind in kinds)
+    return text.split("\n\n")[1] + (f"\n\nRead before you conclude:{listed}" if kinds else "")
+
+
 def markdown_notices(notes: Notices) -> str:
     lines = [f"**{notes.title}**", "", *(f"- {markdown_text(sentence)}" for sentence in notes.shown)]
     return "\n".join(lines)

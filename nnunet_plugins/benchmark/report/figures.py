@@ -82,7 +82,8 @@ def figures(analysis: Analysis) -> Iterator[tuple[str, str, Figure]]:
     for evaluation, cases in by_evaluation(results.cases):
         finished = finished_trainers(cases, record, evaluation.dataset)
         name = "_".join(evaluation)
-        if trainers := [trainer for trainer in shown if trainer in finished]:
+        with_values = set(cases.trainer[cases.Dice.notna()])
+        if trainers := [trainer for trainer in shown if trainer in finished and trainer in with_values]:
             caption = f"{evaluation}: Dice of every unit; boxes are quartiles, diamonds means"
             yield f"units_{name}", caption + end, units_figure(cases, trainers, record)
         if evaluation in rankings and len(rankings) <= MOST_MAPS:

@@ -7,9 +7,9 @@ import pandas as pd
 from nnunet_plugins.benchmark.metrics import HIGHER_IS_BETTER
 from nnunet_plugins.benchmark.report.analysis import Analysis, main_label_rows
 from nnunet_plugins.benchmark.report.cells import Mark
-from nnunet_plugins.benchmark.report.numbers import MOST_UNTELLING
 from nnunet_plugins.benchmark.report.ranking import average_ranks, rank_table
 from nnunet_plugins.benchmark.report.results import EVALUATION_COLUMNS, by_evaluation
+from nnunet_plugins.benchmark.report.statistics import MOST_UNTELLING
 
 SIGNIFICANT = 0.05
 NAMED = 3
@@ -80,26 +80,20 @@ def who_leads(analysis: Analysis, evaluations: Sequence[pd.DataFrame]) -> str:
         best = f"{best_of(told[0])} has the highest mean Dice, {mean_of(told[0]):.4f}"
         p = f"p {'≥' if alike else '<'} {SIGNIFICANT:g}"
         return f"{where}{best}; {about_others(marks(told[0]))} ({p}){untold}."
-    return f"{leader_of_several(analysis, told, few)}{untold}."
+    return f"{leader_of_several(analysis, told)}{untold}."
 
 
-def leader_of_several(analysis: Analysis, told: Sequence[pd.DataFrame], few: int) -> str:
-    """Words on the trainer that leads on several evaluations.
-
-    Args:
-        analysis: whose ranks are told, unless some of them rest on too few units.
-        told: evaluations with units enough to tell trainers apart.
-        few: number of evaluations with too few.
-    """
+def leader_of_several(analysis: Analysis, told: Sequence[pd.DataFrame]) -> str:
+    """Words on the trainer that leads on several evaluations, all with units enough to tell trainers apart."""
     found = [marks(rows) for rows in told]
 
     def number(trainer: str, mark: Mark) -> int:
         return sum(one.get(trainer) == mark for one in found)
 
-    leader = max(analysis.order, key=lambda trainer: number(trainer, "best")) if few else analysis.order[0]
+    leader = analysis.order[0]
     ranks = rank_table(analysis.rankings, analysis.results.record)
     ranked = ""
-    if leader in ranks.index and len(ranks.columns) == len(told) and not few:
+    if leader in ranks.index and len(ranks.columns) == len(told):
         ranked = f"an average rank of {average_ranks(ranks)[leader]:.2f} of {len(ranks)} and "
     as_good = number(leader, "alike")
     elsewhere = f", and on {as_good} more it is not different from the best (p ≥ {SIGNIFICANT:g})" if as_good else ""

@@ -5,7 +5,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from nnunet_plugins.benchmark.metrics import HIGHER_IS_BETTER
-from nnunet_plugins.benchmark.report.statistics import Intervals, Values, holm, intervals, wilcoxon
+from nnunet_plugins.benchmark.report.statistics import MOST_UNTELLING, Intervals, Values, holm, intervals, wilcoxon
 from nnunet_plugins.benchmark.report.units import CaseArrays, case_arrays
 
 NUMBERS = (
@@ -13,8 +13,6 @@ NUMBERS = (
     "p", "p_holm", "wins", "ties", "losses", "p_holm_best",
 )  # fmt: skip
 """Columns of a report's long table that only finished trainers have values in."""
-MOST_UNTELLING = 5
-"""Most pairs of units with which no test of signed ranks can find a difference: p is at least 0.0625."""
 
 
 def numbers_of(cases: pd.DataFrame, arrays: CaseArrays, reference: str) -> dict[str, Values]:

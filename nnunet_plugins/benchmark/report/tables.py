@@ -26,6 +26,7 @@ from nnunet_plugins.benchmark.report.published import published
 from nnunet_plugins.benchmark.report.ranking import agreement, average_ranks, rank_table
 from nnunet_plugins.benchmark.report.record import Record, Source
 from nnunet_plugins.benchmark.report.results import EVALUATION_COLUMNS, Evaluation, Results, by_evaluation
+from nnunet_plugins.benchmark.report.statistics import MOST_UNTELLING
 from nnunet_plugins.benchmark.report.units import MEAN_LABEL
 
 DIGITS = {"Dice": 4, "HD95": 2, "NSD": 4}
@@ -148,7 +149,10 @@ def rank_notes(analysis: Analysis, table: pd.DataFrame) -> list[str]:
     tau = agreement(table)
     if tau is not None:
         notes.append(f"Agreement of the datasets (mean Kendall tau of their pairs): {written(tau, '.2f')}.")
-    if unfinished := [str(key) for key in analysis.rankings if key not in table.columns]:
+    few = [str(key) for key, ranking in analysis.rankings.items() if ranking.num_units <= MOST_UNTELLING]
+    if few:
+        notes.append(f"Left out, as they have {MOST_UNTELLING} units or fewer: {', '.join(few)}.")
+    if unfinished := [str(key) for key in analysis.rankings if key not in table.columns and str(key) not in few]:
         notes.append(f"Left out, as trainers are not finished: {', '.join(unfinished)}.")
     if absent := [name for name in analysis.results.record.suite.trainers if name not in table.index]:
         notes.append(f"Left out, as they are not in every column: {', '.join(absent)}.")

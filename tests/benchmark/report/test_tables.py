@@ -103,8 +103,8 @@ def test_ranks_are_of_datasets_that_all_trainers_have_finished_and_say_so(texts)
 
 def test_ranks_say_which_trainers_are_not_on_every_dataset():
     rows = [
-        *rows_of({REFERENCE: [0.5, 0.4], OTHER: [0.3, 0.2], THIRD: [0.9, 0.8]}, dataset=CELLS),
-        *rows_of({REFERENCE: [0.5, 0.4], OTHER: [0.3, 0.2]}, dataset=SKIN),
+        *rows_of({REFERENCE: [0.5, 0.4] * 3, OTHER: [0.3, 0.2] * 3, THIRD: [0.9, 0.8] * 3}, dataset=CELLS),
+        *rows_of({REFERENCE: [0.5, 0.4] * 3, OTHER: [0.3, 0.2] * 3}, dataset=SKIN),
     ]
     suite = suite_of(TRAINERS, (CELLS, SKIN), trainers_of={SKIN: (REFERENCE, OTHER)})
     results = results_of(rows, suite, {CELLS: None, SKIN: None})
@@ -112,6 +112,16 @@ def test_ranks_say_which_trainers_are_not_on_every_dataset():
     assert shown.texts == [[REFERENCE, "1.00", "1", "1"], [OTHER, "2.00", "2", "2"]]
     assert "Agreement of the datasets (mean Kendall tau of their pairs): 1.00." in shown.note
     assert f"Left out, as they are not in every column: {THIRD}." in shown.note and "not finished" not in shown.note
+
+
+def test_datasets_with_too_few_units_are_not_ranked():
+    dice = {REFERENCE: [0.5] * 6, OTHER: [0.25] * 6}
+    rows = [*rows_of(dice, dataset=CELLS), *rows_of({REFERENCE: [0.25] * 5, OTHER: [0.5] * 5}, dataset=SKIN)]
+    analysis = analyse(results_of(rows, suite_of((REFERENCE, OTHER), (CELLS, SKIN)), {CELLS: None, SKIN: None}))
+    shown = ranks(analysis)
+    assert shown.texts == [[REFERENCE, "1.00", "1"], [OTHER, "2.00", "2"]] and analysis.order == [REFERENCE, OTHER]
+    assert f"Left out, as they have 5 units or fewer: {SKIN} 2d validation." in shown.note
+    assert "not finished" not in shown.note
 
 
 LABELS_IN_ORDER = ("100 % | #1", "a_b & <c>")

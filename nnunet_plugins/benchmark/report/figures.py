@@ -39,8 +39,8 @@ FORMATS: dict[str, dict[str, Any]] = {
 }
 MOST_DOTS = 300
 """Most dots of a trainer that are drawn one by one; more are a picture within the figure."""
-MOST_MAPS = 12
-"""Most evaluations of which each has a map of its ranks; the table of ranks says how stable they are in any case."""
+MOST_DETAILED = 12
+"""Most evaluations of which each has a dot for every unit, and a map of its ranks."""
 MOST_NUMBERS = 20
 """Most ranks with numbers in their cells; more leave no room."""
 VISIBLE = 0.5
@@ -68,6 +68,7 @@ def figures(analysis: Analysis) -> Iterator[tuple[str, str, Figure]]:
     """Name, caption and figure of everything that the results allow to draw."""
     results, table, rankings = analysis
     record, shown, end = results.record, shown_trainers(analysis), left_out(analysis)
+    few = len(rankings) <= MOST_DETAILED
     dice = main_label_rows(table[(table.metric == "Dice") & table["mean"].notna() & table.trainer.isin(shown)])
     if dice.p_holm.notna().any():
         caption = "Dice minus the reference's; * p < 0.05, ** p < 0.01, *** p < 0.001 after Holm's correction"
@@ -84,9 +85,11 @@ def figures(analysis: Analysis) -> Iterator[tuple[str, str, Figure]]:
         name = "_".join(evaluation)
         with_values = set(cases.trainer[cases.Dice.notna()])
         if trainers := [trainer for trainer in shown if trainer in finished and trainer in with_values]:
-            caption = f"{evaluation}: Dice of every unit; boxes are quartiles, diamonds means"
-            yield f"units_{name}", caption + end, units_figure(cases, trainers, record)
-        if evaluation in rankings and len(rankings) <= MOST_MAPS:
+            caption = (
+                f"{evaluation}: Dice of {'every unit' if few else 'the units'}; boxes are quartiles, diamonds means"
+            )
+            yield f"units_{name}", caption + end, units_figure(cases, trainers, record, with_dots=few)
+        if evaluation in rankings and few:
             caption = (
                 f"{evaluation}: how often each trainer has each rank when the units are drawn again (10,000 times); "
                 "equal trainers share their ranks"
@@ -94,8 +97,8 @@ def figures(analysis: Analysis) -> Iterator[tuple[str, str, Figure]]:
             yield f"ranks_{name}", caption + end, ranks_figure(rankings[evaluation], shown)
 
 
-def units_figure(cases: pd.DataFrame, trainers: Sequence[str], record: Record) -> Figure:
-    """A box and a strip of dots for each trainer, one dot a unit."""
+def units_figure(cases: pd.DataFrame, trainers: Sequence[str], record: Record, with_dots: bool = True) -> Figure:
+    """A box for each trainer, and a strip of dots, one dot a unit."""
     values = unit_values(case_values(cases[cases.trainer.isin(trainers)], "Dice"))
     present = [trainer for trainer in trainers if trainer in values.columns]
     figure = Figure(figsize=(7, 0.9 + 0.45 * len(present)), layout="constrained")
@@ -108,7 +111,7 @@ def units_figure(cases: pd.DataFrame, trainers: Sequence[str], record: Record) -
         meanprops={"marker": "D", "markerfacecolor": "black", "markeredgecolor": "black", "markersize": 4},
         medianprops={"color": "black"},
     )  # fmt: skip
-    for trainer, sample, position in zip(present, samples, positions, strict=True):
+    for trainer, sample, position in zip(present, samples, positions, strict=True) if with_dots else ():
         jitter = rng.uniform(-0.18, 0.18, len(sample))
         colour = look(trainer, record).colour
         axis.scatter(

@@ -42,6 +42,27 @@ def test_convert_without_a_download_says_what_it_needs():
         main(["convert", "isic2018"])
 
 
+@pytest.mark.parametrize(
+    ("arguments", "usage"),
+    [
+        (["list", "--jsn"], "usage: nnunet-plugins list [-h]"),
+        (["benchmark", "run", "a.toml", "--drie"], "usage: nnunet-plugins benchmark run [-h]"),
+        (["doctor", "twice"], "usage: nnunet-plugins doctor [-h]"),
+    ],
+)
+def test_unknown_argument_is_told_with_the_usage_of_its_command(arguments, usage, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    error = capsys.readouterr().err
+    assert error.startswith(usage) and error.rstrip().endswith(f"unrecognized arguments: {arguments[-1]}")
+
+
+def test_benchmark_alone_prints_its_help(capsys):
+    main(["benchmark"])
+    output = capsys.readouterr().out
+    assert output.startswith("usage: nnunet-plugins benchmark") and all(action in output for action in ACTIONS)
+
+
 def environment_lines(capsys) -> dict[str, str]:
     """Assignments that ``env`` prints, as a shell reads them."""
     main(["env"])

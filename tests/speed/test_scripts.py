@@ -208,7 +208,7 @@ def test_report_grows_with_trainers_datasets_and_cases(capsys):
         ["2", "2", "10"],
         ["8", "2", "10"],
     ]
-    assert all(float(value) >= 0 for row in sizes for value in row[3:]) and all(float(row[6]) > 0 for row in sizes)
+    assert all(float(value) >= 0 for row in sizes for value in row[3:]) and all(float(row[7]) > 0 for row in sizes)
 
 
 def test_large_suite_shows_that_only_files_of_its_own_are_read_for_each_training(capsys, monkeypatch):

@@ -94,8 +94,8 @@ def read_case(reader: str, paths: Sequence[Path], channels: Sequence[str]) -> Im
             )
     data = np.concatenate([image.data for image in images])
     if len(data) != len(channels):
-        names = ", ".join(path.name for path in paths)
-        raise UserError(f"{names}: {len(data)} channels, but the model expects {len(channels)}: {', '.join(channels)}")
+        names, expected = ", ".join(path.name for path in paths), ", ".join(channels)
+        raise UserError(f"{names} with {len(data)} of the {len(channels)} channels {expected}: add or remove files")
     return first._replace(data=data)
 
 

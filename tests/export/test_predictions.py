@@ -1,17 +1,14 @@
 """Proves: an exported model segments as nnU-Net does, in a process that cannot import nnU-Net or torch."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
-from support.cell_datasets import LABELS, REGIONS_IGNORE, THICK_VOLUMES, VOLUME_FORMATS, VOLUMES, dataset_name
+from support.cell_datasets import LABELS, REGIONS_IGNORE, THICK_VOLUMES, VOLUME_FORMATS, VOLUMES
+from support.predictions import agreement, images_of, predict_with_nnunet
 from support.trained_models import write_model
 
-from nnunet_plugins.deployed.images import FORMATS
 from nnunet_plugins.export.command import export_model
 
 pytestmark = pytest.mark.usefixtures("results", "narrow")
@@ -30,32 +27,6 @@ def predict_exported(model: Path, images: Path, output: Path, code: int = 0) -> 
     result = subprocess.run([str(part) for part in command], capture_output=True, text=True)
     assert result.returncode == code, result.stderr
     return result.stdout + result.stderr
-
-
-def images_of(dataset_id: int) -> Path:
-    return Path(os.environ["nnUNet_raw"], dataset_name(dataset_id), "imagesTr")
-
-
-def predict_with_nnunet(model: Path, images: Path, output: Path, folds: tuple[int, ...]) -> None:
-    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-
-    predictor = nnUNetPredictor(device=torch.device("cpu"), perform_everything_on_device=False, allow_tqdm=False)
-    predictor.initialize_from_trained_model_folder(str(model), folds, "checkpoint_final.pth")
-    output.mkdir()
-    predictor.predict_from_files_sequential(str(images), str(output))
-
-
-def agreement(ours: Path, theirs: Path, reader: str, ending: str) -> float:
-    """Share of voxels with the same label, over all files of two folders."""
-    names = sorted(path.name for path in theirs.glob(f"*{ending}"))
-    assert names == sorted(path.name for path in ours.iterdir())
-    same, all_of_them = 0, 0
-    for name in names:
-        a, b = (FORMATS[reader].read(folder / name) for folder in (ours, theirs))
-        assert a.spacing == b.spacing and a.geometry == b.geometry
-        assert len(np.unique(b.data)) > 1
-        same, all_of_them = same + int((a.data == b.data).sum()), all_of_them + a.data.size
-    return same / all_of_them
 
 
 CASES = [

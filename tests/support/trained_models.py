@@ -41,6 +41,7 @@ def write_model(
         plans_of_fold = deepcopy(content) | {"continue_training": False}
         trainer = trainer_class(plans_of_fold, name, fold, load_dataset_json(dataset_id), torch.device("cpu"))
         trainer.initialize()
+        trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()  # which allows to mirror
         Path(trainer.output_folder).mkdir(parents=True, exist_ok=True)
         prefer_no_class(trainer.network)
         trainer.save_checkpoint(str(Path(trainer.output_folder, "checkpoint_final.pth")))

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,9 +26,14 @@ class Format(NamedTuple):
     """Functions for a format."""
 
     write: Callable[[nn.Module, Tensor, Path], None]
-    """Write a network for images of the shape of an example ``(2, C, *S)``."""
+    """Write a network for images of the shape of an example: one, or two if it may be any number."""
     run: Callable[[Path, Tensor], Tensor]
     """Compute the logits of images with a file."""
+
+
+def free_batch(images: Tensor, axis: Any) -> tuple[dict[int, Any]] | None:
+    """Describe that the first axis of the images may have any length, if the example has more than one."""
+    return ({0: axis},) if len(images) > 1 else None
 
 
 def write_onnx(network: nn.Module, images: Tensor, path: Path) -> None:
@@ -40,7 +45,7 @@ def write_onnx(network: nn.Module, images: Tensor, path: Path) -> None:
         verbose=False,
         input_names=[INPUT],
         output_names=[OUTPUT],
-        dynamic_shapes=({0: FREE},),
+        dynamic_shapes=free_batch(images, FREE),
     )
     assert program is not None
     program.save(str(path))
@@ -54,7 +59,7 @@ def run_onnx(path: Path, images: Tensor) -> Tensor:
 
 
 def write_pt2(network: nn.Module, images: Tensor, path: Path) -> None:
-    program = torch.export.export(network, (images,), dynamic_shapes=({0: torch.export.Dim(FREE)},))
+    program = torch.export.export(network, (images,), dynamic_shapes=free_batch(images, torch.export.Dim(FREE)))
     program.example_inputs = None  # the one thing that would be pickled
     torch.export.save(program, str(path))
 
@@ -78,11 +83,11 @@ def require(name: str) -> None:
 
 @torch.no_grad()
 def write_network(name: str, network: nn.Module, shape: Sequence[int], path: Path) -> float:
-    """Write a network for one size of images in any number.
+    """Write a network for one size of images in any number, or for one image if it has a method ``for_export``.
 
     Args:
         name: of the format.
-        network: in evaluation mode.
+        network: in evaluation mode. What its ``for_export`` returns is written instead, and compared with it.
         shape: ``(C, *S)`` of an image.
         path: of the file.
 
@@ -92,13 +97,14 @@ def write_network(name: str, network: nn.Module, shape: Sequence[int], path: Pat
     Raises:
         UserError: the format cannot express the network, or the file computes something else.
     """
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(2, *shape, generator=generator)
+    images = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
+    for_export: Callable[[], nn.Module] | None = getattr(network, "for_export", None)
+    exported, number = (for_export(), 1) if for_export else (network, 2)
     other = PT2 if name == ONNX else ONNX
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about torch's own code
-            FORMATS[name].write(network, images, path)
+            FORMATS[name].write(exported, images[:number], path)
     except UserError:
         raise
     except Exception as error:  # of any class: each part of the exporter has its own

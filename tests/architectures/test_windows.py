@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from support.references import literal_aggregation
 from torch.nn import functional as F
 
-from nnunet_plugins.architectures.layers.windows import aggregate_windows
+from nnunet_plugins.architectures.layers.windows import aggregate_windows, unfold_and_fold
 
 
 def value_and_gradients(function, *inputs):
@@ -28,8 +28,8 @@ def test_values_and_gradients_equal_those_of_unfold_and_fold(window, size, dtype
     outer, inner = torch.randn(2, 2, 4, members, members, *size, dtype=dtype).softmax(4).unbind()
     ours, literal = (value_and_gradients(f, values, outer, inner) for f in (aggregate_windows, literal_aggregation))
     with torch.no_grad():
-        ours.append(aggregate_windows(values, outer, inner))
-    for mine, theirs in zip(ours, [*literal, literal[0]], strict=True):
+        ours += [aggregate_windows(values, outer, inner), unfold_and_fold(values, outer, inner)]
+    for mine, theirs in zip(ours, [*literal, literal[0], literal[0]], strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5 if dtype == torch.float32 else 1e-9)
 
 

@@ -61,7 +61,9 @@ def shorten(network: dict[str, Any]) -> None:
 
 @torch.no_grad()
 def prefer_no_class(network: torch.nn.Module) -> None:
-    """Make the weights of the segmentation heads large: fresh networks see background everywhere."""
+    """Make the weights of heads large, and a detector sure: fresh networks see background everywhere."""
     for name, parameter in network.named_parameters():
         if "seg_layers" in name and parameter.ndim > 1:
             parameter.mul_(10)
+        if name.endswith("cls_score.bias"):
+            parameter.copy_(torch.tensor([0.0, 1.0]))

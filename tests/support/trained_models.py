@@ -43,7 +43,9 @@ def write_model(
         trainer.initialize()
         trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()  # which allows to mirror
         Path(trainer.output_folder).mkdir(parents=True, exist_ok=True)
-        prefer_no_class(trainer.network)
+        trainer.set_deep_supervision_enabled(False)
+        patch_size = trainer.configuration_manager.patch_size
+        prefer_no_class(trainer.network, torch.randn(2, trainer.num_input_channels, *patch_size))
         trainer.save_checkpoint(str(Path(trainer.output_folder, "checkpoint_final.pth")))
     folder = Path(trainer.output_folder_base)
     (folder / "plans.json").write_text(json.dumps(content))
@@ -60,10 +62,19 @@ def shorten(network: dict[str, Any]) -> None:
 
 
 @torch.no_grad()
-def prefer_no_class(network: torch.nn.Module) -> None:
-    """Make the weights of heads large, and a detector sure: fresh networks see background everywhere."""
+def prefer_no_class(network: torch.nn.Module, images: torch.Tensor) -> None:
+    """Normalise by statistics of images, without biases of heads: fresh networks see one class everywhere.
+
+    A detector becomes sure that there are objects.
+    """
     for name, parameter in network.named_parameters():
-        if "seg_layers" in name and parameter.ndim > 1:
-            parameter.mul_(10)
+        if ".seg_layers." in f".{name}" and parameter.ndim == 1:
+            parameter.zero_()
         if name.endswith("cls_score.bias"):
             parameter.copy_(torch.tensor([0.0, 1.0]))
+    network.eval()
+    for module in network.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.train().momentum = None
+    network(images)
+    network.eval()

@@ -38,10 +38,11 @@ def test_values_and_gradients_in_volumes_equal_those_of_cubes(window, size, dtyp
     torch.manual_seed(0)
     values = torch.randn(2, 2, 3, *size, dtype=dtype)
     outer, inner = torch.randn(2, 2, 2, window**3, window**3, *size, dtype=dtype).softmax(4).unbind()
-    ours, literal = (
-        value_and_gradients(f, values, outer, inner) for f in (aggregate_windows, literal_aggregation_of_volumes)
+    ours, exported, literal = (
+        value_and_gradients(f, values, outer, inner)
+        for f in (aggregate_windows, unfold_and_fold, literal_aggregation_of_volumes)
     )
-    for mine, theirs in zip(ours, literal, strict=True):
+    for mine, theirs in zip([*ours, *exported], [*literal, *literal], strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5 if dtype == torch.float32 else 1e-9)
 
 

@@ -22,8 +22,8 @@ Place = tuple[int, ...]
 def aggregate_windows(values: Tensor, outer: Tensor, inner: Tensor) -> Tensor:
     """Compute ``fold(outer @ (inner @ unfold(values)))``, zero-padded, for every head.
 
-    Where a network is exported, all heads are computed at once, and the windows of images unfolded: hundreds of
-    operations take the exporter minutes.
+    Where a network is exported, the windows are unfolded, of all heads at once: hundreds of operations take the
+    exporter minutes.
 
     Args:
         values: ``(B, heads, C, *S)``.
@@ -35,7 +35,7 @@ def aggregate_windows(values: Tensor, outer: Tensor, inner: Tensor) -> Tensor:
         ``(B, heads, C, *S)``.
     """
     if is_exporting():
-        return (unfold_and_fold if values.ndim == 5 else aggregate_head)(values, outer, inner)
+        return unfold_and_fold(values, outer, inner)
     return WindowAggregation.apply(values, outer, inner)
 
 
@@ -45,12 +45,20 @@ def is_exporting() -> bool:
 
 
 def unfold_and_fold(values: Tensor, outer: Tensor, inner: Tensor) -> Tensor:
-    """Aggregate in images as the equation is written, in few operations."""
-    maps, size, window = values.flatten(0, 1), values.shape[-2:], round(outer.shape[2] ** 0.5)
-    columns = F.unfold(maps, window, padding=window // 2)  # (B heads, C K^2, H W)
-    matrices = torch.einsum("bmkp,bknp->bmnp", outer.flatten(0, 1).flatten(3), inner.flatten(0, 1).flatten(3))
-    mixed = torch.einsum("bmnp,bcnp->bcmp", matrices, columns.unflatten(1, (maps.shape[1], window**2)))
-    return F.fold(mixed.flatten(1, 2), size, window, padding=window // 2).unflatten(0, values.shape[:2])
+    """Aggregate as the equation is written, in few operations."""
+    size, window = values.shape[3:], window_of(outer)
+    members, reach = list(places(window, len(size))), window // 2
+    padded = pad(values, reach, len(size))
+    unfolded = torch.stack([part(padded, place, size) for place in members], 3)  # (B, heads, C, M, *S)
+    matrices = torch.einsum("bhmk...,bhkn...->bhmn...", outer, inner)
+    mixed = pad(torch.einsum("bhmn...,bhcn...->bhcm...", matrices, unfolded), reach, len(size))
+    shares = zip(members, mixed.unbind(3), strict=True)
+    return torch.stack([part(share, mirrored(place, window), size) for place, share in shares]).sum(0)
+
+
+def window_of(matrices: Tensor) -> int:
+    """Edge of the windows that have matrices ``(B, heads, M, M, *S)``."""
+    return round(matrices.shape[2] ** (1 / (matrices.ndim - 4)))
 
 
 class WindowAggregation(torch.autograd.Function):
@@ -137,7 +145,7 @@ def taps_of_windows(outer: Tensor, inner: Tensor) -> Tensor:
     matrices = torch.einsum("bhmk...,bhkn...->bhmn...", outer, inner)
     size = matrices.shape[4:]
     dimensions = len(size)
-    window = round(matrices.shape[2] ** (1 / dimensions))
+    window = window_of(matrices)
     edges = (window,) * dimensions
     padded = pad(matrices, window // 2, dimensions).unflatten(3, edges).unflatten(2, edges)
     taps = matrices.new_zeros((*matrices.shape[:2], *(2 * edge - 1 for edge in edges), *size))

@@ -73,15 +73,15 @@ def test_unknown_trainer_is_named(action, trainer, hint, root, suite_file, nothi
 @pytest.mark.parametrize("action", ["run", "cost"])
 @pytest.mark.parametrize("configuration", ["3d_fullres", "3d_lowres"])
 def test_2d_trainer_is_refused_for_a_3d_configuration(action, configuration, root, suite_file, nothing_starts):
-    path = suite_file(("nnUNetTrainer", "DCFFSNetTrainer"), configuration=configuration)
+    path = suite_file(("nnUNetTrainer", "DCSNetTrainer"), configuration=configuration)
     assert refusal(root, action, path) == (
-        f"{path}: DCFFSNetTrainer works in 2D only, but dataset 501 has configuration {configuration}: leave one out, "
+        f"{path}: DCSNetTrainer works in 2D only, but dataset 501 has configuration {configuration}: leave one out, "
         "or give that dataset a list of trainers"
     )
 
 
 def test_2d_trainer_is_accepted_beside_3d_datasets_of_other_trainers(root, suite_file):
-    path = suite_file(("nnUNetTrainer", "DCFFSNetTrainer"), configuration="3d_fullres")
+    path = suite_file(("nnUNetTrainer", "DCSNetTrainer"), configuration="3d_fullres")
     text = path.read_text()
     path.write_text(text.replace('["3d_fullres"]', '["3d_fullres"], trainers = ["nnUNetTrainer"]'))
     check_suite(survey(read_suite(path)), path)

@@ -204,12 +204,12 @@ def test_a_3d_configuration_of_a_2d_trainer_is_refused_in_one_sentence(tmp_path)
     dataset.mkdir()
     (dataset / "nnUNetPlans.json").write_text(json.dumps({"configurations": configurations}))
     (dataset / "dataset.json").write_text("{}")
-    arguments = ("Dataset001_Volumes", "3d_fullres", "0", "-tr", "DCFFSNetTrainer_5epochs", "-device", "cpu")
+    arguments = ("Dataset001_Volumes", "3d_fullres", "0", "-tr", "DCSNetTrainer_5epochs", "-device", "cpu")
     variables = {"nnUNet_preprocessed": str(tmp_path), "nnUNet_extTrainer": "", "NNUNET_PLUGINS_DISABLE_AUTOLOAD": "1"}
     result = command_line("train", *arguments, **variables)
     assert result.returncode == 1
     assert result.stderr.splitlines()[-1] == (
-        "DCFFSNetTrainer_5epochs works in 2D only, but configuration 3d_fullres is 3D: train 2d instead."
+        "DCSNetTrainer_5epochs works in 2D only, but configuration 3d_fullres is 3D: train 2d instead."
     )
     assert "Traceback" not in result.stderr
 

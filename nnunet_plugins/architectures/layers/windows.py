@@ -22,6 +22,9 @@ Place = tuple[int, ...]
 def aggregate_windows(values: Tensor, outer: Tensor, inner: Tensor) -> Tensor:
     """Compute ``fold(outer @ (inner @ unfold(values)))``, zero-padded, for every head.
 
+    Where a network is exported, all heads are computed at once, and the windows of images unfolded: hundreds of
+    operations take the exporter minutes.
+
     Args:
         values: ``(B, heads, C, *S)``.
         outer: ``(B, heads, M, M, *S)``, a matrix for the window around every position with its M = K^2 (in volumes K^3)
@@ -31,7 +34,23 @@ def aggregate_windows(values: Tensor, outer: Tensor, inner: Tensor) -> Tensor:
     Returns:
         ``(B, heads, C, *S)``.
     """
+    if is_exporting():
+        return (unfold_and_fold if values.ndim == 5 else aggregate_head)(values, outer, inner)
     return WindowAggregation.apply(values, outer, inner)
+
+
+def is_exporting() -> bool:
+    """Whether ``torch.export`` is at work, which torch tells from version 2.7 on."""
+    return getattr(torch.compiler, "is_exporting", lambda: False)()
+
+
+def unfold_and_fold(values: Tensor, outer: Tensor, inner: Tensor) -> Tensor:
+    """Aggregate in images as the equation is written, in few operations."""
+    maps, size, window = values.flatten(0, 1), values.shape[-2:], round(outer.shape[2] ** 0.5)
+    columns = F.unfold(maps, window, padding=window // 2)  # (B heads, C K^2, H W)
+    matrices = torch.einsum("bmkp,bknp->bmnp", outer.flatten(0, 1).flatten(3), inner.flatten(0, 1).flatten(3))
+    mixed = torch.einsum("bmnp,bcnp->bcmp", matrices, columns.unflatten(1, (maps.shape[1], window**2)))
+    return F.fold(mixed.flatten(1, 2), size, window, padding=window // 2).unflatten(0, values.shape[:2])
 
 
 class WindowAggregation(torch.autograd.Function):
@@ -59,7 +78,7 @@ def heads_of(*tensors: Tensor) -> Iterable[tuple[Tensor, ...]]:
 
 
 def aggregate_head(values: Tensor, outer: Tensor, inner: Tensor) -> Tensor:
-    """Aggregate the values of one head."""
+    """Aggregate the values of one or more heads."""
     taps = taps_of_windows(outer, inner)
     size, edge = values.shape[3:], taps.shape[2]
     padded, result = pad(values, edge // 2, len(size)), torch.zeros_like(values)

@@ -15,7 +15,7 @@ from nnunet_plugins.cli.listing import list_trainers
 from nnunet_plugins.cli.parser import PREFIX, nnunet_commands
 from nnunet_plugins.compatibility import require_nnunet
 from nnunet_plugins.errors import UserError, sentence_of
-from nnunet_plugins.nnunet_folders import refuse_unusable_folders
+from nnunet_plugins.nnunet_folders import PREPROCESSED, RESULTS, find_nnunet_folder, refuse_unusable_folders
 
 SEARCHING = ("train", "predict", "predict_from_modelfolder")
 """nnU-Net's commands that search for a trainer."""
@@ -155,9 +155,30 @@ def run_nnunet_command(command: str, *arguments: str) -> None:
     try:
         entry_points[command].load()()
     except Exception as error:
-        if sentence_of(error) is None and (meant := _startup.explain_misspelt_trainer(error)):
-            raise UserError(meant) from error
+        if sentence_of(error) is None:
+            found = _startup.explain_misspelt_trainer(error) or explain_missing_file(error)
+            if found is not None:
+                raise UserError(found) from error
         raise
+
+
+def explain_missing_file(error: Exception) -> str | None:
+    """Sentence on a file of nnU-Net's folders that a step before would have written; None for other errors."""
+    if not isinstance(error, FileNotFoundError) or not isinstance(error.filename, str):
+        return None
+    path = Path(error.filename)
+    preprocessed, results = map(find_nnunet_folder, (PREPROCESSED, RESULTS))
+    if preprocessed and path.is_relative_to(preprocessed):
+        number = path.relative_to(preprocessed).parts[0].removeprefix("Dataset")[:3]
+        command = f"nnunet-plugins plan_and_preprocess -d {number} --verify_dataset_integrity"
+        return f"{path} is not there: plan and preprocess the dataset first, with {command}"
+    if results and path.is_relative_to(results):
+        if path.name.startswith("checkpoint_"):
+            return f"{path} is not there: train that fold to its end first, or correct -f (folds) or -chk (checkpoint)"
+        models = sorted(model.name for model in path.parents[1].glob("*__*__*"))
+        there = f"; there are {', '.join(models[:5])}" if models else ""
+        return f"{path.parent} holds no trained model: train it first, or correct -d, -tr, -p or -c{there}"
+    return None
 
 
 def near_commands(command: str, known: list[str]) -> list[str]:

@@ -17,7 +17,7 @@ import nnunet_plugins
 from nnunet_plugins._startup import DISCOVERY_FOLDER
 from nnunet_plugins.benchmark.command import ACTIONS
 from nnunet_plugins.cli import main
-from nnunet_plugins.cli.commands import COMMANDS
+from nnunet_plugins.cli.commands import COMMANDS, explain_missing_file
 from nnunet_plugins.cli.parser import make_parser
 from nnunet_plugins.dataset_conversion.datasets import CONVERTERS
 from nnunet_plugins.errors import UserError
@@ -61,6 +61,28 @@ def test_benchmark_alone_prints_its_help(capsys):
     main(["benchmark"])
     output = capsys.readouterr().out
     assert output.startswith("usage: nnunet-plugins benchmark") and all(action in output for action in ACTIONS)
+
+
+@pytest.mark.parametrize(
+    ("missing", "sentence"),
+    [
+        ("preprocessed/Dataset501_A/nnUNetPlans.json", "plan_and_preprocess -d 501 --verify_dataset_integrity"),
+        ("results/Dataset501_A/X__nnUNetPlans__2d/dataset.json", "-c; there are Y__nnUNetPlans__2d"),
+        ("results/Dataset501_A/Y__nnUNetPlans__2d/fold_3/checkpoint_final.pth", "or correct -f (folds) or -chk"),
+        ("elsewhere/dataset.json", None),
+    ],
+)
+def test_file_that_an_earlier_step_would_have_written_is_explained(missing, sentence, tmp_path, monkeypatch):
+    for name in ("preprocessed", "results"):
+        monkeypatch.setenv(f"nnUNet_{name}", str(tmp_path / name))
+    (tmp_path / "results" / "Dataset501_A" / "Y__nnUNetPlans__2d").mkdir(parents=True)
+    with pytest.raises(FileNotFoundError) as raised:
+        (tmp_path / missing).read_text()
+    found = explain_missing_file(raised.value)
+    assert found is None if sentence is None else sentence in found and str(tmp_path) in found
+    assert (
+        explain_missing_file(FileNotFoundError("no such thing")) is None and explain_missing_file(ValueError()) is None
+    )
 
 
 def environment_lines(capsys) -> dict[str, str]:

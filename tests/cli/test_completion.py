@@ -10,7 +10,7 @@ from nnunet_plugins.cli import main
 
 CASES = [
     (["li"], {"list"}),
-    (["predi"], {"predict", "predict_from_modelfolder"}),
+    (["predi"], {"predict", "predict-exported", "predict_from_modelfolder"}),
     (["list", "DCFFSNetTrainer_m"], {"DCFFSNetTrainer_meanVote"}),
     (["plan", "-tr", "DCSNetTrainer_base1"], {"DCSNetTrainer_base128"}),
     (["convert", "kvasir_s"], {"kvasir_seg", "kvasir_sessile", "kvasir_small"}),

@@ -9,6 +9,7 @@ from support.benchmark_results import OTHER, REFERENCE, THIRD, results_of, rows_
 from support.browser import in_browser, opened
 
 from nnunet_plugins.benchmark.report import page, tables
+from nnunet_plugins.benchmark.report.analysis import analyse
 from nnunet_plugins.benchmark.survey import Survey
 
 LONG_NAME = "Dataset001_Intracranial_Haemorrhage_of_the_Challenge_2022"
@@ -170,6 +171,18 @@ def test_page_is_never_wider_than_its_window(desktop, phone, width):
     assert found["inner"] == width
     assert found["width"] <= width
     assert found["wide"] > 0  # what is wider scrolls by itself
+
+
+def test_many_datasets_do_not_hide_the_other_contents():
+    names = [f"Dataset00{number}_Cells" for number in range(1, 7)]
+    rows = [row for name in names for row in rows_of({REFERENCE: [0.5] * 6, OTHER: [0.25] * 6}, dataset=name)]
+    analysis = analyse(results_of(rows, suite_of((REFERENCE, OTHER), names), dict.fromkeys(names)))
+    text = page.render(analysis, []).decode()
+    links = re.findall(r'<a href="#([\w-]+)">([^<]*)</a>', text)
+    assert [name for _, name in links][:4] == ["Ranks", "Cost without training", "Cost of the trainings", "Record"]
+    assert [name for _, name in links][4:] == [f"{name}, 2d, validation" for name in names]
+    for target, name in links:
+        assert text.partition(f'<details id="{target}"')[2].partition("<h2>")[2].startswith(f"{name}</h2>")
 
 
 def test_names_are_shown_as_they_are(written):

@@ -151,7 +151,7 @@ def add_convert(commands: "Commands[argparse.ArgumentParser]") -> None:
     add("-d", "--dataset-id", type=int, metavar="N", help="number of the dataset; default: see --list")
     add("--dry-run", action="store_true", help="check everything and write nothing")
     add("--paper-split", action="store_true", help="the published split instead of five folds")
-    add("--regions", action="store_true", help="overlapping regions instead of labels (lits17)")
+    add("--regions", action="store_true", help="overlapping regions instead of labels: a class contains the next")
     add("--max-foreground-fraction", type=float, metavar="F", help="leave out cases with this much foreground or more")
     add("--resize", type=int, nargs=2, metavar=("H", "W"), help="resize images, or a volume's slices, and their masks")
     add(
@@ -171,7 +171,9 @@ def add_folder_options(convert: argparse.ArgumentParser) -> None:
     group = convert.add_argument_group("only for 'folder'", "Patterns go in quotes; what * stands for pairs the files.")
     add = group.add_argument
     add("--images", nargs="+", metavar="PATTERN", help="of images, e.g. 'images/*.png'; one per channel")
-    add("--masks", metavar="PATTERN", help="of masks, e.g. 'masks/*_mask.png'")
+    masks = "of masks, e.g. 'masks/*_mask.png'; several are united; liver='*_liver.png' for files of one class"
+    add("--masks", nargs="+", metavar="PATTERN", help=masks)
+    add("--merge-masks", action="store_true", help="unite all masks of an image that a pattern finds")
     add("--dataset-name", metavar="NAME", help="the Name in DatasetNNN_Name")
     add("--channels", nargs="+", metavar="NAME", help="e.g. CT; default: R G B, grey or image")
     label_map = "e.g. 0=background 128=polyp 255=tool; default: two classes"

@@ -22,7 +22,8 @@ from nnunet_plugins.text_tables import aligned
 
 MIN_SIZE, MAX_SIZE = 8, 8192
 """Bounds of ``--resize``, in pixels; the largest dermoscopic images have 6748."""
-FOLDER_OPTIONS = ("images", "masks", "dataset_name", "channels", "label_map", "threshold")
+FOLDER_OPTIONS = ("images", "masks", "merge_masks", "dataset_name", "channels", "label_map", "threshold")
+EXAMPLE = "--images 'images/*.png' --masks 'masks/*.png' --dataset-name Polyps -d 123"
 
 
 def list_converters() -> None:
@@ -69,13 +70,13 @@ def check_options(options: argparse.Namespace) -> None:
     if options.name not in CONVERTERS:
         similar = get_close_matches(options.name.lower(), CONVERTERS, cutoff=0.5) or list(CONVERTERS)
         raise UserError(f"There is no dataset {options.name!r}. Did you mean {' or '.join(similar)}?")
-    given = [name for name in FOLDER_OPTIONS if getattr(options, name) is not None]
+    given = [name for name in FOLDER_OPTIONS if is_given(getattr(options, name))]
     if options.name != "folder" and given:
         raise UserError(f"--{given[0].replace('_', '-')} is for 'folder' only: {options.name} knows its own layout")
     needed = {name: getattr(options, name) for name in ("images", "masks", "dataset_name", "dataset_id")}
     if options.name == "folder" and (missing := [name for name, value in needed.items() if value is None]):
         listed = ", ".join(f"--{name.replace('_', '-')}" for name in missing)
-        raise UserError(f"'folder' needs {listed} too, e.g. --images 'images/*.png' --masks 'masks/*.png' -d 123")
+        raise UserError(f"'folder' needs {listed} too, e.g. {EXAMPLE}")
     if options.dataset_name is not None and not options.dataset_name.replace("_", "").replace("-", "").isalnum():
         raise UserError(f"--dataset-name {options.dataset_name!r} may only have letters, digits, _ and -")
     if options.max_foreground_fraction is not None and not 0 < options.max_foreground_fraction <= 1:
@@ -107,6 +108,8 @@ def apply_options(dataset: Dataset, source: Source, options: argparse.Namespace)
             channels=options.channels or (),
             label_map=options.label_map or (),
             threshold=options.threshold,
+            merge=options.merge_masks,
+            regions=options.regions,
         )
     if options.regions and not dataset.regions:
         raise UserError(f"{dataset.name} has no overlapping regions: leave out --regions")
@@ -130,7 +133,11 @@ def recorded_options(options: argparse.Namespace) -> dict[str, Any]:
     given = {name: getattr(options, name) for name in (*names, "resize", *FOLDER_OPTIONS)}
     if options.groups:
         given["groups"] = digest(options.groups)
-    return {"version": __version__} | {name: value for name, value in given.items() if value not in (None, False)}
+    return {"version": __version__} | {name: value for name, value in given.items() if is_given(value)}
+
+
+def is_given(value: object) -> bool:
+    return value is not None and value is not False  # a threshold may be 0
 
 
 def read_groups(path: Path) -> Mapping[str, str]:

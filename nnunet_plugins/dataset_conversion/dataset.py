@@ -22,8 +22,11 @@ class Case:
     """Published name; with characters replaced that make trouble in file names, it becomes nnU-Net's identifier."""
     images: tuple[Path, ...]
     """One file for each channel, or one file with all of them."""
-    label: tuple[Path, ...]
-    """Most often one file, or a file for each object if the dataset is published so."""
+    label: tuple[Path, ...] | None
+    """Most often one file, or files for the parts or classes; none: no foreground; None: the labels are not known."""
+    classes: tuple[int, ...] = ()
+    """Label of the foreground of each of these files, or 0 for a file whose values have labels of their own; empty:
+    ``read_label`` reads all files at once."""
     group: str = ""
     """Group that folds must not divide, such as the patient; empty: the case is a group of its own."""
     test: bool = False

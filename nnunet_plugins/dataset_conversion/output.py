@@ -101,7 +101,9 @@ def write_dataset_json(
         "file_ending": dataset.file_ending,
     }
     if dataset.regions:
-        description["labels"] = {"background": 0} | {name: list(values) for name, values in dataset.regions.items()}
+        ignored = {"ignore": dataset.labels["ignore"]} if "ignore" in dataset.labels else {}
+        regions = {name: list(values) for name, values in dataset.regions.items()}
+        description["labels"] = {"background": 0} | regions | ignored
         description["regions_class_order"] = list(range(1, 1 + len(dataset.regions)))
     write_json(path, description, indent=4)
 

@@ -18,6 +18,7 @@ from nnunet_plugins.dataset_conversion import output
 from nnunet_plugins.dataset_conversion.cases import Outcome, convert_case, identifier, source_digest
 from nnunet_plugins.dataset_conversion.dataset import Case, Dataset, Options
 from nnunet_plugins.dataset_conversion.integrity import check_integrity
+from nnunet_plugins.dataset_conversion.masks import nested_regions
 from nnunet_plugins.dataset_conversion.source import Source, without_ending
 from nnunet_plugins.dataset_conversion.splits import assign
 from nnunet_plugins.dataset_conversion.summary import print_next_steps, print_summary
@@ -68,6 +69,8 @@ def convert(
             return
     with output.temporary_dataset(folder) if folder else nullcontext():
         outcomes = convert_cases(dataset, source, options, cases, processes, folder)
+        if any(outcome.shared for outcome in outcomes):
+            dataset = replace(dataset, regions=nested_regions(dataset.labels, [o.shared for o in outcomes]))
         folds = assign(dataset, options, cases, outcomes)
         print_summary(dataset, source, target, outcomes, folds)
         output.refuse_other_splits(name, folds, overwrite)

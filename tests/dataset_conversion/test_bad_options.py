@@ -130,7 +130,7 @@ def test_number_that_is_no_number_is_refused_by_the_parser(download, capsys):
 
 
 def test_regions_and_paper_split_where_there_are_none_are_refused(download):
-    assert_says(refusal_in_one_sentence(*with_source(PNGS, download), "--regions"), "leave out --regions")
+    assert_says(refusal_in_one_sentence(*with_source(PNGS, download), "--regions"), "leave it out")
     assert_says(
         refusal_in_one_sentence(*with_source(PNGS, download), "--paper-split"),
         "no published split",

@@ -1,13 +1,14 @@
 """Any folder of images and masks, paired by the wildcards of the user's patterns."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from nnunet_plugins.dataset_conversion.dataset import NIFTI, PNG, RGB, Case, Dataset
 from nnunet_plugins.dataset_conversion.labels import Binary, LabelMap, LabelRule, Threshold
-from nnunet_plugins.dataset_conversion.pairing import paired
+from nnunet_plugins.dataset_conversion.pairing import Masks, paired
 from nnunet_plugins.dataset_conversion.pictures import is_volume, read_picture
 from nnunet_plugins.dataset_conversion.source import Source
 from nnunet_plugins.errors import UserError
@@ -15,8 +16,23 @@ from nnunet_plugins.errors import UserError
 REMEDY = "give --threshold T for masks with grey edges, or --label-map VALUE=NAME ... for several classes"
 
 
-def find_cases(source: Source, images: Sequence[str] = (), masks: str = "") -> Iterator[Case]:
-    return paired(source, images, masks) if images else iter(())
+@dataclass(frozen=True)
+class Layout:
+    """Patterns that find a user's files, and how they belong together."""
+
+    images: tuple[str, ...]
+    """A pattern for each channel."""
+    masks: tuple[Masks, ...]
+    merge: bool = False
+    """Whether several masks that one pattern finds for an image are parts of one mask; so are those of two patterns."""
+
+
+def find_cases(source: Source, layout: Layout | None = None) -> Iterator[Case]:
+    if layout is None:
+        return
+    yield from paired(source, layout.images, layout.masks, merge=layout.merge)
+    if others := source.others:
+        source.note_files(f"{len(others)} files beside these fit no pattern and are left out", others)
 
 
 DATASET = Dataset(
@@ -39,45 +55,46 @@ DATASET = Dataset(
 def describe(
     source: Source,
     images: Sequence[str],
-    masks: str,
+    masks: Sequence[str],
     *,
     dataset_id: int,
     folder_name: str,
     channels: Sequence[str] = (),
     label_map: Sequence[str] = (),
     threshold: float | None = None,
+    merge: bool = False,
+    regions: bool = False,
 ) -> Dataset:
     """Complete the record for a folder.
 
     Args:
         source: the folder; its first image and mask tell whether all are volumes, coloured, or JPEG.
         images: the images' pattern, or a pattern for each channel.
-        masks: the masks' pattern, with the same wildcards.
+        masks: the masks' patterns, with the same wildcards; ``NAME=PATTERN`` for files of one class.
         dataset_id: ``NNN`` in ``DatasetNNN_Name``.
         folder_name: ``Name`` in ``DatasetNNN_Name``.
         channels: names of the channels, which decide on nnU-Net's normalisation ("CT").
         label_map: ``VALUE=NAME`` for each value in the masks; the values get the labels 0, 1, 2, ... in this order.
         threshold: value above which a mask with two classes has foreground.
+        merge: whether several masks that one pattern finds for an image are parts of one mask.
+        regions: whether each class contains those that are named after it, where they overlap.
 
     Raises:
         UserError: the options contradict each other or the files.
     """
-    for pattern in (*images, masks):
+    entries, labels = parse_masks(masks)
+    for pattern in (*images, *(entry.pattern for entry in entries)):
         if not set("*#") & set(pattern):
             raise UserError(
                 f"The pattern {pattern!r} has no wildcard to tell cases apart: give, in quotes, one like 'images/*.png'"
             )
-    if label_map and threshold is not None:
-        raise UserError("--label-map and --threshold contradict each other: give one of them")
-    first_image, first_mask = (first_match(source, pattern) for pattern in (images[0], masks))
-    to_labels: LabelRule = Binary(REMEDY)
-    labels = {"background": 0, "foreground": 1}
+    first_image = first_match(source, images[0])
+    first_masks = [first_match(source, entry.pattern) for entry in entries]
+    to_labels: LabelRule = binary_rule(threshold, first_masks)
     if label_map:
+        refuse_contradiction(entries, threshold)
         labels, to_labels = parse_label_map(label_map)
-    elif threshold is not None:
-        to_labels = Threshold(threshold, max_grey=1)
-    elif first_mask.suffix.lower() in (".jpg", ".jpeg"):
-        to_labels = Threshold(remedy=REMEDY)
+    layout = Layout(tuple(images), tuple(entries), merge=merge or (len(entries) > 1 and not entries[0].name))
     volumes = is_volume(first_image)
     if len(channels) % len(images) or (volumes and channels and len(channels) != len(images)):
         raise UserError(f"--channels names {len(channels)}, but --images has {len(images)} patterns: name all channels")
@@ -85,13 +102,66 @@ def describe(
         DATASET,
         dataset_id=dataset_id,
         folder_name=folder_name,
-        title=f"{folder_name}, images {' '.join(images)} and masks {masks}",
-        find_cases=partial(find_cases, images=tuple(images), masks=masks),
+        title=f"{folder_name}, images {' '.join(images)} and masks {' '.join(masks)}",
+        find_cases=partial(find_cases, layout=layout),
         to_labels=to_labels,
         labels=labels,
         channels=tuple(channels) or default_channels(first_image, len(images)),
         file_ending=NIFTI if volumes else PNG,
+        regions=nested(labels, all_overlap=bool(label_map)) if regions else None,
     )
+
+
+def parse_masks(masks: Sequence[str]) -> tuple[list[Masks], dict[str, int]]:
+    """Turn ``PATTERN`` or ``NAME=PATTERN`` entries into patterns with classes, and into nnU-Net's labels.
+
+    Raises:
+        UserError: some patterns have names and others none.
+    """
+    named = [re.match(r"([^*#?/{}=]+)=(.+)", entry) for entry in masks]
+    if not any(named):
+        return [Masks(entry) for entry in masks], {"background": 0, "foreground": 1}
+    if not all(named):
+        lacking = next(entry for entry, match in zip(masks, named, strict=True) if not match)
+        raise UserError(f"--masks {lacking!r} has no class, but others have: write NAME={lacking}")
+    entries = [(match[1], match[2]) for match in named if match]
+    names = sorted(dict.fromkeys(name for name, _ in entries), key=lambda name: name == "ignore")
+    if "background" in names:
+        raise UserError(
+            "--masks has a pattern for the background: leave it out, since background is what is in no mask"
+        )
+    labels = {"background": 0} | {name: label for label, name in enumerate(names, 1)}
+    return [Masks(pattern, name, labels[name]) for name, pattern in entries], labels
+
+
+def binary_rule(threshold: float | None, first_masks: Sequence[Path]) -> LabelRule:
+    if threshold is not None:
+        return Threshold(threshold, max_grey=1)
+    if any(path.suffix.lower() in (".jpg", ".jpeg") for path in first_masks):
+        return Threshold(remedy=REMEDY)
+    return Binary(REMEDY)
+
+
+def refuse_contradiction(entries: Sequence[Masks], threshold: float | None) -> None:
+    if threshold is not None:
+        raise UserError("--label-map and --threshold contradict each other: give one of them")
+    if entries[0].name:
+        raise UserError("--label-map and --masks with names of classes contradict each other: leave out --label-map")
+
+
+def nested(labels: Mapping[str, int], all_overlap: bool) -> dict[str, tuple[int, ...]]:
+    """Regions of which each contains those that are named after it, or only itself if the masks will tell.
+
+    Raises:
+        UserError: there is only one class.
+    """
+    values = {name: value for name, value in labels.items() if value and name != "ignore"}
+    if len(values) < 2:
+        raise UserError("--regions needs two classes or more, from --label-map or --masks NAME=PATTERN: leave it out")
+    return {
+        name: tuple(v for v in values.values() if v == value or (all_overlap and v > value))
+        for name, value in values.items()
+    }
 
 
 def first_match(source: Source, pattern: str) -> Path:

@@ -159,7 +159,8 @@ def add_convert(commands: "Commands[argparse.ArgumentParser]") -> None:
         action="store_true",
         help="give masks the spacing, origin and direction of their images",
     )
-    add("--groups", type=Path, metavar="CSV", help="table of cases and groups; folds never divide a group")
+    add("--groups", type=Path, metavar="CSV", help="table of images and groups; folds never divide a group")
+    add("--group", metavar="REGEX", help="the group is what this finds in an image's path, e.g. 'patient[0-9]+'")
     add("--near-duplicates", action="store_true", help="keep images that look alike in one fold")
     add("--overwrite", action="store_true", help="replace the dataset and its folds if they exist")
     add("-np", type=int, metavar="N", help="number of processes; default: as many as cores")

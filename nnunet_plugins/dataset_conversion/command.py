@@ -1,12 +1,9 @@
 """The command ``nnunet-plugins convert``: checks its options and calls the writer."""
 
 import argparse
-import csv
 import math
-from collections.abc import Mapping
 from dataclasses import replace
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any
 
 from nnunet_plugins import __version__
@@ -55,7 +52,8 @@ def run(options: argparse.Namespace) -> None:
             Options(
                 paper_split=options.paper_split,
                 trust_image_geometry=options.trust_image_geometry,
-                groups=read_groups(options.groups) if options.groups else {},
+                groups=options.groups,
+                group=options.group,
                 record=recorded_options(options),
             ),
             processes=options.np or usable_cores(),
@@ -79,6 +77,8 @@ def check_options(options: argparse.Namespace) -> None:
         raise UserError(f"'folder' needs {listed} too, e.g. {EXAMPLE}")
     if options.dataset_name is not None and not options.dataset_name.replace("_", "").replace("-", "").isalnum():
         raise UserError(f"--dataset-name {options.dataset_name!r} may only have letters, digits, _ and -")
+    if options.group is not None and options.groups is not None:
+        raise UserError("--group and --groups contradict each other: give one of them")
     if options.max_foreground_fraction is not None and not 0 < options.max_foreground_fraction <= 1:
         raise UserError(f"--max-foreground-fraction {options.max_foreground_fraction} must be above 0 and at most 1")
     if options.threshold is not None and not math.isfinite(options.threshold):
@@ -129,36 +129,20 @@ def apply_options(dataset: Dataset, source: Source, options: argparse.Namespace)
 
 def recorded_options(options: argparse.Namespace) -> dict[str, Any]:
     """Collect the given options that decide what is written, as ``dataset.json`` keeps them."""
-    names = ("name", "paper_split", "regions", "max_foreground_fraction", "trust_image_geometry", "near_duplicates")
+    names = (
+        "name",
+        "paper_split",
+        "regions",
+        "group",
+        "max_foreground_fraction",
+        "trust_image_geometry",
+        "near_duplicates",
+    )
     given = {name: getattr(options, name) for name in (*names, "resize", *FOLDER_OPTIONS)}
-    if options.groups:
+    if options.groups and options.groups.is_file():
         given["groups"] = digest(options.groups)
     return {"version": __version__} | {name: value for name, value in given.items() if is_given(value)}
 
 
 def is_given(value: object) -> bool:
     return value is not None and value is not False  # a threshold may be 0
-
-
-def read_groups(path: Path) -> Mapping[str, str]:
-    """Read the group of each case, which is named as its image without ending, from a CSV file with a header.
-
-    Raises:
-        UserError: the file is no such table, or a case has no group or two groups.
-    """
-    form = "give a CSV file with a header, and a case and its group in each row"
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = [row for row in csv.reader(file) if row][1:]
-    except (OSError, ValueError, csv.Error) as error:
-        raise UserError(f"{path} is no table of cases and groups ({error}): {form}") from error
-    groups: dict[str, str] = {}
-    for row in rows:
-        case, group = row[0].strip(), "".join(row[1:2]).strip()
-        if not group:
-            raise UserError(f"{path} has no group for {case!r}: {form}")
-        if groups.setdefault(case, group) != group:
-            raise UserError(f"{path} has two groups for {case!r}, {groups[case]!r} and {group!r}: keep one")
-    if not groups:
-        raise UserError(f"{path} has no rows: {form}")
-    return groups

@@ -84,7 +84,9 @@ class Options:
 
     paper_split: bool = False
     trust_image_geometry: bool = False
-    groups: Mapping[str, str] = field(default_factory=dict)
-    """Group of each published name; empty: the converter's own groups."""
+    groups: Path | None = None
+    """Table with the group of each case."""
+    group: str | None = None
+    """Regular expression that finds the group in the path of a case's image."""
     record: Mapping[str, Any] = field(default_factory=dict)
     """All given options as JSON, by which a conversion is recognised as the same."""

@@ -106,6 +106,10 @@ def unexpected_values(values: NDArray, counts: NDArray, expected: str, remedy: s
     return UserError(f"has the values {', '.join(shares)}{more}, but {expected}: {remedy}")
 
 
+def counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def enumeration(values: Iterable[object]) -> str:
     *first, last = map(str, values)
     return f"{', '.join(first)} and {last}" if first else last

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nnunet_plugins.dataset_conversion.dataset import Case, Part
+from nnunet_plugins.dataset_conversion.labels import counted
 from nnunet_plugins.dataset_conversion.source import Source
 
 
@@ -136,10 +137,10 @@ def note_unmasked(
     source: Source, unmasked: Sequence[Path], missing: str, without_class: Mapping[str, Sequence[Path]]
 ) -> None:
     for name, images in without_class.items():
-        source.note_files(f"{len(images)} images have no mask of {name}", images)
+        source.note_files(f"{counted(len(images), 'image')} without a mask of {name}", images)
     if unmasked:
-        done = "are left out" if missing == "skip" else "count as background"
-        source.note_files(f"{len(unmasked)} images without a mask {done}", unmasked)
+        done = "left out" if missing == "skip" else "all background"
+        source.note_files(f"{counted(len(unmasked), 'image')} without a mask, {done}", unmasked)
 
 
 def count_wildcards(pattern: str) -> int:

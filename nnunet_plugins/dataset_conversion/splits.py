@@ -54,9 +54,16 @@ def refuse_without_foreground(dataset: Dataset, kept: Sequence[Outcome]) -> None
 def groups_of(dataset: Dataset, options: Options, kept: Sequence[Outcome]) -> dict[str, str]:
     """Group of each case: near-duplicates, the published group, or the case alone."""
     groups = {outcome.row.case: outcome.row.group or outcome.row.case for outcome in kept}
-    if dataset.near_duplicates and not options.groups:
+    if dataset.near_duplicates and not options.groups and options.group is None:
         thumbnails = {outcome.row.case: outcome.thumbnail for outcome in kept if outcome.thumbnail is not None}
-        groups |= {name: f"alike{number}" for name, number in near_duplicate_groups(thumbnails).items()}
+        alike: dict[int, list[str]] = {}
+        for name, number in near_duplicate_groups(thumbnails).items():
+            alike.setdefault(number, []).append(name)
+        for number, names in alike.items():
+            united = {groups[name] for name in names}
+            declared = united.difference(names)
+            new = min(declared, default=f"alike{number}")
+            groups = {name: new if group in united else group for name, group in groups.items()}
     return groups
 
 

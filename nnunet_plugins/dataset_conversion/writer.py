@@ -3,7 +3,7 @@
 import json
 import multiprocessing
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import nullcontext
@@ -19,9 +19,10 @@ from nnunet_plugins.dataset_conversion.cases import Outcome, convert_case, ident
 from nnunet_plugins.dataset_conversion.dataset import Case, Dataset, Options
 from nnunet_plugins.dataset_conversion.integrity import check_integrity
 from nnunet_plugins.dataset_conversion.masks import nested_regions
-from nnunet_plugins.dataset_conversion.source import Source, without_ending
+from nnunet_plugins.dataset_conversion.source import Source
 from nnunet_plugins.dataset_conversion.splits import assign
 from nnunet_plugins.dataset_conversion.summary import print_next_steps, print_summary
+from nnunet_plugins.dataset_conversion.tables import group_by_name, group_by_table
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.files import recover_folder, replace_folder
 from nnunet_plugins.nnunet_folders import RAW, find_nnunet_folder, make_nnunet_folder, was_planned
@@ -113,17 +114,11 @@ def find_cases(dataset: Dataset, source: Source, options: Options) -> list[Case]
         if not cases:
             raise UserError(f"{source.path} has no case of the published {dataset.name} split: leave out --paper-split")
     if options.groups:
-        cases = [replace(case, group=user_group(case, options.groups, source)) for case in cases]
+        cases = group_by_table(cases, options.groups, source)
+    if options.group is not None:
+        cases = group_by_name(cases, options.group, source)
     note_equal_identifiers(cases, source)
     return cases
-
-
-def user_group(case: Case, groups: Mapping[str, str], source: Source) -> str:
-    for name in (case.name, without_ending(case.images[0].name)):
-        if name in groups:
-            return groups[name]
-    source.problem(f"The table of groups has no row for {case.name!r}: add one")
-    return ""
 
 
 def note_equal_identifiers(cases: Sequence[Case], source: Source) -> None:

@@ -157,26 +157,29 @@ def test_table_of_groups_that_is_missing_is_named(download):
     assert_says(
         refusal_in_one_sentence(*with_source(PNGS, download), "--groups", download / "g.csv"),
         download / "g.csv",
-        "No such file",
+        "does not exist",
         "CSV file",
     )
 
 
-@pytest.mark.parametrize("text", ["", "case,group\n0\n", "case\n0\n1\n2\n", "case,group\n"])
+@pytest.mark.parametrize("text", ["", "case,group\n0\n", "case\n0\n1\n2\n", "case,group\n0,\n"])
 def test_table_of_groups_that_is_broken_is_named(download, text):
     path = download / "g.csv"
     path.write_text(text)
     assert_says(
         refusal_in_one_sentence(*with_source(PNGS, download), "--groups", path),
         path,
-        "a header, and a case and its group in each row",
+        "an image and its group in each row",
+        "'image,group' and then 'img00.png,p1'",
     )
 
 
 def test_table_of_groups_that_is_no_text_is_named(download):
     path = download / "images/0.png"
     assert_says(
-        refusal_in_one_sentence(*with_source(PNGS, download), "--groups", path), path, "no table of cases and groups"
+        refusal_in_one_sentence(*with_source(PNGS, download), "--groups", path),
+        path,
+        "no table of images and their group",
     )
 
 
@@ -228,4 +231,6 @@ def test_published_split_without_any_of_its_cases_is_refused(tmp_path):
 def test_case_without_group_is_named(download):
     path = download / "g.csv"
     path.write_text("case,group\n0,a\n2,b\n")
-    assert_says(refusal_in_one_sentence(*with_source(PNGS, download), "--groups", path), "no row for '1'", "add one")
+    assert_says(
+        refusal_in_one_sentence(*with_source(PNGS, download), "--groups", path), "no row for 1 image, such as 1: add"
+    )

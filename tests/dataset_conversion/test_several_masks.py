@@ -71,14 +71,14 @@ def test_files_that_no_pattern_finds_are_counted_with_examples(tmp_path, capsys)
     convert(*for_folder(source, "masks/*_mask.png"))
     assert_says(
         capsys.readouterr().out,
-        "5 files beside these fit no pattern and are left out, such as masks/p (0)_mask_1.png, masks/p (1)_mask_1.png "
+        "5 files beside those of the patterns left out, such as masks/p (0)_mask_1.png, masks/p (1)_mask_1.png "
         "and masks/p (2)_mask_1.png.",
     )
 
 
 def test_nothing_is_said_if_all_files_are_converted(tmp_path, capsys):
     convert(*for_folder(save_masks(tmp_path, mask=LEFT), "masks/*_mask.png"))
-    assert "no pattern" not in capsys.readouterr().out
+    assert "left out" not in capsys.readouterr().out
 
 
 # ---- a file for each class -------------------------------------------------------------------------------------------
@@ -92,7 +92,7 @@ def test_files_of_classes_become_labels_in_the_order_of_the_names(tmp_path, caps
     for index in range(5):
         expected = (RIGHT > 0) + (2 * (LEFT > 0) if index != 1 else 0)
         np.testing.assert_array_equal(label(index), np.roll(expected, index, axis=0))
-    assert_says(capsys.readouterr().out, "1 images have no mask of left: images/p (1).png")
+    assert_says(capsys.readouterr().out, "1 image without a mask of left: images/p (1).png")
 
 
 def test_ignored_files_get_the_highest_label(tmp_path):

@@ -1,16 +1,17 @@
 """Any folder of images and masks, paired by the wildcards of the user's patterns."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from nnunet_plugins.dataset_conversion.dataset import NIFTI, PNG, RGB, Case, Dataset
-from nnunet_plugins.dataset_conversion.labels import Binary, LabelMap, LabelRule, Threshold
-from nnunet_plugins.dataset_conversion.pairing import Masks, paired
+from nnunet_plugins.dataset_conversion.labels import Binary, LabelMap, LabelRule, Threshold, counted
+from nnunet_plugins.dataset_conversion.pairing import Masks, count_wildcards, paired
 from nnunet_plugins.dataset_conversion.pictures import is_volume, read_picture
 from nnunet_plugins.dataset_conversion.source import Source
+from nnunet_plugins.dataset_conversion.tables import group_by_folder
 from nnunet_plugins.errors import UserError
 
 REMEDY = "give --threshold T for masks with grey edges, or --label-map VALUE=NAME ... for several classes"
@@ -30,9 +31,18 @@ class Layout:
 def find_cases(source: Source, layout: Layout | None = None) -> Iterator[Case]:
     if layout is None:
         return
-    yield from paired(source, layout.images, layout.masks, merge=layout.merge)
+    group = first_wildcard(layout.images[0])
+    cases = list(paired(source, layout.images, layout.masks, merge=layout.merge, group=group))
+    yield from group_by_folder(cases, source)
     if others := source.others:
-        source.note_files(f"{len(others)} files beside these fit no pattern and are left out", others)
+        source.note_files(f"{counted(len(others), 'file')} beside those of the patterns left out", others)
+
+
+def first_wildcard(pattern: str) -> Callable[[str], str]:
+    """Function that gives the text of the first wildcard, if it stands for a folder or for a part of its name."""
+    if count_wildcards(pattern.rpartition("/")[0]):
+        return lambda key: key.split("/")[0]
+    return lambda key: ""
 
 
 DATASET = Dataset(

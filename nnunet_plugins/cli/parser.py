@@ -2,6 +2,7 @@
 
 import argparse
 import importlib.metadata
+import re
 import textwrap
 from pathlib import Path
 
@@ -169,6 +170,7 @@ def add_convert(commands: "Commands[argparse.ArgumentParser]") -> None:
 
 def add_folder_options(convert: argparse.ArgumentParser) -> None:
     """Add the options of ``convert`` that describe a user's own images and masks."""
+    convert._negative_number_matcher = re.compile(r"^-\d+(\.\d+)?(=.*)?$")  # -1=ignore is no option
     group = convert.add_argument_group("only for 'folder'", "Patterns go in quotes; what * stands for pairs the files.")
     add = group.add_argument
     add("--images", nargs="+", metavar="PATTERN", help="of images, e.g. 'images/*.png'; one per channel")
@@ -177,7 +179,9 @@ def add_folder_options(convert: argparse.ArgumentParser) -> None:
     add("--merge-masks", action="store_true", help="unite all masks of an image that a pattern finds")
     add("--dataset-name", metavar="NAME", help="the Name in DatasetNNN_Name")
     add("--channels", nargs="+", metavar="NAME", help="e.g. CT; default: R G B, grey or image")
-    label_map = "e.g. 0=background 128=polyp 255=tool; default: two classes"
+    label_map = (
+        "e.g. 0=background 128=polyp -1=ignore, or colours, '#ff0000=polyp' '255,0,0=polyp'; default: two classes"
+    )
     add("--label-map", nargs="+", metavar="VALUE=NAME", help=label_map)
     add("--threshold", type=float, metavar="T", help="foreground is what is brighter than T")
 

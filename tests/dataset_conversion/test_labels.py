@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from nnunet_plugins.dataset_conversion.dataset import Dataset
-from nnunet_plugins.dataset_conversion.datasets.folder import parse_label_map
+from nnunet_plugins.dataset_conversion.label_maps import parse_label_map
 from nnunet_plugins.dataset_conversion.labels import (
     Binary,
     LabelMap,

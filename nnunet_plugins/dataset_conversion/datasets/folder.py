@@ -6,15 +6,17 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from nnunet_plugins.dataset_conversion.colours import ColourMap, read_colours, read_values
 from nnunet_plugins.dataset_conversion.dataset import NIFTI, PNG, RGB, Case, Dataset
-from nnunet_plugins.dataset_conversion.labels import Binary, LabelMap, LabelRule, Threshold, counted
+from nnunet_plugins.dataset_conversion.label_maps import parse_label_map
+from nnunet_plugins.dataset_conversion.labels import Binary, LabelRule, Threshold, counted
 from nnunet_plugins.dataset_conversion.pairing import Masks, count_wildcards, paired
 from nnunet_plugins.dataset_conversion.pictures import is_volume, read_picture
 from nnunet_plugins.dataset_conversion.source import Source
 from nnunet_plugins.dataset_conversion.tables import group_by_folder
 from nnunet_plugins.errors import UserError
 
-REMEDY = "give --threshold T for masks with grey edges, or --label-map VALUE=NAME ... for several classes"
+REMEDY = "give --threshold T for masks with grey edges, or for several classes --label-map {entries}"
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,9 @@ def describe(
         title=f"{folder_name}, images {' '.join(images)} and masks {' '.join(masks)}",
         find_cases=partial(find_cases, layout=layout),
         to_labels=to_labels,
+        read_label=partial(read_colours, colours=tuple(to_labels.labels))
+        if isinstance(to_labels, ColourMap)
+        else partial(read_values, binary=not label_map),
         labels=labels,
         channels=tuple(channels) or default_channels(first_image, len(images)),
         file_ending=NIFTI if volumes else PNG,
@@ -186,30 +191,3 @@ def default_channels(first_image: Path, num_files: int) -> tuple[str, ...]:
     if is_volume(first_image):
         return ("image",)
     return RGB if read_picture(first_image).array.ndim == 3 else ("grey",)
-
-
-def parse_label_map(entries: Sequence[str]) -> tuple[dict[str, int], LabelMap]:
-    """Turn ``VALUE=NAME`` entries into nnU-Net's labels and the rule for masks.
-
-    "background" becomes 0 and "ignore" the highest label, at any place in the list.
-
-    Raises:
-        UserError: an entry has another form, repeats a value or a name, or there is no background.
-    """
-    names: dict[int, str] = {}
-    for entry in entries:
-        value, separator, name = entry.partition("=")
-        if not separator or not name or not value.strip().removeprefix("-").isdecimal():
-            raise UserError(f"--label-map {entry!r} is not VALUE=NAME, as in 255=polyp")
-        if int(value) in names or name in names.values():
-            raise UserError(f"--label-map {entry!r} repeats a value or a name: each value must have a label of its own")
-        names[int(value)] = name
-    if not 2 <= len(names) <= 256:
-        raise UserError(
-            f"--label-map names {len(names)} values, but 2 to 256 are possible: name background and objects"
-        )
-    if "background" not in names.values():
-        raise UserError("--label-map names no background: add e.g. 0=background")
-    order = sorted(names, key=lambda value: {"background": -1, "ignore": 1}.get(names[value], 0))
-    rule = LabelMap({value: label for label, value in enumerate(order)}, remedy="name every value in --label-map")
-    return {names[value]: label for label, value in enumerate(order)}, rule

@@ -16,12 +16,12 @@ from nnunet_plugins.dataset_conversion.near_duplicates import thumbnail
 from nnunet_plugins.dataset_conversion.pictures import (
     Geometry,
     Picture,
-    data_files,
     grid_difference,
-    one_channel,
     write_image,
     write_volume,
 )
+from nnunet_plugins.dataset_conversion.readers.images import one_channel
+from nnunet_plugins.dataset_conversion.readers.volumes import data_files
 from nnunet_plugins.dataset_conversion.resizing import (
     in_plane,
     resize_labels,

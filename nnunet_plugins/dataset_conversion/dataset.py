@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nnunet_plugins.dataset_conversion.labels import LabelRule
-from nnunet_plugins.dataset_conversion.pictures import Picture, read_mask, read_picture
+from nnunet_plugins.dataset_conversion.pictures import Picture
+from nnunet_plugins.dataset_conversion.readers import read_mask, read_picture
 from nnunet_plugins.dataset_conversion.source import Source
 
 Part = Literal["train", "val", "test"]

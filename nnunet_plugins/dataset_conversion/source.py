@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from nnunet_plugins.dataset_conversion import archives
-from nnunet_plugins.dataset_conversion.pictures import IMAGE_ENDINGS, VOLUME_ENDINGS
+from nnunet_plugins.dataset_conversion.readers import IMAGE_ENDINGS, VOLUME_ENDINGS
 from nnunet_plugins.errors import UserError
 
 UNPACKED = ".nnunet_plugins_unpacked_"

@@ -3,6 +3,7 @@
 import os
 import shutil
 
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -149,13 +150,30 @@ def test_4d_nifti_is_refused(volumes):
     assert_says(text, path, "4 dimensions", "a volume with one is expected", "save a file for each channel")
 
 
-def test_voxels_that_are_no_number_are_refused(volumes):
-    array = noise_volume()
-    array[0, 0, 0] = np.nan
-    path = save_volume(volumes / "images/1.mha", array)
-    (volumes / "images/1.nii.gz").unlink()
-    options = [option.replace("images/*.nii.gz", "images/*.{nii.gz,mha}") for option in VOLUMES]
-    assert_says(refusal_in_one_sentence(*with_source(options, volumes)), path, "not a number (NaN)", "replace them")
+@pytest.mark.parametrize("kind", ["images", "masks"])
+@pytest.mark.parametrize("ending", [".nii.gz", ".nii", ".mha", ".mhd", ".nrrd"])
+def test_voxels_that_are_no_number_are_counted_and_refused(volumes, kind, ending):
+    """SimpleITK reads them as 0 from NIfTI."""
+    array = noise_volume() if kind == "images" else mask_volume().astype(np.float64)
+    array[0, 0, 0], array[3, 9, 11], array[2, 1, 1] = np.nan, np.inf, -np.inf
+    (volumes / f"{kind}/1.nii.gz").unlink()
+    path = save_volume(volumes / f"{kind}/1{ending}", array)
+    options = [option.replace(f"{kind}/*.nii.gz", f"{kind}/*.{{nii.gz,{ending[1:]}}}") for option in VOLUMES]
+    assert_says(
+        refusal_in_one_sentence(*with_source(options, volumes)),
+        f"{path} has 3 of 480 voxels that are not a number (NaN) or infinite",
+        "replace them",
+    )
+
+
+def test_voxels_of_big_endian_nifti_that_are_no_number_are_counted(volumes):
+    array = noise_volume().astype(">f8")
+    array[0, 0, :5] = np.nan
+    nibabel.Nifti1Image(array.T, np.eye(4), nibabel.Nifti1Header(endianness=">")).to_filename(
+        volumes / "images/1.nii.gz"
+    )
+    text = refusal_in_one_sentence(*with_source(VOLUMES, volumes))
+    assert_says(text, f"{volumes / 'images/1.nii.gz'} has 5 of 480 voxels that are not a number")
 
 
 def test_volume_of_vectors_is_refused(volumes):

@@ -16,11 +16,8 @@ from support.property_inputs import noise, seeds, sizes, temporary_folder
 from nnunet_plugins.dataset_conversion.cases import fit_channels, write_case
 from nnunet_plugins.dataset_conversion.dataset import Dataset
 from nnunet_plugins.dataset_conversion.datasets.folder import DATASET
-from nnunet_plugins.dataset_conversion.pictures import (
-    Picture,
-    read_mask,
-    read_picture,
-)
+from nnunet_plugins.dataset_conversion.pictures import Picture
+from nnunet_plugins.dataset_conversion.readers import read_mask, read_picture
 from nnunet_plugins.errors import UserError
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from nnunet_plugins.dataset_conversion.dataset import NIFTI, PNG, RGB, Case, Dataset
 from nnunet_plugins.dataset_conversion.labels import Binary, LabelMap, LabelRule, Threshold
 from nnunet_plugins.dataset_conversion.pairing import paired
-from nnunet_plugins.dataset_conversion.pictures import is_volume, read_picture
+from nnunet_plugins.dataset_conversion.readers import is_volume, read_picture
 from nnunet_plugins.dataset_conversion.source import Source
 from nnunet_plugins.errors import UserError
 

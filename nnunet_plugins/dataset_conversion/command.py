@@ -22,7 +22,7 @@ from nnunet_plugins.text_tables import aligned
 
 MIN_SIZE, MAX_SIZE = 8, 8192
 """Bounds of ``--resize``, in pixels; the largest dermoscopic images have 6748."""
-FOLDER_OPTIONS = ("images", "masks", "dataset_name", "channels", "label_map", "threshold")
+FOLDER_OPTIONS = ("images", "masks", "dataset_name", "channels", "label_map", "threshold", "pages")
 
 
 def list_converters() -> None:
@@ -107,6 +107,7 @@ def apply_options(dataset: Dataset, source: Source, options: argparse.Namespace)
             channels=options.channels or (),
             label_map=options.label_map or (),
             threshold=options.threshold,
+            pages=options.pages,
         )
     if options.regions and not dataset.regions:
         raise UserError(f"{dataset.name} has no overlapping regions: leave out --regions")

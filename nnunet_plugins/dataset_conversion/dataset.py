@@ -57,6 +57,8 @@ class Dataset:
     """Number of published cases, test set included; None: any number."""
     channels: tuple[str, ...] = RGB
     file_ending: str = PNG
+    flat: bool = False
+    """Whether NIfTI files are written with two axes, for images that have a spacing or that PNG cannot hold."""
     regions: Mapping[str, tuple[int, ...]] | None = None
     """Overlapping regions instead of labels, for ``--regions``; the innermost last."""
     read_image: Callable[[Path], Picture] = read_picture

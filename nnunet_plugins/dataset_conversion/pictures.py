@@ -1,5 +1,6 @@
 """Images and volumes in memory, their places in space, and the files that nnU-Net reads."""
 
+import math
 import zlib
 from pathlib import Path
 from typing import NamedTuple
@@ -31,7 +32,7 @@ class Geometry(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """An image ``(H, W)`` or ``(H, W, C)`` without geometry, or a volume ``(D, H, W)`` with geometry."""
+    """An image ``(H, W)`` or ``(H, W, C)`` without geometry, or a volume ``(D, H, W)`` or ``(D, H, W, C)`` with it."""
 
     array: NDArray
     geometry: Geometry | None = None
@@ -41,18 +42,51 @@ class Picture(NamedTuple):
         """Shape without channels."""
         return self.array.shape[: 2 if self.geometry is None else 3]
 
+    @property
+    def num_channels(self) -> int:
+        return math.prod(self.array.shape[len(self.shape) :])
+
+
+UNKNOWN_PLACE = Geometry((1.0, 1.0, 1.0), (0.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0))
+
+
+def flat_volume(array: NDArray) -> Picture:
+    """Volume of one slice and unknown spacing, for images ``(H, W)`` or ``(H, W, C)`` that PNG cannot hold."""
+    return Picture(array[None], UNKNOWN_PLACE)
+
+
+def slice_first(picture: Picture) -> Picture:
+    """Bring the axis of a volume that has one slice to the front; only the spacing remains of its place in space."""
+    assert picture.geometry is not None
+    axis = picture.shape.index(1)
+    order = [axis, *(other for other in range(3) if other != axis)]
+    spacing = tuple(picture.geometry.spacing[2 - old] for old in reversed(order))
+    array = np.ascontiguousarray(np.moveaxis(picture.array, axis, 0))
+    return Picture(array, UNKNOWN_PLACE._replace(spacing=spacing))
+
+
+def in_place_of(mask: Picture, image: Picture) -> Picture:
+    """Give a mask of an image with one slice the image's number of axes, and its place if the mask has none."""
+    if image.geometry is None and mask.geometry is not None and 1 in mask.shape:
+        return Picture(mask.array.squeeze(mask.shape.index(1)))
+    if image.geometry is not None and mask.geometry is None and 1 in image.shape:
+        return Picture(np.expand_dims(mask.array, image.shape.index(1)), image.geometry)
+    return mask
+
 
 def write_image(array: NDArray, path: Path) -> None:
     """Write ``(H, W)`` or ``(H, W, 3)`` as PNG."""
     Image.fromarray(array).save(path, format="PNG")
 
 
-def write_volume(picture: Picture, path: Path) -> None:
+def write_volume(picture: Picture, path: Path, flat: bool = False) -> None:
+    """Write ``(D, H, W)``, or the first slice of it as a file with two axes."""
     assert picture.geometry is not None
-    volume = sitk.GetImageFromArray(picture.array)
-    volume.SetSpacing(picture.geometry.spacing)
-    volume.SetOrigin(picture.geometry.origin)
-    volume.SetDirection(picture.geometry.direction)
+    volume = sitk.GetImageFromArray(picture.array[0] if flat else picture.array)
+    volume.SetSpacing(picture.geometry.spacing[: 2 if flat else 3])
+    if not flat:
+        volume.SetOrigin(picture.geometry.origin)
+        volume.SetDirection(picture.geometry.direction)
     try:
         sitk.WriteImage(volume, str(path))
         check_nifti(path)

@@ -75,7 +75,7 @@ def losses(dataset: Dataset, kept: Sequence[Outcome]) -> Iterator[str]:
 
 
 def print_next_steps(dataset: Dataset, planned: bool) -> None:
-    configuration = "2d" if dataset.file_ending == PNG or dataset.size else "3d_fullres"
+    configuration = "2d" if dataset.file_ending == PNG or dataset.flat or dataset.size else "3d_fullres"
     print("Next:")
     print(f"  nnUNetv2_plan_and_preprocess -d {dataset.dataset_id} -c {configuration}{' --clean' if planned else ''}")
     if planned:

@@ -177,7 +177,7 @@ def test_wide_integers_arrive_or_are_refused(size, seed, highest):
         if 0 <= highest <= 65535:
             assert np.array_equal(read_by_nnunet(folder / "x.tif", channels=1), array[None])
         else:
-            with pytest.raises(UserError, match="PNG holds 0 to 65535: use NIfTI"):
+            with pytest.raises(UserError, match="PNG holds integers from 0 to 65535"):
                 read_by_nnunet(folder / "x.tif", channels=1)
 
 

@@ -8,15 +8,19 @@ from pathlib import Path
 from nnunet_plugins.dataset_conversion.dataset import NIFTI, PNG, RGB, Case, Dataset
 from nnunet_plugins.dataset_conversion.labels import Binary, LabelMap, LabelRule, Threshold
 from nnunet_plugins.dataset_conversion.pairing import paired
-from nnunet_plugins.dataset_conversion.readers import is_volume, read_picture
+from nnunet_plugins.dataset_conversion.pictures import Picture
+from nnunet_plugins.dataset_conversion.readers import is_flat, read_mask, read_picture
+from nnunet_plugins.dataset_conversion.readers.pages import Reading, page_path
 from nnunet_plugins.dataset_conversion.source import Source
+from nnunet_plugins.dataset_conversion.stacks import separate_pages
 from nnunet_plugins.errors import UserError
 
 REMEDY = "give --threshold T for masks with grey edges, or --label-map VALUE=NAME ... for several classes"
 
 
-def find_cases(source: Source, images: Sequence[str] = (), masks: str = "") -> Iterator[Case]:
-    return paired(source, images, masks) if images else iter(())
+def find_cases(source: Source, images: Sequence[str] = (), masks: str = "", pages: Reading = None) -> Iterator[Case]:
+    cases = paired(source, images, masks) if images else iter(())
+    return separate_pages(cases, source) if pages == "images" else cases
 
 
 DATASET = Dataset(
@@ -46,6 +50,7 @@ def describe(
     channels: Sequence[str] = (),
     label_map: Sequence[str] = (),
     threshold: float | None = None,
+    pages: Reading = None,
 ) -> Dataset:
     """Complete the record for a folder.
 
@@ -58,6 +63,7 @@ def describe(
         channels: names of the channels, which decide on nnU-Net's normalisation ("CT").
         label_map: ``VALUE=NAME`` for each value in the masks; the values get the labels 0, 1, 2, ... in this order.
         threshold: value above which a mask with two classes has foreground.
+        pages: what the pages of a file are.
 
     Raises:
         UserError: the options contradict each other or the files.
@@ -78,19 +84,23 @@ def describe(
         to_labels = Threshold(threshold, max_grey=1)
     elif first_mask.suffix.lower() in (".jpg", ".jpeg"):
         to_labels = Threshold(remedy=REMEDY)
-    volumes = is_volume(first_image)
-    if len(channels) % len(images) or (volumes and channels and len(channels) != len(images)):
+    first = read_picture(page_path(first_image, 1) if pages == "images" else first_image, pages)
+    if len(channels) % len(images):
         raise UserError(f"--channels names {len(channels)}, but --images has {len(images)} patterns: name all channels")
     return replace(
         DATASET,
         dataset_id=dataset_id,
         folder_name=folder_name,
         title=f"{folder_name}, images {' '.join(images)} and masks {masks}",
-        find_cases=partial(find_cases, images=tuple(images), masks=masks),
+        find_cases=partial(find_cases, images=tuple(images), masks=masks, pages=pages),
+        read_image=partial(read_picture, reading=pages),
+        read_label=partial(read_mask, reading=pages),
         to_labels=to_labels,
         labels=labels,
-        channels=tuple(channels) or default_channels(first_image, len(images)),
-        file_ending=NIFTI if volumes else PNG,
+        channels=tuple(channels) or default_channels(first, first_image, len(images)),
+        file_ending=PNG if first.geometry is None else NIFTI,
+        flat=first.geometry is not None
+        and all(pages == "images" or is_flat(path, pages) for path in source.find(images[0]).values()),
     )
 
 
@@ -100,12 +110,15 @@ def first_match(source: Source, pattern: str) -> Path:
     raise UserError(f"No file in {source.path} matches {pattern!r}: a pattern must fit the end of a file's path")
 
 
-def default_channels(first_image: Path, num_files: int) -> tuple[str, ...]:
+def default_channels(first: Picture, path: Path, num_files: int) -> tuple[str, ...]:
     if num_files > 1:
         raise UserError(f"There are {num_files} patterns of images, but no names: give --channels, e.g. T1 T2")
-    if is_volume(first_image):
-        return ("image",)
-    return RGB if read_picture(first_image).array.ndim == 3 else ("grey",)
+    match first.num_channels, first.geometry:
+        case 1, geometry:
+            return ("grey",) if geometry is None else ("image",)
+        case 3, None:
+            return RGB
+    raise UserError(f"{path} has {first.num_channels} channels: name them with --channels, e.g. T1 T2")
 
 
 def parse_label_map(entries: Sequence[str]) -> tuple[dict[str, int], LabelMap]:

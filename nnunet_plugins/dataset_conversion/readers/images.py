@@ -1,33 +1,42 @@
 """Images of PNG, JPEG, BMP and GIF, and masks of the same formats, with every value that the file has."""
 
+import gzip
+import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import numpy as np
-import SimpleITK as sitk
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageFile
+from PIL import ExifTags, Image
 
 from nnunet_plugins.dataset_conversion.pictures import last_line, refuse_empty
 from nnunet_plugins.errors import UserError
 
 
-def read_image(path: Path, to_array: Callable[[Image.Image], NDArray]) -> NDArray:
+def read_image(path: Path) -> NDArray:
+    """Read pixels ``(H, W)`` or ``(H, W, 3)``, without alpha."""
+    return decode(path, image_array)
+
+
+def read_mask_image(path: Path) -> NDArray:
+    """Read a mask ``(H, W)``: grey values, or numbers of colours in a palette."""
+    return decode(path, mask_array)
+
+
+def decode(path: Path, to_array: Callable[[Image.Image], NDArray]) -> NDArray:
     refuse_empty(path)
     try:
-        with Image.open(path) as image:
-            if (frames := getattr(image, "n_frames", 1)) > 1:
-                raise UserError(f"{path} has {frames} frames, but one image is expected: save volumes as NIfTI")
-            deep = has_deep_colours(image)  # before Pillow looks for EXIF, for which it loads the pixels
-            if (orientation := image.getexif().get(ExifTags.Base.Orientation, 1)) > 1:
-                raise UserError(
-                    f"{path} is to be shown turned (EXIF orientation {orientation}), which nnU-Net ignores: save it "
-                    "upright, or remove this tag if its mask fits as it is"
-                )
-            if deep:  # Pillow would keep 8 bits
-                array = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))[..., :3]
-                return one_channel(array, path) if to_array is mask_array else array
-            return to_array(image)
+        packed = path.suffix.lower() == ".gz"
+        with cast(BinaryIO, gzip.open(path)) if packed else path.open("rb") as file, Image.open(file) as image:
+            image.filename = str(path)
+            deep = has_deep_channels(image)  # before Pillow looks for EXIF, for which it loads the pixels
+            refuse_frames_and_turns(image)
+            if not deep:
+                return to_array(image)
+            array = deep_array(path, image.format)
+        array = without_alpha(array, path, is_mask=to_array is mask_array)
+        return one_channel(array, path) if to_array is mask_array and array.ndim == 3 else array
     except UserError:
         raise
     except Exception as error:  # decoders raise anything for a damaged file
@@ -36,9 +45,54 @@ def read_image(path: Path, to_array: Callable[[Image.Image], NDArray]) -> NDArra
         ) from error
 
 
-def has_deep_colours(image: ImageFile.ImageFile) -> bool:
-    """Whether a colour image has more than 8 bits a channel."""
-    return image.mode not in ("I;16", "I;16B", "I;16L", "I", "F") and any(";16" in str(tile[3]) for tile in image.tile)
+def refuse_frames_and_turns(image: Image.Image) -> None:
+    """Check that a file holds one upright image.
+
+    Raises:
+        UserError: it does not.
+    """
+    if (frames := getattr(image, "n_frames", 1)) > 1:
+        raise UserError(f"{image_name(image)} has {frames} frames, but one image is expected: save a file for each")
+    refuse_turned(Path(image_name(image)), image.getexif().get(ExifTags.Base.Orientation, 1))
+
+
+def refuse_turned(path: Path, orientation: int) -> None:
+    if orientation > 1:
+        raise UserError(
+            f"{path} is to be shown turned (EXIF orientation {orientation}), which nnU-Net ignores: save it upright, "
+            "or remove this tag if its mask fits as it is"
+        )
+
+
+def has_deep_channels(image: Image.Image) -> bool:
+    """Whether an image with several channels has more than 8 bits in each, of which Pillow would keep 8."""
+    modes = [str(tile[3]) for tile in getattr(image, "tile", ())]
+    if image.format == "PPM" and image.mode == "RGB":
+        return any(int(number) > 255 for mode in modes for number in re.findall(r"[0-9]+", mode))
+    return image.mode not in ("I;16", "I;16B", "I;16L", "I", "F") and any(";16" in mode for mode in modes)
+
+
+def deep_array(path: Path, file_format: str | None) -> NDArray:
+    """Pixels ``(H, W, C)`` of an image with 16 bits a channel; the last of two or four is alpha."""
+    import imagecodecs
+
+    if file_format != "PNG":
+        raise UserError(f"{path} has 16 bits a colour, which are read of PNG and TIFF only: save it as one of them")
+    return imagecodecs.png_decode(path.read_bytes())
+
+
+def without_alpha(array: NDArray, path: Path, is_mask: bool) -> NDArray:
+    """Drop the last of two or four channels ``(H, W, C)``, alpha; the last of two leaves ``(H, W)``.
+
+    Raises:
+        UserError: a mask is transparent in parts.
+    """
+    if array.shape[-1] not in (2, 4):
+        return array
+    alpha = array[..., -1]
+    if is_mask and alpha.min(initial=alpha.flat[0]) != alpha.max(initial=alpha.flat[0]):
+        raise UserError(f"{path} is transparent in parts: save the mask without transparency")
+    return array[..., 0] if array.shape[-1] == 2 else array[..., :3]
 
 
 def image_array(image: Image.Image) -> NDArray:

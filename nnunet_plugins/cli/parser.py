@@ -184,6 +184,8 @@ def add_folder_options(convert: argparse.ArgumentParser) -> None:
     )
     add("--label-map", nargs="+", metavar="VALUE=NAME", help=label_map)
     add("--threshold", type=float, metavar="T", help="foreground is what is brighter than T")
+    pages = "what several pages of a TIFF file are: slices of one volume, or images of their own"
+    add("--pages", choices=("volume", "images"), help=pages)
 
 
 def add_planning(commands: "Commands[argparse.ArgumentParser]") -> None:

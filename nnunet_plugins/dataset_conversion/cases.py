@@ -10,18 +10,22 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_plugins.dataset_conversion.dataset import NIFTI, Case, Dataset
+from nnunet_plugins.dataset_conversion.dataset import NIFTI, PNG, Case, Dataset
 from nnunet_plugins.dataset_conversion.labels import histogram
 from nnunet_plugins.dataset_conversion.masks import Shared, check_match, read_labels
 from nnunet_plugins.dataset_conversion.near_duplicates import thumbnail
 from nnunet_plugins.dataset_conversion.pictures import (
     Geometry,
     Picture,
-    data_files,
-    one_channel,
+    flat_volume,
+    slice_first,
     write_image,
     write_volume,
 )
+from nnunet_plugins.dataset_conversion.readers import has_pages, is_volume
+from nnunet_plugins.dataset_conversion.readers.images import one_channel
+from nnunet_plugins.dataset_conversion.readers.pages import split_page
+from nnunet_plugins.dataset_conversion.readers.volumes import data_files
 from nnunet_plugins.dataset_conversion.resizing import (
     in_plane,
     resize_labels,
@@ -127,11 +131,16 @@ def convert_case(dataset: Dataset, trust_image_geometry: bool, root: Path, folde
         return outcome
     if dataset.near_duplicates:
         outcome.thumbnail = thumbnail(image)
+    if dataset.flat:
+        labels = slice_first(Picture(labels, image.geometry)).array
+        images = [slice_first(picture) for picture in images]
+        image = images[0]
     if dataset.size:
         labels = resize_case_labels(outcome, dataset, image, labels, dataset.size)
         images = [resize_picture(picture, dataset.size) for picture in images] if folder else []
     if folder:
-        write_case(folder, row.case, images, None if case.label is None else Picture(labels, images[0].geometry))
+        written = None if case.label is None else Picture(labels, images[0].geometry)
+        write_case(folder, row.case, images, written, dataset.flat)
     return outcome
 
 
@@ -148,26 +157,30 @@ def fit_channels(picture: Picture, path: Path, dataset: Dataset, num_files: int)
         UserError: the picture has other channels, or values that PNG cannot hold.
     """
     array = picture.array
-    if picture.geometry is not None:
-        if dataset.file_ending != NIFTI:
-            raise UserError(f"{path} is a volume, but the other images are two-dimensional: convert them separately")
-        return picture
-    if dataset.file_ending == NIFTI:
+    if picture.geometry is not None and dataset.file_ending != NIFTI:
+        if picture.shape[0] == 1 and not is_volume(path):
+            raise UserError(
+                f"{path} has {array.dtype} values from {array.min():g} to {array.max():g}, but PNG holds integers from "
+                "0 to 65535, as the first image has: convert files with other values separately"
+            )
+        raise UserError(f"{path} is a volume, but the other images are two-dimensional: convert them separately")
+    if picture.geometry is None and dataset.flat and has_pages(path):
+        picture = flat_volume(array)  # integers among fractions
+    if picture.geometry is None and dataset.file_ending == NIFTI:
         raise UserError(f"{path} is a two-dimensional image, but the others are volumes: convert them separately")
     expected = len(dataset.channels) // num_files
-    if array.ndim == 3 and expected == 1:
+    if picture.geometry is None and picture.num_channels == 3 and expected == 1:
         array = one_channel(array, path)
-    elif array.ndim == 2 and expected == 3:
-        array = np.repeat(array[..., None], 3, -1)
-    elif (channels := 1 if array.ndim == 2 else array.shape[-1]) != expected:
-        raise UserError(f"{path} has {channels} channels, but {expected} are expected: name them with --channels")
-    if array.dtype not in (np.uint8, np.uint16):
-        if array.size and (array.min() < 0 or array.max() > np.iinfo(np.uint16).max):
-            raise UserError(
-                f"{path} has values from {array.min()} to {array.max()}, but PNG holds 0 to 65535: use NIfTI"
-            )
-        array = array.astype(np.uint16)
-    return Picture(array)
+    elif picture.geometry is None and picture.num_channels == 1 and expected == 3:
+        array = np.repeat(array.reshape(*picture.shape, 1), 3, -1)
+    elif picture.num_channels != expected:
+        raise UserError(
+            f"{path} has {picture.num_channels} channels, but {expected} {'is' if expected == 1 else 'are'} expected: "
+            "name them with --channels, or convert files with other channels separately"
+        )
+    if picture.geometry is not None:
+        return picture
+    return Picture(array if array.dtype in (np.uint8, np.uint16) else array.astype(np.uint16))
 
 
 def describe(outcome: Outcome, image: Picture, labels: NDArray[np.uint8]) -> None:
@@ -217,17 +230,17 @@ def counts_text(counts: Mapping[int, int]) -> str:
     return " ".join(f"{value}:{count}" for value, count in counts.items())
 
 
-def write_case(folder: Path, case: str, images: list[Picture], labels: Picture | None) -> None:
-    """Write a case's images, one file for each picture, and its label map, if it has one.
+def write_case(folder: Path, case: str, images: list[Picture], labels: Picture | None, flat: bool = False) -> None:
+    """Write a case's images, one file for each picture or channel, and its label map, if it has one.
 
-    A colour image of 16 bits becomes three files: nnU-Net's reader would keep 8 bits of it.
+    Only colours of 8 bits share a file: nnU-Net's reader would keep 8 bits of others.
     """
     planes = [plane for image in images for plane in channel_planes(image)]
     try:
         for channel, plane in enumerate(planes):
-            write(plane, folder / "images" / f"{case}_{channel:04}")
+            write(plane, folder / "images" / f"{case}_{channel:04}", flat)
         if labels:
-            write(labels, folder / "labels" / case)
+            write(labels, folder / "labels" / case, flat)
     except OSError as error:
         reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or str(error)
         raise UserError(
@@ -236,21 +249,22 @@ def write_case(folder: Path, case: str, images: list[Picture], labels: Picture |
 
 
 def channel_planes(image: Picture) -> list[Picture]:
-    if image.geometry is None and image.array.ndim == 3 and image.array.dtype != np.uint8:
-        return [Picture(np.ascontiguousarray(plane)) for plane in np.moveaxis(image.array, -1, 0)]
-    return [image]
+    array = image.array
+    if array.ndim == len(image.shape) or (image.geometry is None and array.dtype == np.uint8 and array.shape[2] == 3):
+        return [image]
+    return [image._replace(array=np.ascontiguousarray(plane)) for plane in np.moveaxis(array, -1, 0)]
 
 
-def write(picture: Picture, stem: Path) -> None:
+def write(picture: Picture, stem: Path, flat: bool) -> None:
     if picture.geometry is None:
-        write_image(picture.array, stem.with_name(stem.name + ".png"))
+        write_image(picture.array, stem.with_name(stem.name + PNG))
     else:
-        write_volume(picture, stem.with_name(stem.name + NIFTI))
+        write_volume(picture, stem.with_name(stem.name + NIFTI), flat)
 
 
 def source_files(case: Case) -> list[Path]:
     """List all files that a case comes from, each once."""
-    paths = dict.fromkeys((*case.images, *(case.label or ())))
+    paths = dict.fromkeys(split_page(path)[0] for path in (*case.images, *(case.label or ())))
     return list(dict.fromkeys(file for path in paths for file in (path, *data_files(path))))
 
 

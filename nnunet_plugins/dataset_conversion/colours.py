@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nnunet_plugins.dataset_conversion.labels import counted, enumeration
-from nnunet_plugins.dataset_conversion.pictures import IMAGE_ENDINGS, Picture, read_mask, read_picture
+from nnunet_plugins.dataset_conversion.pictures import Picture
+from nnunet_plugins.dataset_conversion.readers import IMAGE_ENDINGS, read_mask, read_picture
 from nnunet_plugins.errors import UserError
 
 TOLERANCE = 64

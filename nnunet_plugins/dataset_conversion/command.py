@@ -19,7 +19,7 @@ from nnunet_plugins.text_tables import aligned
 
 MIN_SIZE, MAX_SIZE = 8, 8192
 """Bounds of ``--resize``, in pixels; the largest dermoscopic images have 6748."""
-FOLDER_OPTIONS = ("images", "masks", "merge_masks", "dataset_name", "channels", "label_map", "threshold")
+FOLDER_OPTIONS = ("images", "masks", "merge_masks", "dataset_name", "channels", "label_map", "threshold", "pages")
 EXAMPLE = "--images 'images/*.png' --masks 'masks/*.png' --dataset-name Polyps -d 123"
 
 
@@ -110,6 +110,7 @@ def apply_options(dataset: Dataset, source: Source, options: argparse.Namespace)
             threshold=options.threshold,
             merge=options.merge_masks,
             regions=options.regions,
+            pages=options.pages,
         )
     if options.regions and not dataset.regions:
         raise UserError(f"{dataset.name} has no overlapping regions: leave out --regions")

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nnunet_plugins.dataset_conversion.labels import LabelRule
-from nnunet_plugins.dataset_conversion.pictures import Picture, read_mask, read_picture
+from nnunet_plugins.dataset_conversion.pictures import Picture
+from nnunet_plugins.dataset_conversion.readers import read_mask, read_picture
 from nnunet_plugins.dataset_conversion.source import Source
 
 Part = Literal["train", "val", "test"]
@@ -59,6 +60,8 @@ class Dataset:
     """Number of published cases, test set included; None: any number."""
     channels: tuple[str, ...] = RGB
     file_ending: str = PNG
+    flat: bool = False
+    """Whether NIfTI files are written with two axes, for images that have a spacing or that PNG cannot hold."""
     regions: Mapping[str, tuple[int, ...]] | None = None
     """Overlapping regions instead of labels, for ``--regions``; the innermost last."""
     read_image: Callable[[Path], Picture] = read_picture

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_plugins.dataset_conversion.dataset import Case, Dataset
-from nnunet_plugins.dataset_conversion.pictures import Picture, grid_difference
+from nnunet_plugins.dataset_conversion.pictures import Picture, grid_difference, in_place_of
 from nnunet_plugins.errors import UserError
 
 Shared = dict[tuple[int, int], int]
@@ -47,7 +47,7 @@ def read_labels(
 def read_file(
     dataset: Dataset, case: Case, paths: tuple[Path, ...], image: Picture, trust_image_geometry: bool
 ) -> NDArray[np.uint8]:
-    mask = dataset.read_label(paths, image.shape)
+    mask = in_place_of(dataset.read_label(paths, image.shape), image)
     check_match(image, mask, case.images[0], paths[0], trust_image_geometry, "mask")
     return to_labels(dataset, mask, paths[0])
 

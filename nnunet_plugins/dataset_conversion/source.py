@@ -10,7 +10,8 @@ from pathlib import Path
 
 from nnunet_plugins.dataset_conversion import archives
 from nnunet_plugins.dataset_conversion.labels import enumeration
-from nnunet_plugins.dataset_conversion.pictures import IMAGE_ENDINGS, VOLUME_ENDINGS, data_files
+from nnunet_plugins.dataset_conversion.readers import IMAGE_ENDINGS, VOLUME_ENDINGS
+from nnunet_plugins.dataset_conversion.readers.volumes import data_files
 from nnunet_plugins.errors import UserError
 
 UNPACKED = ".nnunet_plugins_unpacked_"

@@ -55,9 +55,10 @@ def notices(outcomes: Sequence[Outcome], folds: Sequence[Split]) -> Iterator[str
     if empty := [outcome.row.case for outcome in kept if not outcome.has_foreground]:
         yield f"No foreground in {counted(len(empty), 'case')}, such as {enumeration(empty[:3])}"
     if large := [row.case for row in rows if row.foreground_fraction and float(row.foreground_fraction) > 0.5]:
+        told = f"{counted(len(large), 'image')}, such as {enumeration(large[:3])}"
         yield (
-            f"The foreground covers more than half of {counted(len(large), 'image')}, such as {enumeration(large[:3])}: "
-            "if it should be the background there, name both in --label-map, as in 255=background 0=object"
+            f"The foreground covers more than half of {told}: if it should be the background there, name both in "
+            "--label-map, as in 255=background 0=object"
         )
 
 
@@ -71,9 +72,10 @@ def rare_labels(dataset: Dataset, kept: Sequence[Outcome]) -> Iterator[str]:
             yield f"No training case has the label {name}"
         elif value and len(groups) == 1 < len({outcome.row.group for outcome in training}):
             who = f"{cases[0]}, has" if len(cases) == 1 else f"of the group {min(groups)}, have"
+            cases_text = counted(len(cases), "training case")
             yield (
-                f"Only {counted(len(cases), 'training case')}, {who} the label {name}: the fold that is validated on it "
-                "has not learnt it, and no other fold tells how well it is found"
+                f"Only {cases_text}, {who} the label {name}: the fold that is validated on it has not learnt it, and "
+                "no other fold tells how well it is found"
             )
 
 
@@ -97,7 +99,7 @@ def losses(dataset: Dataset, kept: Sequence[Outcome]) -> Iterator[str]:
 
 
 def print_next_steps(dataset: Dataset, planned: bool) -> None:
-    configuration = "2d" if dataset.file_ending == PNG or dataset.size else "3d_fullres"
+    configuration = "2d" if dataset.file_ending == PNG or dataset.flat or dataset.size else "3d_fullres"
     print("Next:")
     print(f"  nnUNetv2_plan_and_preprocess -d {dataset.dataset_id} -c {configuration}{' --clean' if planned else ''}")
     if planned:

@@ -11,8 +11,11 @@ from nnunet_plugins.dataset_conversion.dataset import NIFTI, PNG, RGB, Case, Dat
 from nnunet_plugins.dataset_conversion.label_maps import parse_label_map
 from nnunet_plugins.dataset_conversion.labels import Binary, LabelRule, Threshold, counted
 from nnunet_plugins.dataset_conversion.pairing import Masks, count_wildcards, paired
-from nnunet_plugins.dataset_conversion.pictures import is_volume, read_picture
+from nnunet_plugins.dataset_conversion.pictures import Picture
+from nnunet_plugins.dataset_conversion.readers import is_flat, read_mask, read_picture
+from nnunet_plugins.dataset_conversion.readers.pages import Reading, page_path
 from nnunet_plugins.dataset_conversion.source import Source
+from nnunet_plugins.dataset_conversion.stacks import separate_pages
 from nnunet_plugins.dataset_conversion.tables import group_by_folder
 from nnunet_plugins.errors import UserError
 
@@ -28,6 +31,8 @@ class Layout:
     masks: tuple[Masks, ...]
     merge: bool = False
     """Whether several masks that one pattern finds for an image are parts of one mask; so are those of two patterns."""
+    pages: Reading = None
+    """Meaning of a file's pages."""
 
 
 def find_cases(source: Source, layout: Layout | None = None) -> Iterator[Case]:
@@ -35,7 +40,8 @@ def find_cases(source: Source, layout: Layout | None = None) -> Iterator[Case]:
         return
     group = first_wildcard(layout.images[0])
     cases = list(paired(source, layout.images, layout.masks, merge=layout.merge, group=group))
-    yield from group_by_folder(cases, source)
+    cases = group_by_folder(cases, source)
+    yield from separate_pages(cases, source) if layout.pages == "images" else cases
     if others := source.others:
         source.note_files(f"{counted(len(others), 'file')} beside those of the patterns left out", others)
 
@@ -76,6 +82,7 @@ def describe(
     threshold: float | None = None,
     merge: bool = False,
     regions: bool = False,
+    pages: Reading = None,
 ) -> Dataset:
     """Complete the record for a folder.
 
@@ -90,6 +97,7 @@ def describe(
         threshold: value above which a mask with two classes has foreground.
         merge: whether several masks that one pattern finds for an image are parts of one mask.
         regions: whether each class contains those that are named after it, where they overlap.
+        pages: what the pages of a file are.
 
     Raises:
         UserError: the options contradict each other or the files.
@@ -106,23 +114,26 @@ def describe(
     if label_map:
         refuse_contradiction(entries, threshold)
         labels, to_labels = parse_label_map(label_map)
-    layout = Layout(tuple(images), tuple(entries), merge=merge or (len(entries) > 1 and not entries[0].name))
-    volumes = is_volume(first_image)
-    if len(channels) % len(images) or (volumes and channels and len(channels) != len(images)):
+    merge = merge or (len(entries) > 1 and not entries[0].name)
+    first = read_picture(page_path(first_image, 1) if pages == "images" else first_image, pages)
+    if len(channels) % len(images):
         raise UserError(f"--channels names {len(channels)}, but --images has {len(images)} patterns: name all channels")
     return replace(
         DATASET,
         dataset_id=dataset_id,
         folder_name=folder_name,
         title=f"{folder_name}, images {' '.join(images)} and masks {' '.join(masks)}",
-        find_cases=partial(find_cases, layout=layout),
+        find_cases=partial(find_cases, layout=Layout(tuple(images), tuple(entries), merge, pages)),
+        read_image=partial(read_picture, reading=pages),
         to_labels=to_labels,
         read_label=partial(read_colours, colours=tuple(to_labels.labels))
         if isinstance(to_labels, ColourMap)
-        else partial(read_values, binary=not label_map),
+        else partial(read_values, read=partial(read_mask, reading=pages), binary=not label_map),
         labels=labels,
-        channels=tuple(channels) or default_channels(first_image, len(images)),
-        file_ending=NIFTI if volumes else PNG,
+        channels=tuple(channels) or default_channels(first, first_image, len(images)),
+        file_ending=PNG if first.geometry is None else NIFTI,
+        flat=first.geometry is not None
+        and all(pages == "images" or is_flat(path, pages) for path in source.find(images[0]).values()),
         regions=nested(labels, all_overlap=bool(label_map)) if regions else None,
     )
 
@@ -185,9 +196,12 @@ def first_match(source: Source, pattern: str) -> Path:
     raise UserError(f"No file in {source.path} matches {pattern!r}: a pattern must fit the end of a file's path")
 
 
-def default_channels(first_image: Path, num_files: int) -> tuple[str, ...]:
+def default_channels(first: Picture, path: Path, num_files: int) -> tuple[str, ...]:
     if num_files > 1:
         raise UserError(f"There are {num_files} patterns of images, but no names: give --channels, e.g. T1 T2")
-    if is_volume(first_image):
-        return ("image",)
-    return RGB if read_picture(first_image).array.ndim == 3 else ("grey",)
+    match first.num_channels, first.geometry:
+        case 1, geometry:
+            return ("grey",) if geometry is None else ("image",)
+        case 3, None:
+            return RGB
+    raise UserError(f"{path} has {first.num_channels} channels: name them with --channels, e.g. T1 T2")

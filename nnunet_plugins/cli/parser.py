@@ -162,6 +162,12 @@ def add_convert(commands: "Commands[argparse.ArgumentParser]") -> None:
     )
     add("--groups", type=Path, metavar="CSV", help="table of images and groups; folds never divide a group")
     add("--group", metavar="REGEX", help="the group is what this finds in an image's path, e.g. 'patient[0-9]+'")
+    add(
+        "--splits",
+        type=Path,
+        metavar="FILE",
+        help="your folds: splits_final.json, or a table of images and train/val/test",
+    )
     add("--near-duplicates", action="store_true", help="keep images that look alike in one fold")
     add("--overwrite", action="store_true", help="replace the dataset and its folds if they exist")
     add("-np", type=int, metavar="N", help="number of processes; default: as many as cores")
@@ -177,6 +183,12 @@ def add_folder_options(convert: argparse.ArgumentParser) -> None:
     masks = "of masks, e.g. 'masks/*_mask.png'; several are united; liver='*_liver.png' for files of one class"
     add("--masks", nargs="+", metavar="PATTERN", help=masks)
     add("--merge-masks", action="store_true", help="unite all masks of an image that a pattern finds")
+    add("--test-images", nargs="+", metavar="PATTERN", help="of images for testing, e.g. 'test/*.png'")
+    add("--test-masks", nargs="+", metavar="PATTERN", help="of their masks, if there are any")
+    missing = "images without a mask are background, or are left out; default: they are errors"
+    add("--missing-masks", choices=("background", "skip"), help=missing)
+    output = "new images (--test-images) for the models of dataset N, as N was converted, into this folder"
+    add("-o", "--output", type=Path, metavar="FOLDER", help=output)
     add("--dataset-name", metavar="NAME", help="the Name in DatasetNNN_Name")
     add("--channels", nargs="+", metavar="NAME", help="e.g. CT; default: R G B, grey or image")
     label_map = (

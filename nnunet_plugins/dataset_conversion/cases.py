@@ -78,6 +78,8 @@ class Outcome:
     """Number of objects of each label that have no pixel left after resizing."""
     thumbnail: NDArray[np.float32] | None = None
     """Small copy of the image, if near-duplicates are looked for."""
+    labelled: bool = True
+    """Whether the labels are known."""
     shared: Shared = field(default_factory=dict)
     """Overlaps of the classes, if they become regions."""
     problem: str = ""
@@ -138,6 +140,8 @@ def convert_case(dataset: Dataset, trust_image_geometry: bool, root: Path, folde
     if dataset.size:
         labels = resize_case_labels(outcome, dataset, image, labels, dataset.size)
         images = [resize_picture(picture, dataset.size) for picture in images] if folder else []
+    if case.label is None:
+        forget_labels(outcome)
     if folder:
         written = None if case.label is None else Picture(labels, images[0].geometry)
         write_case(folder, row.case, images, written, dataset.flat)
@@ -193,6 +197,14 @@ def describe(outcome: Outcome, image: Picture, labels: NDArray[np.uint8]) -> Non
     row.foreground_fraction = f"{1 - outcome.label_counts.get(0, 0) / max(labels.size, 1):.8g}"
     if not outcome.has_foreground:
         row.note = "no foreground"
+
+
+def forget_labels(outcome: Outcome) -> None:
+    """Describe a case whose labels are not known, rather than all background."""
+    outcome.labelled, outcome.label_counts = False, {}
+    row = outcome.row
+    row.label_counts = row.foreground_fraction = row.resized_label_counts = ""
+    row.note = "labels not known"
 
 
 def resize_case_labels(

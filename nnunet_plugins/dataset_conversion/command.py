@@ -2,13 +2,16 @@
 
 import argparse
 import math
+import os
 from dataclasses import replace
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 from nnunet_plugins import __version__
 from nnunet_plugins.dataset_conversion.dataset import Dataset, Options
 from nnunet_plugins.dataset_conversion.datasets import CONVERTERS, folder
+from nnunet_plugins.dataset_conversion.new_images import as_trained, conversion_of, convert_new_images, read_description
 from nnunet_plugins.dataset_conversion.source import Source
 from nnunet_plugins.dataset_conversion.writer import convert
 from nnunet_plugins.errors import UserError
@@ -19,7 +22,21 @@ from nnunet_plugins.text_tables import aligned
 
 MIN_SIZE, MAX_SIZE = 8, 8192
 """Bounds of ``--resize``, in pixels; the largest dermoscopic images have 6748."""
-FOLDER_OPTIONS = ("images", "masks", "merge_masks", "dataset_name", "channels", "label_map", "threshold", "pages")
+FOLDER_OPTIONS = (
+    "images",
+    "masks",
+    "merge_masks",
+    "test_images",
+    "test_masks",
+    "missing_masks",
+    "dataset_name",
+    "channels",
+    "label_map",
+    "threshold",
+    "pages",
+    "output",
+)
+NEW_IMAGES = "convert folder new_photos -d 123 --test-images '*.jpg' --output new_photos_123"
 EXAMPLE = "--images 'images/*.png' --masks 'masks/*.png' --dataset-name Polyps -d 123"
 
 
@@ -44,22 +61,26 @@ def run(options: argparse.Namespace) -> None:
         UserError: an option or the data will not do; nothing was written.
     """
     check_options(options)
-    scratch = None if options.dry_run else make_nnunet_folder(RAW)
+    scratch = None if options.dry_run or options.output else make_nnunet_folder(RAW)
+    how = {"processes": options.np or usable_cores(), "overwrite": options.overwrite, "dry_run": options.dry_run}
+    decisions = Options(
+        paper_split=options.paper_split,
+        trust_image_geometry=options.trust_image_geometry,
+        groups=options.groups,
+        group=options.group,
+        splits=options.splits,
+        record=recorded_options(options),
+    )
     with exit_on_signals(), Source(options.source, scratch) as source:
-        convert(
-            apply_options(CONVERTERS[options.name], source, options),
-            source,
-            Options(
-                paper_split=options.paper_split,
-                trust_image_geometry=options.trust_image_geometry,
-                groups=options.groups,
-                group=options.group,
-                record=recorded_options(options),
-            ),
-            processes=options.np or usable_cores(),
-            overwrite=options.overwrite,
-            dry_run=options.dry_run,
-        )
+        if options.output:
+            description = read_description(options.dataset_id)
+            for name, value in conversion_of(description).items():
+                setattr(options, name, value if getattr(options, name) is None else getattr(options, name))
+            dataset = apply_options(folder.DATASET, source, options)
+            dataset = as_trained(dataset, description, has_masks=bool(options.test_masks))
+            convert_new_images(dataset, source, Path(os.path.abspath(options.output)), decisions, **how)
+        else:
+            convert(apply_options(CONVERTERS[options.name], source, options), source, decisions, **how)
 
 
 def check_options(options: argparse.Namespace) -> None:
@@ -71,14 +92,18 @@ def check_options(options: argparse.Namespace) -> None:
     given = [name for name in FOLDER_OPTIONS if is_given(getattr(options, name))]
     if options.name != "folder" and given:
         raise UserError(f"--{given[0].replace('_', '-')} is for 'folder' only: {options.name} knows its own layout")
-    needed = {name: getattr(options, name) for name in ("images", "masks", "dataset_name", "dataset_id")}
+    if options.output and (options.images or options.masks or options.test_images is None or not options.dataset_id):
+        raise UserError(f"--output is for new images of a dataset that is there already, e.g. {NEW_IMAGES}")
+    names = ("dataset_id",) if options.output else ("images", "masks", "dataset_name", "dataset_id")
+    needed = {name: getattr(options, name) for name in names}
     if options.name == "folder" and (missing := [name for name, value in needed.items() if value is None]):
         listed = ", ".join(f"--{name.replace('_', '-')}" for name in missing)
         raise UserError(f"'folder' needs {listed} too, e.g. {EXAMPLE}")
     if options.dataset_name is not None and not options.dataset_name.replace("_", "").replace("-", "").isalnum():
         raise UserError(f"--dataset-name {options.dataset_name!r} may only have letters, digits, _ and -")
-    if options.group is not None and options.groups is not None:
-        raise UserError("--group and --groups contradict each other: give one of them")
+    for one, other in (("group", "groups"), ("splits", "paper_split")):
+        if is_given(getattr(options, one)) and is_given(getattr(options, other)):
+            raise UserError(f"--{one} and --{other.replace('_', '-')} contradict each other: give one of them")
     if options.max_foreground_fraction is not None and not 0 < options.max_foreground_fraction <= 1:
         raise UserError(f"--max-foreground-fraction {options.max_foreground_fraction} must be above 0 and at most 1")
     if options.threshold is not None and not math.isfinite(options.threshold):
@@ -101,14 +126,17 @@ def apply_options(dataset: Dataset, source: Source, options: argparse.Namespace)
     if dataset.name == "folder":
         dataset = folder.describe(
             source,
-            options.images,
-            options.masks,
+            options.images or (),
+            options.masks or (),
+            test_images=options.test_images or (),
+            test_masks=options.test_masks or (),
             dataset_id=options.dataset_id,
-            folder_name=options.dataset_name,
+            folder_name=options.dataset_name or "",
             channels=options.channels or (),
             label_map=options.label_map or (),
             threshold=options.threshold,
             merge=options.merge_masks,
+            missing=options.missing_masks or "",
             regions=options.regions,
             pages=options.pages,
         )
@@ -140,8 +168,9 @@ def recorded_options(options: argparse.Namespace) -> dict[str, Any]:
         "near_duplicates",
     )
     given = {name: getattr(options, name) for name in (*names, "resize", *FOLDER_OPTIONS)}
-    if options.groups and options.groups.is_file():
-        given["groups"] = digest(options.groups)
+    for name in ("groups", "splits"):
+        if (table := getattr(options, name)) and table.is_file():
+            given[name] = digest(table)
     return {"version": __version__} | {name: value for name, value in given.items() if is_given(value)}
 
 

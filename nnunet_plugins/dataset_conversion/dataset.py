@@ -91,5 +91,7 @@ class Options:
     """Table with the group of each case."""
     group: str | None = None
     """Regular expression that finds the group in the path of a case's image."""
+    splits: Path | None = None
+    """The user's own folds, or table of training, validation and test set."""
     record: Mapping[str, Any] = field(default_factory=dict)
     """All given options as JSON, by which a conversion is recognised as the same."""

@@ -1,10 +1,11 @@
-"""The entries of ``--label-map``, which give values or colours in masks their names."""
+"""Labels by the entries of ``--label-map``, which name values or colours, and of ``--masks``, which name files."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from nnunet_plugins.dataset_conversion.colours import ColourMap
 from nnunet_plugins.dataset_conversion.labels import LabelMap
+from nnunet_plugins.dataset_conversion.pairing import Masks
 from nnunet_plugins.errors import UserError
 
 
@@ -58,3 +59,40 @@ def parse_value(text: str) -> int | None:
         red, green, blue = map(int, text.split(","))
         return (red << 16) | (green << 8) | blue if max(red, green, blue) < 256 else None
     return None
+
+
+def parse_masks(masks: Sequence[str], option: str = "--masks") -> tuple[list[Masks], dict[str, int]]:
+    """Turn ``PATTERN`` or ``NAME=PATTERN`` entries into patterns with classes, and into nnU-Net's labels.
+
+    Raises:
+        UserError: some patterns have names and others none.
+    """
+    named = [re.match(r"([^*#?/{}=]+)=(.+)", entry) for entry in masks]
+    if not any(named):
+        return [Masks(entry) for entry in masks], {"background": 0, "foreground": 1}
+    if not all(named):
+        lacking = next(entry for entry, match in zip(masks, named, strict=True) if not match)
+        raise UserError(f"{option} {lacking!r} has no class, but others have: write NAME={lacking}")
+    entries = [(match[1], match[2]) for match in named if match]
+    names = sorted(dict.fromkeys(name for name, _ in entries), key=lambda name: name == "ignore")
+    if "background" in names:
+        raise UserError(
+            f"{option} has a pattern for the background: leave it out, since background is what is in no mask"
+        )
+    labels = {"background": 0} | {name: label for label, name in enumerate(names, 1)}
+    return [Masks(pattern, name, labels[name]) for name, pattern in entries], labels
+
+
+def nested(labels: Mapping[str, int], all_overlap: bool) -> dict[str, tuple[int, ...]]:
+    """Regions of which each contains those that are named after it, or only itself if the masks will tell.
+
+    Raises:
+        UserError: there is only one class.
+    """
+    values = {name: value for name, value in labels.items() if value and name != "ignore"}
+    if len(values) < 2:
+        raise UserError("--regions needs two classes or more, from --label-map or --masks NAME=PATTERN: leave it out")
+    return {
+        name: tuple(v for v in values.values() if v == value or (all_overlap and v > value))
+        for name, value in values.items()
+    }

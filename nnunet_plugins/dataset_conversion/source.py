@@ -89,7 +89,7 @@ class Source(AbstractContextManager):
     def note_files(self, what: str, files: Sequence[Path]) -> None:
         """Note a fact about files, with three of them as examples."""
         examples = [relative_path(path, self.path) for path in files[:3]]
-        self.notices.append(f"{what}, such as {enumeration(examples)}" if len(files) > 1 else f"{what}: {examples[0]}")
+        self.note(f"{what}, such as {enumeration(examples)}" if len(files) > 1 else f"{what}: {examples[0]}")
 
     def _matches(self, pattern: str, files: Sequence[Path]) -> dict[str, Path]:
         expression = pattern_expression(pattern)
@@ -101,6 +101,10 @@ class Source(AbstractContextManager):
                     self.problem(f"{found[key]} and {path} are both {key!r}: give a pattern that tells them apart")
                 found.setdefault(key, path)
         return found
+
+    def note(self, sentence: str) -> None:
+        if sentence not in self.notices:
+            self.notices.append(sentence)
 
     def problem(self, sentence: str) -> None:
         if sentence not in self.problems:

@@ -52,7 +52,7 @@ def notices(outcomes: Sequence[Outcome], folds: Sequence[Split]) -> Iterator[str
         both |= {groups[case] for case in train} & {groups[case] for case in other}
     if both:
         yield f"{len(both)} groups, such as {min(both)}, are on both sides of the published split"
-    if empty := [outcome.row.case for outcome in kept if not outcome.has_foreground]:
+    if empty := [outcome.row.case for outcome in kept if outcome.labelled and not outcome.has_foreground]:
         yield f"No foreground in {counted(len(empty), 'case')}, such as {enumeration(empty[:3])}"
     if large := [row.case for row in rows if row.foreground_fraction and float(row.foreground_fraction) > 0.5]:
         told = f"{counted(len(large), 'image')}, such as {enumeration(large[:3])}"

@@ -92,9 +92,7 @@ def look_up(rows: Rows, cases: Sequence[Case], source: Source, path: Path, what:
     if foreign and rows[0][0] == foreign[0]:  # the header
         foreign = foreign[1:]
     if foreign:
-        source.notices.append(
-            f"{path} has {counted(len(foreign), 'row')} of no image, such as {enumeration(foreign[:3])}"
-        )
+        source.note(f"{path} has {counted(len(foreign), 'row')} of no image, such as {enumeration(foreign[:3])}")
     return found
 
 
@@ -138,7 +136,7 @@ def group_by_folder(cases: Sequence[Case], source: Source) -> list[Case]:
     names = {case.group for case in cases}
     if not 1 < len(names) < len(cases):
         return [replace(case, group="") for case in cases]
-    source.notices.append(
+    source.note(
         f"Each of the {len(names)} folders that the first * stands for, such as {min(names)}, is one group, which "
         "folds never divide; --group '.+' makes each image a group, and --groups takes a table"
     )

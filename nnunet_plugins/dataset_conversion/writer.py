@@ -19,6 +19,7 @@ from nnunet_plugins.dataset_conversion.cases import Outcome, convert_case, ident
 from nnunet_plugins.dataset_conversion.dataset import Case, Dataset, Options
 from nnunet_plugins.dataset_conversion.integrity import check_integrity
 from nnunet_plugins.dataset_conversion.masks import nested_regions
+from nnunet_plugins.dataset_conversion.own_splits import read_own_splits
 from nnunet_plugins.dataset_conversion.source import Source
 from nnunet_plugins.dataset_conversion.splits import assign
 from nnunet_plugins.dataset_conversion.summary import print_next_steps, print_summary
@@ -72,7 +73,7 @@ def convert(
         outcomes = convert_cases(dataset, source, options, cases, processes, folder)
         if any(outcome.shared for outcome in outcomes):
             dataset = replace(dataset, regions=nested_regions(dataset.labels, [o.shared for o in outcomes]))
-        folds = assign(dataset, options, cases, outcomes)
+        folds = assign(dataset, source, options, cases, outcomes)
         print_summary(dataset, source, target, outcomes, folds)
         output.refuse_other_splits(name, folds, overwrite)
         if folder is None:
@@ -115,6 +116,9 @@ def find_cases(dataset: Dataset, source: Source, options: Options) -> list[Case]
             raise UserError(f"{source.path} has no case of the published {dataset.name} split: leave out --paper-split")
     if options.groups:
         cases = group_by_table(cases, options.groups, source)
+    if options.splits:
+        test = read_own_splits(options.splits, cases, source).test
+        cases = [replace(case, test=case.test or case.name in test) for case in cases]
     if options.group is not None:
         cases = group_by_name(cases, options.group, source)
     note_equal_identifiers(cases, source)

@@ -1,14 +1,13 @@
 """Any folder of images and masks, paired by the wildcards of the user's patterns."""
 
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from nnunet_plugins.dataset_conversion.colours import ColourMap, read_colours, read_values
 from nnunet_plugins.dataset_conversion.dataset import NIFTI, PNG, RGB, Case, Dataset
-from nnunet_plugins.dataset_conversion.label_maps import parse_label_map
+from nnunet_plugins.dataset_conversion.label_maps import nested, parse_label_map, parse_masks
 from nnunet_plugins.dataset_conversion.labels import Binary, LabelRule, Threshold, counted
 from nnunet_plugins.dataset_conversion.pairing import Masks, count_wildcards, paired
 from nnunet_plugins.dataset_conversion.pictures import Picture
@@ -29,8 +28,13 @@ class Layout:
     images: tuple[str, ...]
     """A pattern for each channel."""
     masks: tuple[Masks, ...]
+    test_images: tuple[str, ...] = ()
+    test_masks: tuple[Masks, ...] = ()
+    """Patterns of the test set; without masks, its labels are not known."""
     merge: bool = False
     """Whether several masks that one pattern finds for an image are parts of one mask; so are those of two patterns."""
+    missing: str = ""
+    """Meaning of an image without a mask: "background", "skip", or empty for a problem."""
     pages: Reading = None
     """Meaning of a file's pages."""
 
@@ -38,12 +42,26 @@ class Layout:
 def find_cases(source: Source, layout: Layout | None = None) -> Iterator[Case]:
     if layout is None:
         return
-    group = first_wildcard(layout.images[0])
-    cases = list(paired(source, layout.images, layout.masks, merge=layout.merge, group=group))
-    cases = group_by_folder(cases, source)
+    cases: list[Case] = []
+    for images, masks, test in (
+        (layout.images, layout.masks, False),
+        (layout.test_images, layout.test_masks, True),
+    ):
+        if images:
+            group = first_wildcard(images[0])
+            cases += paired(source, images, masks, test=test, group=group, merge=layout.merge, missing=layout.missing)
+    cases = tell_apart(group_by_folder(cases, source))
     yield from separate_pages(cases, source) if layout.pages == "images" else cases
     if others := source.others:
         source.note_files(f"{counted(len(others), 'file')} beside those of the patterns left out", others)
+
+
+def tell_apart(cases: Sequence[Case]) -> list[Case]:
+    """Let the names of all test cases begin with ``test_`` if one of them is the name of a training case."""
+    training = {case.name for case in cases if not case.test}
+    if not any(case.test and case.name in training for case in cases):
+        return list(cases)
+    return [replace(case, name=f"test_{case.name}") if case.test else case for case in cases]
 
 
 def first_wildcard(pattern: str) -> Callable[[str], str]:
@@ -75,12 +93,15 @@ def describe(
     images: Sequence[str],
     masks: Sequence[str],
     *,
+    test_images: Sequence[str] = (),
+    test_masks: Sequence[str] = (),
     dataset_id: int,
     folder_name: str,
     channels: Sequence[str] = (),
     label_map: Sequence[str] = (),
     threshold: float | None = None,
     merge: bool = False,
+    missing: str = "",
     regions: bool = False,
     pages: Reading = None,
 ) -> Dataset:
@@ -90,74 +111,76 @@ def describe(
         source: the folder; its first image and mask tell whether all are volumes, coloured, or JPEG.
         images: the images' pattern, or a pattern for each channel.
         masks: the masks' patterns, with the same wildcards; ``NAME=PATTERN`` for files of one class.
+        test_images: the same of a test set; then there need be no training set.
+        test_masks: the same of a test set.
         dataset_id: ``NNN`` in ``DatasetNNN_Name``.
         folder_name: ``Name`` in ``DatasetNNN_Name``.
         channels: names of the channels, which decide on nnU-Net's normalisation ("CT").
         label_map: ``VALUE=NAME`` for each value in the masks; the values get the labels 0, 1, 2, ... in this order.
         threshold: value above which a mask with two classes has foreground.
         merge: whether several masks that one pattern finds for an image are parts of one mask.
+        missing: what an image without a mask is, "background" or "skip"; empty: an error.
         regions: whether each class contains those that are named after it, where they overlap.
         pages: what the pages of a file are.
 
     Raises:
         UserError: the options contradict each other or the files.
     """
-    entries, labels = parse_masks(masks)
-    for pattern in (*images, *(entry.pattern for entry in entries)):
-        if not set("*#") & set(pattern):
-            raise UserError(
-                f"The pattern {pattern!r} has no wildcard to tell cases apart: give, in quotes, one like 'images/*.png'"
-            )
-    first_image = first_match(source, images[0])
-    first_masks = [first_match(source, entry.pattern) for entry in entries]
+    (entries, labels), (test_entries, test_labels) = parse_masks(masks), parse_masks(test_masks, "--test-masks")
+    refuse_fixed_patterns([*images, *test_images, *(entry.pattern for entry in (*entries, *test_entries))])
+    if entries and test_entries and labels != test_labels:
+        raise UserError("--masks and --test-masks name different classes, or in another order: name the same")
+    first_image = first_match(source, [*images, *test_images][0])
+    first_masks = [first_match(source, entry.pattern) for entry in (*entries, *test_entries)]
     to_labels: LabelRule = binary_rule(threshold, first_masks)
     if label_map:
-        refuse_contradiction(entries, threshold)
+        refuse_contradiction([*entries, *test_entries], threshold)
         labels, to_labels = parse_label_map(label_map)
-    merge = merge or (len(entries) > 1 and not entries[0].name)
     first = read_picture(page_path(first_image, 1) if pages == "images" else first_image, pages)
-    if len(channels) % len(images):
-        raise UserError(f"--channels names {len(channels)}, but --images has {len(images)} patterns: name all channels")
+    refuse_odd_channels(channels, images, "--images")
+    refuse_odd_channels(channels, test_images, "--test-images")
+    layout = Layout(
+        tuple(images),
+        tuple(entries),
+        tuple(test_images),
+        tuple(test_entries),
+        merge=merge or any(len(e) > 1 and not e[0].name for e in (entries, test_entries)),
+        missing=missing,
+        pages=pages,
+    )
     return replace(
         DATASET,
         dataset_id=dataset_id,
         folder_name=folder_name,
         title=f"{folder_name}, images {' '.join(images)} and masks {' '.join(masks)}",
-        find_cases=partial(find_cases, layout=Layout(tuple(images), tuple(entries), merge, pages)),
+        find_cases=partial(find_cases, layout=layout),
         read_image=partial(read_picture, reading=pages),
         to_labels=to_labels,
         read_label=partial(read_colours, colours=tuple(to_labels.labels))
         if isinstance(to_labels, ColourMap)
         else partial(read_values, read=partial(read_mask, reading=pages), binary=not label_map),
-        labels=labels,
-        channels=tuple(channels) or default_channels(first, first_image, len(images)),
+        labels=labels if entries or label_map else test_labels,
+        channels=tuple(channels) or default_channels(first, first_image, len(images or test_images)),
         file_ending=PNG if first.geometry is None else NIFTI,
         flat=first.geometry is not None
-        and all(pages == "images" or is_flat(path, pages) for path in source.find(images[0]).values()),
+        and all(pages == "images" or is_flat(path, pages) for path in source.find([*images, *test_images][0]).values()),
         regions=nested(labels, all_overlap=bool(label_map)) if regions else None,
     )
 
 
-def parse_masks(masks: Sequence[str]) -> tuple[list[Masks], dict[str, int]]:
-    """Turn ``PATTERN`` or ``NAME=PATTERN`` entries into patterns with classes, and into nnU-Net's labels.
+def refuse_fixed_patterns(patterns: Sequence[str]) -> None:
+    for pattern in patterns:
+        if not count_wildcards(pattern):
+            raise UserError(
+                f"The pattern {pattern!r} has no wildcard to tell cases apart: give, in quotes, one like 'images/*.png'"
+            )
 
-    Raises:
-        UserError: some patterns have names and others none.
-    """
-    named = [re.match(r"([^*#?/{}=]+)=(.+)", entry) for entry in masks]
-    if not any(named):
-        return [Masks(entry) for entry in masks], {"background": 0, "foreground": 1}
-    if not all(named):
-        lacking = next(entry for entry, match in zip(masks, named, strict=True) if not match)
-        raise UserError(f"--masks {lacking!r} has no class, but others have: write NAME={lacking}")
-    entries = [(match[1], match[2]) for match in named if match]
-    names = sorted(dict.fromkeys(name for name, _ in entries), key=lambda name: name == "ignore")
-    if "background" in names:
+
+def refuse_odd_channels(channels: Sequence[str], patterns: Sequence[str], option: str) -> None:
+    if patterns and len(channels) % len(patterns):
         raise UserError(
-            "--masks has a pattern for the background: leave it out, since background is what is in no mask"
+            f"--channels names {len(channels)}, but {option} has {len(patterns)} patterns: name all channels"
         )
-    labels = {"background": 0} | {name: label for label, name in enumerate(names, 1)}
-    return [Masks(pattern, name, labels[name]) for name, pattern in entries], labels
 
 
 def binary_rule(threshold: float | None, first_masks: Sequence[Path]) -> LabelRule:
@@ -171,23 +194,8 @@ def binary_rule(threshold: float | None, first_masks: Sequence[Path]) -> LabelRu
 def refuse_contradiction(entries: Sequence[Masks], threshold: float | None) -> None:
     if threshold is not None:
         raise UserError("--label-map and --threshold contradict each other: give one of them")
-    if entries[0].name:
+    if any(entry.name for entry in entries):
         raise UserError("--label-map and --masks with names of classes contradict each other: leave out --label-map")
-
-
-def nested(labels: Mapping[str, int], all_overlap: bool) -> dict[str, tuple[int, ...]]:
-    """Regions of which each contains those that are named after it, or only itself if the masks will tell.
-
-    Raises:
-        UserError: there is only one class.
-    """
-    values = {name: value for name, value in labels.items() if value and name != "ignore"}
-    if len(values) < 2:
-        raise UserError("--regions needs two classes or more, from --label-map or --masks NAME=PATTERN: leave it out")
-    return {
-        name: tuple(v for v in values.values() if v == value or (all_overlap and v > value))
-        for name, value in values.items()
-    }
 
 
 def first_match(source: Source, pattern: str) -> Path:

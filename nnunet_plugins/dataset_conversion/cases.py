@@ -22,7 +22,7 @@ from nnunet_plugins.dataset_conversion.pictures import (
     write_image,
     write_volume,
 )
-from nnunet_plugins.dataset_conversion.readers import has_pages, is_volume
+from nnunet_plugins.dataset_conversion.readers import has_pages
 from nnunet_plugins.dataset_conversion.readers.images import one_channel
 from nnunet_plugins.dataset_conversion.readers.pages import split_page
 from nnunet_plugins.dataset_conversion.readers.volumes import data_files
@@ -160,16 +160,13 @@ def fit_channels(picture: Picture, path: Path, dataset: Dataset, num_files: int)
     Raises:
         UserError: the picture has other channels, or values that PNG cannot hold.
     """
-    array = picture.array
+    if picture.geometry is not None and dataset.file_ending != NIFTI and picture.shape[0] == 1 and has_pages(path):
+        picture = Picture(as_unsigned(picture.array[0], path))
     if picture.geometry is not None and dataset.file_ending != NIFTI:
-        if picture.shape[0] == 1 and not is_volume(path):
-            raise UserError(
-                f"{path} has {array.dtype} values from {array.min():g} to {array.max():g}, but PNG holds integers from "
-                "0 to 65535, as the first image has: convert files with other values separately"
-            )
         raise UserError(f"{path} is a volume, but the other images are two-dimensional: convert them separately")
+    array = picture.array
     if picture.geometry is None and dataset.flat and has_pages(path):
-        picture = flat_volume(array)  # integers among fractions
+        picture = flat_volume(array)
     if picture.geometry is None and dataset.file_ending == NIFTI:
         raise UserError(f"{path} is a two-dimensional image, but the others are volumes: convert them separately")
     expected = len(dataset.channels) // num_files
@@ -184,7 +181,22 @@ def fit_channels(picture: Picture, path: Path, dataset: Dataset, num_files: int)
         )
     if picture.geometry is not None:
         return picture
-    return Picture(array if array.dtype in (np.uint8, np.uint16) else array.astype(np.uint16))
+    return Picture(array if array.dtype == np.uint8 else as_unsigned(array, path))
+
+
+def as_unsigned(array: NDArray, path: Path) -> NDArray[np.uint16]:
+    """Turn whole numbers of any type into those that PNG holds.
+
+    Raises:
+        UserError: PNG cannot hold the values.
+    """
+    lowest, highest = array.min(initial=0), array.max(initial=0)
+    if array.dtype.kind == "f" or lowest < 0 or highest > 65535:
+        raise UserError(
+            f"{path} has {array.dtype} values from {lowest:g} to {highest:g}, but PNG holds integers from 0 to 65535, "
+            "as the first image has: convert files with other values separately"
+        )
+    return array.astype(np.uint16)
 
 
 def describe(outcome: Outcome, image: Picture, labels: NDArray[np.uint8]) -> None:

@@ -1,16 +1,33 @@
 """Lossless reading of images, volumes and masks: one module for each family of file formats."""
 
+from functools import lru_cache
 from pathlib import Path
 
 from nnunet_plugins.dataset_conversion.pictures import Picture
+from nnunet_plugins.dataset_conversion.readers.arrays import ARRAY_ENDINGS, is_array, read_array
 from nnunet_plugins.dataset_conversion.readers.images import read_image, read_mask_image
-from nnunet_plugins.dataset_conversion.readers.pages import Reading, as_mask, as_picture, split_page
+from nnunet_plugins.dataset_conversion.readers.pages import Pages, Reading, as_mask, as_picture, page_path, split_page
 from nnunet_plugins.dataset_conversion.readers.tiff import count_tiff_pages, read_tiff
 from nnunet_plugins.dataset_conversion.readers.volumes import has_one_slice, read_volume
 from nnunet_plugins.errors import UserError
 
 VOLUME_ENDINGS = (".nii.gz", ".nii", ".mhd", ".mha", ".nrrd")
-IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".ppm.gz", ".pgm.gz")
+PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".ppm.gz", ".pgm.gz")
+IMAGE_ENDINGS = (*PICTURE_ENDINGS, *ARRAY_ENDINGS)
+
+
+@lru_cache(maxsize=2)
+def read_stack(path: Path, is_mask: bool, changed: int) -> Pages:
+    """Read a file whose pages are asked for one after the other; ``changed`` is the time of its last change."""
+    return read_tiff(path, is_mask) if is_tiff(path) else read_array(path, is_mask)
+
+
+def read_pages(path: Path, is_mask: bool) -> Pages:
+    """Read the file that a path with or without the number of a page names."""
+    file, page = split_page(path)
+    if page is not None and file.is_file():
+        return read_stack(file, is_mask, file.stat().st_mtime_ns)
+    return read_tiff(file, is_mask) if is_tiff(file) else read_array(file, is_mask)
 
 
 def is_volume(path: Path) -> bool:
@@ -18,12 +35,13 @@ def is_volume(path: Path) -> bool:
 
 
 def is_tiff(path: Path) -> bool:
-    return split_page(path)[0].name.lower().endswith((".tif", ".tiff"))
+    return path.name.lower().endswith((".tif", ".tiff"))
 
 
 def has_pages(path: Path) -> bool:
     """Whether the file's format can hold several pages, and values that PNG cannot hold."""
-    return is_tiff(path)
+    file, _ = split_page(path)
+    return is_tiff(file) or is_array(file)
 
 
 def read_picture(path: Path, reading: Reading = None) -> Picture:
@@ -35,8 +53,8 @@ def read_picture(path: Path, reading: Reading = None) -> Picture:
     file, _ = split_page(path)
     if is_volume(file):
         return read_volume(file)
-    if is_tiff(file):
-        return as_picture(read_tiff(file, is_mask=False), path, reading)
+    if has_pages(file):
+        return as_picture(read_pages(path, is_mask=False), path, reading)
     return Picture(read_image(file))
 
 
@@ -46,8 +64,8 @@ def read_mask(paths: tuple[Path, ...], shape: tuple[int, ...], reading: Reading 
     file, _ = split_page(path)
     if is_volume(file):
         mask = read_volume(file)
-    elif is_tiff(file):
-        mask = as_mask(read_tiff(file, is_mask=True), path, reading)
+    elif has_pages(file):
+        mask = as_mask(read_pages(path, is_mask=True), path, reading)
     else:
         mask = Picture(read_mask_image(file))
     if mask.num_channels > 1:
@@ -57,11 +75,17 @@ def read_mask(paths: tuple[Path, ...], shape: tuple[int, ...], reading: Reading 
 
 def is_flat(path: Path, reading: Reading = None) -> bool:
     """Whether a file holds an image rather than a volume of several slices."""
-    file, page = split_page(path)
-    if is_tiff(file) and page is None and reading == "volume":
-        return count_pages(file) == 1
-    return not is_volume(file) or has_one_slice(file)
+    if has_pages(path) and reading == "volume":
+        return count_pages(path) == 1
+    return not is_volume(path) or has_one_slice(path)
 
 
 def count_pages(path: Path) -> int:
-    return count_tiff_pages(path) if is_tiff(path) else 1
+    """Number of pages of a file; 1 if it is damaged, which reading will say."""
+    if is_tiff(path):
+        return count_tiff_pages(path)
+    try:
+        content = read_pages(page_path(path, 1), is_mask=False) if is_array(path) else None
+    except UserError:
+        return 1
+    return len(content.array) if content and content.several else 1

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_plugins.dataset_conversion.pictures import (
@@ -51,15 +52,14 @@ def as_picture(content: Pages, path: Path, reading: Reading) -> Picture:
     if content.several and number is None and reading != "volume":
         raise UserError(
             f"{path} has {len(array)} pages, which may be slices of one volume or images of their own: give --pages "
-            "volume or --pages images"
+            "volume or --pages images; channels belong on the last axis"
         )
     if content.several and number is not None:
         array = array[number - 1]
     refuse_not_finite(path, count_not_finite(array), array.size, "values")
     if content.several and number is None:
         return Picture(array, UNKNOWN_PLACE._replace(spacing=content.spacing))
-    fits_png = array.dtype.kind in "iu" and array.min(initial=0) >= 0 and array.max(initial=0) <= 65535
-    return Picture(array) if fits_png else flat_volume(array)
+    return Picture(array) if array.dtype in (np.uint8, np.uint16) else flat_volume(array)
 
 
 def as_mask(content: Pages, path: Path, reading: Reading) -> Picture:

@@ -160,6 +160,7 @@ def add_convert(commands: "Commands[argparse.ArgumentParser]") -> None:
         action="store_true",
         help="give masks the spacing, origin and direction of their images",
     )
+    add("--threshold", type=float, metavar="T", help="foreground is what is brighter than T, for masks with grey edges")
     add("--groups", type=Path, metavar="CSV", help="table of images and groups; folds never divide a group")
     add("--group", metavar="REGEX", help="the group is what this finds in an image's path, e.g. 'patient[0-9]+'")
     add(
@@ -195,7 +196,6 @@ def add_folder_options(convert: argparse.ArgumentParser) -> None:
         "e.g. 0=background 128=polyp -1=ignore, or colours, '#ff0000=polyp' '255,0,0=polyp'; default: two classes"
     )
     add("--label-map", nargs="+", metavar="VALUE=NAME", help=label_map)
-    add("--threshold", type=float, metavar="T", help="foreground is what is brighter than T")
     pages = "what several pages of a TIFF file are: slices of one volume, or images of their own"
     add("--pages", choices=("volume", "images"), help=pages)
 

@@ -11,6 +11,7 @@ from typing import Any
 from nnunet_plugins import __version__
 from nnunet_plugins.dataset_conversion.dataset import Dataset, Options
 from nnunet_plugins.dataset_conversion.datasets import CONVERTERS, folder
+from nnunet_plugins.dataset_conversion.labels import Binary, Threshold
 from nnunet_plugins.dataset_conversion.new_images import as_trained, conversion_of, convert_new_images, read_description
 from nnunet_plugins.dataset_conversion.source import Source
 from nnunet_plugins.dataset_conversion.writer import convert
@@ -32,7 +33,6 @@ FOLDER_OPTIONS = (
     "dataset_name",
     "channels",
     "label_map",
-    "threshold",
     "pages",
     "output",
 )
@@ -143,6 +143,10 @@ def apply_options(dataset: Dataset, source: Source, options: argparse.Namespace)
     if options.regions and not dataset.regions:
         raise UserError(f"{dataset.name} has no overlapping regions: leave out --regions")
     changes: dict[str, Any] = {} if options.regions else {"regions": None}
+    if options.threshold is not None and dataset.name != "folder":
+        if not isinstance(dataset.to_labels, Binary | Threshold):
+            raise UserError(f"--threshold is for masks of two values, but {dataset.name} has other ones: leave it out")
+        changes["to_labels"] = Threshold(options.threshold, max_grey=1)
     if options.dataset_id is not None:
         changes["dataset_id"] = options.dataset_id
     if options.max_foreground_fraction is not None:
@@ -167,7 +171,7 @@ def recorded_options(options: argparse.Namespace) -> dict[str, Any]:
         "trust_image_geometry",
         "near_duplicates",
     )
-    given = {name: getattr(options, name) for name in (*names, "resize", *FOLDER_OPTIONS)}
+    given = {name: getattr(options, name) for name in (*names, "threshold", "resize", *FOLDER_OPTIONS)}
     for name in ("groups", "splits"):
         if (table := getattr(options, name)) and table.is_file():
             given[name] = digest(table)

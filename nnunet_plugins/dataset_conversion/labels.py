@@ -12,6 +12,7 @@ LabelRule = Callable[[NDArray], NDArray[np.uint8]]
 """Function from a mask ``(H, W)`` or ``(D, H, W)`` to its labels; it raises UserError for unexpected values."""
 
 PUBLISHED = "replace the file by the published one"
+PUBLISHED_BINARY = f"{PUBLISHED}, or give --threshold 127 if only its edges are grey"
 MAX_ENTRIES = 16
 """Largest number of values that are taken for classes, not for grey edges."""
 
@@ -47,7 +48,7 @@ class LabelMap:
 class Binary:
     """Rule for masks of 0 and 255, or of 0 and 1."""
 
-    remedy: str = PUBLISHED
+    remedy: str = PUBLISHED_BINARY
 
     def __call__(self, mask: NDArray) -> NDArray[np.uint8]:
         values, counts = histogram(mask)
@@ -66,7 +67,7 @@ class Threshold:
 
     threshold: float = 127
     max_grey: float = 0.05
-    remedy: str = PUBLISHED
+    remedy: str = PUBLISHED_BINARY
 
     def __call__(self, mask: NDArray) -> NDArray[np.uint8]:
         values, counts = histogram(mask)

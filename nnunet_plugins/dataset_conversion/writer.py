@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import shlex
 import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -16,7 +17,7 @@ from tqdm import tqdm
 
 from nnunet_plugins.dataset_conversion import output
 from nnunet_plugins.dataset_conversion.cases import Outcome, convert_case, identifier, source_digest
-from nnunet_plugins.dataset_conversion.dataset import Case, Dataset, Options
+from nnunet_plugins.dataset_conversion.dataset import NIFTI, Case, Dataset, Options
 from nnunet_plugins.dataset_conversion.integrity import check_integrity
 from nnunet_plugins.dataset_conversion.masks import nested_regions
 from nnunet_plugins.dataset_conversion.own_splits import read_own_splits
@@ -64,7 +65,7 @@ def convert(
     if not dry_run:
         recover_folder(target)
         if target.exists() and not overwrite:
-            refuse_problems(source, source.problems)
+            refuse_problems(dataset, source, source.problems)
             refuse_other_conversion(target, options, cases, processes)
             print(f"{target} was already converted from these files: nothing to do.")
             output.place_splits(target, overwrite=False)
@@ -105,7 +106,7 @@ def find_cases(dataset: Dataset, source: Source, options: Options) -> list[Case]
         )
     cases = list(dataset.find_cases(source))
     if not cases:
-        refuse_problems(source, source.problems)
+        refuse_problems(dataset, source, source.problems)
         raise other_dataset(dataset, source)
     if dataset.num_cases and len(cases) != dataset.num_cases:
         unopened = f"; {len(source.unopened)} archives beside them were not opened" if source.unopened else ""
@@ -145,9 +146,10 @@ def other_dataset(dataset: Dataset, source: Source) -> UserError:
         if name != dataset.name and any(True for _ in other.find_cases(source))
     ]
     packed = [path.name for path in source.foreign_archives]
-    hint = f" It looks like {' or '.join(fitting)}." if fitting else ""
-    hint += f" Unpack {', '.join(packed)} first." if packed else ""
-    return UserError(f"{source.path} is not the published {dataset.name}, which has {dataset.layout}.{hint}")
+    hint = f". It looks like {' or '.join(fitting)}" if fitting else ""
+    hint += f". Unpack {', '.join(packed)} first" if packed else ""
+    hint = hint or f"; {by_folder(dataset, source)}"
+    return UserError(f"{source.path} is not the published {dataset.name}, which has {dataset.layout}{hint}")
 
 
 def convert_cases(
@@ -165,7 +167,7 @@ def convert_cases(
     """
     work = partial(convert_case, dataset, options.trust_image_geometry, source.path, folder)
     outcomes = in_parallel(work, cases, processes, f"{'Converting' if folder else 'Checking'} {dataset.name}")
-    refuse_problems(source, [*source.problems, *(outcome.problem for outcome in outcomes if outcome.problem)])
+    refuse_problems(dataset, source, [*source.problems, *(outcome.problem for outcome in outcomes if outcome.problem)])
     return outcomes
 
 
@@ -191,12 +193,28 @@ def in_parallel(work: Callable[[Case], T], cases: Sequence[Case], processes: int
             pool.shutdown(cancel_futures=True)
 
 
-def refuse_problems(source: Source, problems: Sequence[str]) -> None:
+def refuse_problems(dataset: Dataset, source: Source, problems: Sequence[str]) -> None:
+    hint = by_folder(dataset, source)
     if len(problems) == 1:
-        raise UserError(problems[0])
+        raise UserError(problems[0] + (f"; {hint}" if hint else ""))
     if problems:
         listed = "\n".join(f"- {problem}" for problem in problems)
-        raise UserError(f"{listed}\n{source.path} has these {len(problems)} problems: nothing was converted.")
+        hint = f"\n{hint[0].upper()}{hint[1:]}" if hint else ""
+        raise UserError(f"{listed}\n{source.path} has these {len(problems)} problems: nothing was converted.{hint}")
+
+
+def by_folder(dataset: Dataset, source: Source) -> str:
+    """How ``folder`` would convert files that are not those that a named dataset's owners publish."""
+    if dataset.name == "folder":
+        return ""
+    ending = "nii.gz" if dataset.file_ending == NIFTI else "png"
+    channels = " --channels CT" if dataset.channels == ("CT",) else ""
+    label_map = " --label-map VALUE=NAME ..." if len(dataset.labels) > 2 else ""
+    return (
+        "other files than the published ones convert with: nnunet-plugins convert folder "
+        f"{shlex.quote(str(source.path))} -d {dataset.dataset_id} --dataset-name {dataset.folder_name} "
+        f"--images 'images/*.{ending}' --masks 'masks/*.{ending}'{channels}{label_map}"
+    )
 
 
 # ---- repeated conversions --------------------------------------------------------------------------------------------

@@ -91,7 +91,7 @@ def test_dataset_name_that_is_no_folder_name_is_refused(download, name):
 
 
 @pytest.mark.parametrize(
-    "option", [("--images", "*.png"), ("--masks", "*.png"), ("--dataset-name", "a"), ("--threshold", "0")]
+    "option", [("--images", "*.png"), ("--masks", "*.png"), ("--dataset-name", "a"), ("--label-map", "0=a")]
 )
 def test_option_of_folder_with_a_named_dataset_is_refused(download, option):
     assert_says(refusal_in_one_sentence("isic2018", download, *option), option[0], "'folder' only", "isic2018")

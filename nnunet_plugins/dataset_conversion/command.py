@@ -46,6 +46,7 @@ def list_converters() -> None:
         classes = ", ".join(name for name in dataset.labels if name != "background")
         number = "-" if dataset.dataset_id is None else str(dataset.dataset_id)
         cases = "any" if dataset.num_cases is None else str(dataset.num_cases)
+        cases = f"of {cases}" if dataset.max_foreground_fraction else cases
         rows.append((dataset.name, number, dataset.modality, classes, cases, dataset.licence, dataset.page))
     print(aligned(rows))
     print("\nPublished splits, for --paper-split:")
@@ -85,7 +86,9 @@ def run(options: argparse.Namespace) -> None:
 
 def check_options(options: argparse.Namespace) -> None:
     if not options.name or not options.source:
-        raise UserError("Give the name of a dataset and your download, or --list for all names: convert NAME SOURCE")
+        raise UserError(
+            "Give the name of a dataset and your download, or --list for all names: convert NAME SOURCE, before all options"
+        )
     if options.name not in CONVERTERS:
         similar = get_close_matches(options.name.lower(), CONVERTERS, cutoff=0.5) or list(CONVERTERS)
         raise UserError(f"There is no dataset {options.name!r}. Did you mean {' or '.join(similar)}?")

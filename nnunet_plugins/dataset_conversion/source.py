@@ -3,6 +3,7 @@
 import os
 import re
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
@@ -85,6 +86,15 @@ class Source(AbstractContextManager):
         known = self._found | {file for path in self._found for file in data_files(path)}
         files = [*self._plain_files, *(self._archived_files if self._unpacked else [])]
         return [path for path in files if path not in known and not folders.isdisjoint(path.parents)]
+
+    def contents(self) -> str:
+        """The most frequent kinds of files, for a sentence on a pattern that finds none."""
+        files = [*self._plain_files, *(self._archived_files if self._unpacked else [])]
+        kinds = Counter(
+            f"{path.parent.name}/*{path.name.removeprefix(without_ending(path.name)) or path.suffix}" for path in files
+        )
+        listed = [f"{number} {kind}" for kind, number in kinds.most_common(4)]
+        return f"it has {enumeration(listed)}" if listed else "it is empty"
 
     def note_files(self, what: str, files: Sequence[Path]) -> None:
         """Note a fact about files, with three of them as examples."""

@@ -102,5 +102,7 @@ def print_next_steps(dataset: Dataset, planned: bool) -> None:
     configuration = "2d" if dataset.file_ending == PNG or dataset.flat or dataset.size else "3d_fullres"
     print("Next:")
     print(f"  nnUNetv2_plan_and_preprocess -d {dataset.dataset_id} -c {configuration}{' --clean' if planned else ''}")
+    train = f"nnUNetv2_train {dataset.dataset_id} {configuration} 0 -tr DCFFSNetTrainer"
+    print(f"  {train}   # 'nnunet-plugins list' has the other trainers")
     if planned:
         print("--clean, because nnU-Net would otherwise go on with what it knows of the dataset that was there before.")

@@ -2,7 +2,6 @@
 
 import json
 import multiprocessing
-import shlex
 import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -13,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from PIL import Image
 from tqdm import tqdm
 
 from nnunet_plugins.dataset_conversion import output
@@ -21,6 +21,8 @@ from nnunet_plugins.dataset_conversion.dataset import NIFTI, Case, Dataset, Opti
 from nnunet_plugins.dataset_conversion.integrity import check_integrity
 from nnunet_plugins.dataset_conversion.masks import nested_regions
 from nnunet_plugins.dataset_conversion.own_splits import read_own_splits
+from nnunet_plugins.dataset_conversion.preview import PREVIEW, choose_cases, draw_tile, write_sheet
+from nnunet_plugins.dataset_conversion.problems import by_folder, refuse_problems
 from nnunet_plugins.dataset_conversion.source import Source
 from nnunet_plugins.dataset_conversion.splits import assign
 from nnunet_plugins.dataset_conversion.summary import print_next_steps, print_summary
@@ -29,6 +31,7 @@ from nnunet_plugins.errors import UserError
 from nnunet_plugins.files import recover_folder, replace_folder
 from nnunet_plugins.nnunet_folders import RAW, find_nnunet_folder, make_nnunet_folder, was_planned
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -82,10 +85,11 @@ def convert(
             return
         rows = [outcome.row for outcome in outcomes]
         output.complete_dataset(folder, dataset, source.path, options.record, rows, folds)
+        draw_preview(folder, dataset, outcomes, processes)
         if check:
             check_integrity(folder, processes)
         replace_folder(folder, target)
-    print(f"Written: {target}")
+    print(f"Written: {target}\nLook at {target / PREVIEW}, which has some cases with their labels.")
     output.place_splits(target, overwrite)
     print_next_steps(dataset, was_planned(name))
 
@@ -171,7 +175,7 @@ def convert_cases(
     return outcomes
 
 
-def in_parallel(work: Callable[[Case], T], cases: Sequence[Case], processes: int, description: str) -> list[T]:
+def in_parallel(work: Callable[[S], T], cases: Sequence[S], processes: int, description: str) -> list[T]:
     """Call ``work`` with each case, in several processes, and return the results in the order of the cases.
 
     Raises:
@@ -193,28 +197,20 @@ def in_parallel(work: Callable[[Case], T], cases: Sequence[Case], processes: int
             pool.shutdown(cancel_futures=True)
 
 
-def refuse_problems(dataset: Dataset, source: Source, problems: Sequence[str]) -> None:
-    hint = by_folder(dataset, source)
-    if len(problems) == 1:
-        raise UserError(problems[0] + (f"; {hint}" if hint else ""))
-    if problems:
-        listed = "\n".join(f"- {problem}" for problem in problems)
-        hint = f"\n{hint[0].upper()}{hint[1:]}" if hint else ""
-        raise UserError(f"{listed}\n{source.path} has these {len(problems)} problems: nothing was converted.{hint}")
-
-
-def by_folder(dataset: Dataset, source: Source) -> str:
-    """How ``folder`` would convert files that are not those that a named dataset's owners publish."""
-    if dataset.name == "folder":
-        return ""
-    ending = "nii.gz" if dataset.file_ending == NIFTI else "png"
-    channels = " --channels CT" if dataset.channels == ("CT",) else ""
-    label_map = " --label-map VALUE=NAME ..." if len(dataset.labels) > 2 else ""
-    return (
-        "other files than the published ones convert with: nnunet-plugins convert folder "
-        f"{shlex.quote(str(source.path))} -d {dataset.dataset_id} --dataset-name {dataset.folder_name} "
-        f"--images 'images/*.{ending}' --masks 'masks/*.{ending}'{channels}{label_map}"
+def draw_preview(folder: Path, dataset: Dataset, outcomes: Sequence[Outcome], processes: int) -> None:
+    """Draw some of the converted cases in ``folder``."""
+    parts = {outcome.row.case: outcome.row.part for outcome in outcomes}
+    tiles = in_parallel(
+        partial(draw_case, folder, dataset.file_ending, dict(dataset.labels), parts),
+        choose_cases(outcomes, dataset.labels),
+        processes if dataset.file_ending == NIFTI else 1,
+        "Drawing",
     )
+    write_sheet(tiles, folder / PREVIEW)
+
+
+def draw_case(folder: Path, ending: str, labels: dict[str, int], parts: dict[str, str], case: str) -> Image.Image:
+    return draw_tile(folder, ending, labels, parts[case], case)
 
 
 # ---- repeated conversions --------------------------------------------------------------------------------------------

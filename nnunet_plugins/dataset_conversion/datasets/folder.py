@@ -201,7 +201,10 @@ def refuse_contradiction(entries: Sequence[Masks], threshold: float | None) -> N
 def first_match(source: Source, pattern: str) -> Path:
     for path in source.find(pattern).values():
         return path
-    raise UserError(f"No file in {source.path} matches {pattern!r}: a pattern must fit the end of a file's path")
+    there = source.contents()
+    raise UserError(
+        f"No file in {source.path} matches {pattern!r}, but {there}: a pattern must fit the end of a file's path"
+    )
 
 
 def default_channels(first: Picture, path: Path, num_files: int) -> tuple[str, ...]:

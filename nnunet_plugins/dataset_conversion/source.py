@@ -10,6 +10,7 @@ from pathlib import Path
 
 from nnunet_plugins.dataset_conversion import archives
 from nnunet_plugins.dataset_conversion.readers import IMAGE_ENDINGS, VOLUME_ENDINGS
+from nnunet_plugins.dataset_conversion.readers.dicom import is_dicom
 from nnunet_plugins.errors import UserError
 
 UNPACKED = ".nnunet_plugins_unpacked_"
@@ -50,7 +51,7 @@ class Source(AbstractContextManager):
             self._unpacked.cleanup()
 
     def find(self, pattern: str) -> dict[str, Path]:
-        """Find the files whose path ends as ``pattern`` says.
+        """Find the files, and the folders with a series of DICOM, whose path ends as ``pattern`` says.
 
         Upper and lower case are the same. ``*`` stands for any part of a name, ``#`` for a number, ``?`` for a
         character and ``{a,b}`` for either of two texts. Two files for one text are a problem of the source.
@@ -72,9 +73,9 @@ class Source(AbstractContextManager):
         return [path for path in files if path.name.lower().endswith(archives.FOREIGN_ENDINGS)]
 
     def _matches(self, pattern: str, files: Sequence[Path]) -> dict[str, Path]:
-        expression = pattern_expression(pattern)
+        expression = pattern_expression(pattern.rstrip("/"))
         found: dict[str, Path] = {}
-        for path in files:
+        for path in (*files, *series_folders(files, expression)):
             if match := expression.search(path.as_posix()):
                 key = without_ending("/".join(match.groups()))
                 if key in found:
@@ -122,6 +123,12 @@ def walk(folder: Path) -> list[Path]:
         folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
         files += [Path(root, name) for name in names if not name.startswith(".")]
     return sorted(files)
+
+
+def series_folders(files: Sequence[Path], expression: re.Pattern[str]) -> list[Path]:
+    """List the folders with a series of DICOM whose path fits, in order."""
+    folders = sorted({path.parent for path in files})
+    return [folder for folder in folders if expression.search(folder.as_posix()) and is_dicom(folder)]
 
 
 def pattern_expression(pattern: str) -> re.Pattern[str]:

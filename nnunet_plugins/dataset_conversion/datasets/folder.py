@@ -1,16 +1,18 @@
 """Any folder of images and masks, paired by the wildcards of the user's patterns."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from nnunet_plugins.dataset_conversion.annotations import coco_cases, is_coco, labels_of
 from nnunet_plugins.dataset_conversion.dataset import NIFTI, PNG, RGB, Case, Dataset
 from nnunet_plugins.dataset_conversion.labels import Binary, LabelMap, LabelRule, Threshold
 from nnunet_plugins.dataset_conversion.pairing import paired
 from nnunet_plugins.dataset_conversion.pictures import Picture
 from nnunet_plugins.dataset_conversion.readers import is_flat, read_mask, read_picture
 from nnunet_plugins.dataset_conversion.readers.pages import Reading, page_path
+from nnunet_plugins.dataset_conversion.readers.polygons import class_names, is_annotation, read_polygons
 from nnunet_plugins.dataset_conversion.source import Source
 from nnunet_plugins.dataset_conversion.stacks import separate_pages
 from nnunet_plugins.errors import UserError
@@ -19,6 +21,8 @@ REMEDY = "give --threshold T for masks with grey edges, or --label-map VALUE=NAM
 
 
 def find_cases(source: Source, images: Sequence[str] = (), masks: str = "", pages: Reading = None) -> Iterator[Case]:
+    if is_coco(masks):
+        return coco_cases(source, images[0], masks)
     cases = paired(source, images, masks) if images else iter(())
     return separate_pages(cases, source) if pages == "images" else cases
 
@@ -68,22 +72,13 @@ def describe(
     Raises:
         UserError: the options contradict each other or the files.
     """
-    for pattern in (*images, masks):
+    for pattern in (*images, *(() if is_coco(masks) else (masks,))):
         if not set("*#") & set(pattern):
             raise UserError(
                 f"The pattern {pattern!r} has no wildcard to tell cases apart: give, in quotes, one like 'images/*.png'"
             )
-    if label_map and threshold is not None:
-        raise UserError("--label-map and --threshold contradict each other: give one of them")
     first_image, first_mask = (first_match(source, pattern) for pattern in (images[0], masks))
-    to_labels: LabelRule = Binary(REMEDY)
-    labels = {"background": 0, "foreground": 1}
-    if label_map:
-        labels, to_labels = parse_label_map(label_map)
-    elif threshold is not None:
-        to_labels = Threshold(threshold, max_grey=1)
-    elif first_mask.suffix.lower() in (".jpg", ".jpeg"):
-        to_labels = Threshold(remedy=REMEDY)
+    labels, to_labels, read_label = label_rules(source, masks, first_mask, label_map, threshold, pages)
     first = read_picture(page_path(first_image, 1) if pages == "images" else first_image, pages)
     if len(channels) % len(images):
         raise UserError(f"--channels names {len(channels)}, but --images has {len(images)} patterns: name all channels")
@@ -94,7 +89,7 @@ def describe(
         title=f"{folder_name}, images {' '.join(images)} and masks {masks}",
         find_cases=partial(find_cases, images=tuple(images), masks=masks, pages=pages),
         read_image=partial(read_picture, reading=pages),
-        read_label=partial(read_mask, reading=pages),
+        read_label=read_label,
         to_labels=to_labels,
         labels=labels,
         channels=tuple(channels) or default_channels(first, first_image, len(images)),
@@ -102,6 +97,26 @@ def describe(
         flat=first.geometry is not None
         and all(pages == "images" or is_flat(path, pages) for path in source.find(images[0]).values()),
     )
+
+
+def label_rules(
+    source: Source, masks: str, first: Path, label_map: Sequence[str], threshold: float | None, pages: Reading
+) -> tuple[dict[str, int], LabelRule, Callable[..., Picture]]:
+    """Labels, the rule for the masks' values, and the function that reads masks."""
+    if is_annotation(first):
+        if label_map or threshold is not None:
+            raise UserError(f"{first} names its classes itself: leave out --label-map and --threshold")
+        classes = class_names(source.find(masks).values())
+        return *labels_of(classes), partial(read_polygons, classes=classes)
+    read = partial(read_mask, reading=pages)
+    if label_map and threshold is not None:
+        raise UserError("--label-map and --threshold contradict each other: give one of them")
+    if label_map:
+        return *parse_label_map(label_map), read
+    two = {"background": 0, "foreground": 1}
+    if threshold is not None:
+        return two, Threshold(threshold, max_grey=1), read
+    return two, Threshold(remedy=REMEDY) if first.suffix.lower() in (".jpg", ".jpeg") else Binary(REMEDY), read
 
 
 def first_match(source: Source, pattern: str) -> Path:

@@ -121,9 +121,7 @@ def read_slice(one: Slice) -> sitk.Image:
 def plain_values(one: Slice, image: sitk.Image) -> NDArray:
     """Values ``(1, H, W)``, or colours ``(1, H, W, 3)``; SimpleITK has turned them so that larger ones are brighter."""
     if (kind := one.tags.get(KIND, "MONOCHROME2")) not in KINDS:
-        raise UserError(
-            f"{one.path} has values of the kind {kind}, but {' or '.join(KINDS)} is expected: save it as PNG"
-        )
+        raise UserError(f"{one.path} holds values as {kind}, but {' or '.join(KINDS)} is expected: save it as PNG")
     return sitk.GetArrayFromImage(image)
 
 

@@ -22,10 +22,8 @@ from nnunet_plugins.dataset_conversion.pictures import (
     write_image,
     write_volume,
 )
-from nnunet_plugins.dataset_conversion.readers import has_pages
+from nnunet_plugins.dataset_conversion.readers import files_behind, has_pages
 from nnunet_plugins.dataset_conversion.readers.images import one_channel
-from nnunet_plugins.dataset_conversion.readers.pages import split_page
-from nnunet_plugins.dataset_conversion.readers.volumes import data_files
 from nnunet_plugins.dataset_conversion.resizing import (
     in_plane,
     resize_labels,
@@ -288,8 +286,8 @@ def write(picture: Picture, stem: Path, flat: bool) -> None:
 
 def source_files(case: Case) -> list[Path]:
     """List all files that a case comes from, each once."""
-    paths = dict.fromkeys(split_page(path)[0] for path in (*case.images, *(case.label or ())))
-    return list(dict.fromkeys(file for path in paths for file in (path, *data_files(path))))
+    paths = (*case.images, *(case.label or ()))
+    return list(dict.fromkeys(file for path in paths for file in files_behind(path)))
 
 
 def source_digest(case: Case) -> str:

@@ -25,6 +25,11 @@ class Geometry(NamedTuple):
     origin: tuple[float, ...]
     direction: tuple[float, ...]
 
+    @property
+    def affine(self) -> NDArray[np.float64]:
+        """Matrix ``(3, 4)`` from indices (x, y, z) to a position."""
+        return np.column_stack([np.reshape(self.direction, (3, 3)) * self.spacing, self.origin])
+
     def corners(self, shape: tuple[int, ...]) -> NDArray[np.float64]:
         """Positions ``(8, 3)`` of the corner voxels of a volume ``(D, H, W)``."""
         indices = np.stack(np.meshgrid(*([0, length - 1] for length in shape[::-1]), indexing="ij"), -1).reshape(-1, 3)
@@ -36,6 +41,8 @@ class Picture(NamedTuple):
 
     array: NDArray
     geometry: Geometry | None = None
+    is_part: bool = False
+    """Whether a mask may cover a part of its image, as those formats do that leave out empty slices."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -66,7 +73,9 @@ def slice_first(picture: Picture) -> Picture:
 
 
 def in_place_of(mask: Picture, image: Picture) -> Picture:
-    """Give a mask of an image with one slice the image's number of axes, and its place if the mask has none."""
+    """Bring a mask of one slice, or of a part of the image, into the form of its image."""
+    if mask.is_part and image.geometry is not None:
+        return completed(mask, image)
     if image.geometry is None and mask.geometry is not None and 1 in mask.shape:
         return Picture(mask.array.squeeze(mask.shape.index(1)))
     if image.geometry is not None and mask.geometry is None and 1 in image.shape:
@@ -92,6 +101,26 @@ def write_volume(picture: Picture, path: Path, flat: bool = False) -> None:
         check_nifti(path)
     except (EOFError, zlib.error, RuntimeError, ImageFileError) as error:
         raise OSError(last_line(error)) from error
+
+
+def completed(mask: Picture, image: Picture) -> Picture:
+    """Add what a mask leaves out of its image, as background; a mask that does not lie on its voxels stays as it is."""
+    assert mask.geometry is not None and image.geometry is not None
+    to_index = np.linalg.inv(image.geometry.affine[:, :3])
+    scale = to_index @ mask.geometry.affine[:, :3]
+    offset = to_index @ (mask.geometry.affine[:, 3] - image.geometry.affine[:, 3])
+    steps = np.sign(np.diag(scale))
+    lengths = np.array(mask.shape[::-1])
+    last = (scale @ np.diag(lengths - 1)).sum(1) + offset  # of the last voxel
+    exact = np.rint(offset) + steps * (lengths - 1)
+    if max(np.abs(offset - np.rint(offset)).max(), np.abs(last - exact).max()) > SAME_GRID:
+        return mask
+    indices = [np.rint(o) + s * np.arange(n) for o, s, n in zip(offset, steps, lengths, strict=True)][::-1]
+    if any(i.min() < 0 or i.max() >= n for i, n in zip(indices, image.shape, strict=True)):
+        return mask
+    array = np.zeros(image.shape, mask.array.dtype)
+    array[np.ix_(*(index.astype(int) for index in indices))] = mask.array
+    return Picture(array, image.geometry)
 
 
 def grid_difference(image: Picture, mask: Picture) -> str:

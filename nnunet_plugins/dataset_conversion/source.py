@@ -11,8 +11,8 @@ from pathlib import Path
 
 from nnunet_plugins.dataset_conversion import archives
 from nnunet_plugins.dataset_conversion.labels import enumeration
-from nnunet_plugins.dataset_conversion.readers import IMAGE_ENDINGS, VOLUME_ENDINGS
-from nnunet_plugins.dataset_conversion.readers.volumes import data_files
+from nnunet_plugins.dataset_conversion.readers import IMAGE_ENDINGS, VOLUME_ENDINGS, files_behind
+from nnunet_plugins.dataset_conversion.readers.dicom import is_dicom
 from nnunet_plugins.errors import UserError
 
 UNPACKED = ".nnunet_plugins_unpacked_"
@@ -56,7 +56,7 @@ class Source(AbstractContextManager):
             self._unpacked.cleanup()
 
     def find(self, pattern: str) -> dict[str, Path]:
-        """Find the files whose path ends as ``pattern`` says.
+        """Find the files, and the folders with a series of DICOM, whose path ends as ``pattern`` says.
 
         Upper and lower case are the same. ``*`` stands for any part of a name, ``#`` for a number, ``?`` for a
         character and ``{a,b}`` for either of two texts. Two files for one text are a problem of the source.
@@ -83,7 +83,7 @@ class Source(AbstractContextManager):
     def others(self) -> list[Path]:
         """Files in or below the folders of all files that were found, which no pattern has found."""
         folders = {path.parent for path in self._found}
-        known = self._found | {file for path in self._found for file in data_files(path)}
+        known = self._found | {file for path in self._found for file in files_behind(path)}
         files = [*self._plain_files, *(self._archived_files if self._unpacked else [])]
         return [path for path in files if path not in known and not folders.isdisjoint(path.parents)]
 
@@ -102,9 +102,9 @@ class Source(AbstractContextManager):
         self.note(f"{what}, such as {enumeration(examples)}" if len(files) > 1 else f"{what}: {examples[0]}")
 
     def _matches(self, pattern: str, files: Sequence[Path]) -> dict[str, Path]:
-        expression = pattern_expression(pattern)
+        expression = pattern_expression(pattern.rstrip("/"))
         found: dict[str, Path] = {}
-        for path in files:
+        for path in (*files, *series_folders(files, expression)):
             if match := expression.search(path.as_posix()):
                 key = without_ending("/".join(match.groups()))
                 if key in found:
@@ -162,6 +162,12 @@ def relative_path(path: Path, root: Path) -> str:
     """Path relative to the download or to the archive that a file comes from."""
     unpacked = [i for i, part in enumerate(path.parts) if part.startswith(UNPACKED)]
     return (Path(*path.parts[unpacked[-1] + 1 :]) if unpacked else path.relative_to(root)).as_posix()
+
+
+def series_folders(files: Sequence[Path], expression: re.Pattern[str]) -> list[Path]:
+    """List the folders with a series of DICOM whose path fits, in order."""
+    folders = sorted({path.parent for path in files})
+    return [folder for folder in folders if expression.search(folder.as_posix()) and is_dicom(folder)]
 
 
 def pattern_expression(pattern: str) -> re.Pattern[str]:

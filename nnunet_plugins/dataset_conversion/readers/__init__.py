@@ -5,15 +5,25 @@ from pathlib import Path
 
 from nnunet_plugins.dataset_conversion.pictures import Picture
 from nnunet_plugins.dataset_conversion.readers.arrays import ARRAY_ENDINGS, is_array, read_array
+from nnunet_plugins.dataset_conversion.readers.dicom import (
+    CLASS,
+    DICOM_ENDINGS,
+    SEGMENTATIONS,
+    files_of,
+    is_dicom,
+    read_dicom,
+    slices_of,
+)
 from nnunet_plugins.dataset_conversion.readers.images import read_image, read_mask_image
 from nnunet_plugins.dataset_conversion.readers.pages import Pages, Reading, as_mask, as_picture, page_path, split_page
+from nnunet_plugins.dataset_conversion.readers.segmentations import read_segmentation
 from nnunet_plugins.dataset_conversion.readers.tiff import count_tiff_pages, read_tiff
-from nnunet_plugins.dataset_conversion.readers.volumes import has_one_slice, read_volume
+from nnunet_plugins.dataset_conversion.readers.volumes import data_files, has_one_slice, read_volume
 from nnunet_plugins.errors import UserError
 
 VOLUME_ENDINGS = (".nii.gz", ".nii", ".mhd", ".mha", ".nrrd")
 PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".ppm.gz", ".pgm.gz")
-IMAGE_ENDINGS = (*PICTURE_ENDINGS, *ARRAY_ENDINGS)
+IMAGE_ENDINGS = (*PICTURE_ENDINGS, *ARRAY_ENDINGS, *DICOM_ENDINGS)
 
 
 @lru_cache(maxsize=2)
@@ -53,6 +63,8 @@ def read_picture(path: Path, reading: Reading = None) -> Picture:
     file, _ = split_page(path)
     if is_volume(file):
         return read_volume(file)
+    if is_dicom(file):
+        return read_dicom(file)
     if has_pages(file):
         return as_picture(read_pages(path, is_mask=False), path, reading)
     return Picture(read_image(file))
@@ -64,6 +76,8 @@ def read_mask(paths: tuple[Path, ...], shape: tuple[int, ...], reading: Reading 
     file, _ = split_page(path)
     if is_volume(file):
         mask = read_volume(file)
+    elif is_dicom(file):
+        mask = read_dicom_mask(file)
     elif has_pages(file):
         mask = as_mask(read_pages(path, is_mask=True), path, reading)
     else:
@@ -73,10 +87,26 @@ def read_mask(paths: tuple[Path, ...], shape: tuple[int, ...], reading: Reading 
     return mask
 
 
+def read_dicom_mask(path: Path) -> Picture:
+    """Read a segmentation object, alone in its folder or as a file, or a series of masks."""
+    slices = slices_of(path)
+    if slices[0].tags.get(CLASS) in SEGMENTATIONS and len(slices) == 1:
+        return read_segmentation(slices[0].path)
+    return read_dicom(path)
+
+
+def files_behind(path: Path) -> list[Path]:
+    """List the files that are opened for a path: those of a series, of a page, or of a header and its voxels."""
+    file, _ = split_page(path)
+    return files_of(file) if file.is_dir() else [file, *data_files(file)]
+
+
 def is_flat(path: Path, reading: Reading = None) -> bool:
     """Whether a file holds an image rather than a volume of several slices."""
     if has_pages(path) and reading == "volume":
         return count_pages(path) == 1
+    if path.is_dir():
+        return len(files_of(path)) == 1
     return not is_volume(path) or has_one_slice(path)
 
 

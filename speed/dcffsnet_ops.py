@@ -1,11 +1,14 @@
 """Connectivity loss, voting and shifts of DCFFSNet against their literal form.
 
 python speed/dcffsnet_ops.py --patch 256 256 --batch 4 --classes 2
+python speed/dcffsnet_ops.py --patch 32 32 32 --batch 2
 
 The literal form (the ``literal_*`` functions) writes the equations down as they stand: a shift is a product with
 translation matrices, as in reference [4] of DCFFSNet, probabilities are multiplied, and Python loops over samples,
 classes and directions. First both forms must agree, in values and gradients, in float64; then they take turns (forward
-and backward, in float32). Last comes the loss's share of a true training step of DCFFSNetTrainer on such a batch.
+and backward, in float32). In volumes MSRCM's chains of small kernels stand against one large kernel for each scale,
+which is another function: only their times are compared. Last comes the loss's share of a true training step of
+DCFFSNetTrainer on such a batch.
 """
 
 import argparse
@@ -15,14 +18,19 @@ from typing import NamedTuple
 
 import torch
 from step_time import Setting, add_setting, loss_shares, measure, random_batch, read_setting, seconds, spread
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import trange
 
+from nnunet_plugins.architectures.dcffsnet import MSRCM
+from nnunet_plugins.architectures.layers.convolutions import conv_norm
 from nnunet_plugins.architectures.layers.directions import (
     DIRECTIONS,
-    NUM_DIRECTIONS,
+    Directions,
+    Step,
     directional_vote,
+    neighbours,
+    opposite,
     shift_groups,
 )
 from nnunet_plugins.losses.common import LabelFormat, Target, split_target
@@ -37,45 +45,53 @@ def translation(size: int, step: int, like: Tensor) -> Tensor:
     return torch.diag(like.new_ones(size - abs(step)), -step)
 
 
-def literal_shift(x: Tensor, direction: tuple[int, int]) -> Tensor:
-    """Move a map ``(H, W)`` by one pixel: ``T_y x T_x^T``."""
-    dy, dx = direction
-    return translation(x.shape[0], dy, x) @ x @ translation(x.shape[1], dx, x).T
+def directions_in(dimensions: int) -> Directions:
+    """List the default directions of images or volumes."""
+    return DIRECTIONS if dimensions == 2 else neighbours((True,) * dimensions, diagonal=False)
 
 
-def literal_neighbour(x: Tensor, direction: tuple[int, int]) -> Tensor:
+def literal_shift(x: Tensor, step: Step) -> Tensor:
+    """Move a map ``(*S)`` by one pixel: a product with a translation matrix along each axis."""
+    for axis, length in enumerate(step):
+        x = torch.tensordot(translation(x.shape[axis], length, x), x, ([1], [axis])).movedim(0, axis)
+    return x
+
+
+def literal_neighbour(x: Tensor, step: Step) -> Tensor:
     """Value of ``x`` at the neighbour in a direction: a shift the other way round."""
-    return literal_shift(x, (-direction[0], -direction[1]))
+    return literal_shift(x, opposite(step))
 
 
 def literal_shift_groups(x: Tensor) -> Tensor:
-    """Move every channel of ``(B, C, H, W)`` in the direction of its group."""
-    width = x.shape[1] // NUM_DIRECTIONS
+    """Move every channel of ``(B, C, *S)`` in the direction of its group."""
+    directions = directions_in(x.ndim - 2)
+    width = x.shape[1] // len(directions)
     return torch.stack(
-        [torch.stack([literal_shift(c, DIRECTIONS[i // width]) for i, c in enumerate(sample)]) for sample in x]
+        [torch.stack([literal_shift(c, directions[i // width]) for i, c in enumerate(sample)]) for sample in x]
     )
 
 
 def literal_bilateral(connectivity: Tensor) -> Tensor:
-    """Votes ``v_d(x) = p_d(x) p_d'(x + d)`` for one class: ``(8, H, W)`` logits to ``(8, H, W)`` probabilities."""
+    """Votes ``v_d(x) = p_d(x) p_d'(x + d)`` for one class: ``(D, *S)`` logits to ``(D, *S)`` probabilities."""
     p = connectivity.sigmoid()
-    return torch.stack([p[d] * literal_neighbour(p[7 - d], DIRECTIONS[d]) for d in range(NUM_DIRECTIONS)])
+    steps = enumerate(directions_in(connectivity.ndim - 1))
+    return torch.stack([p[d] * literal_neighbour(p[-1 - d], step) for d, step in steps])
 
 
 def literal_known(mask: Tensor) -> Tensor:
-    """Connectivity ``(8, H, W)`` of a mask ``(H, W)``: 1 where a pixel and its neighbour are in image and mask."""
-    return torch.stack([mask * literal_neighbour(mask, direction) for direction in DIRECTIONS])
+    """Connectivity ``(D, *S)`` of a mask ``(*S)``: 1 where a pixel and its neighbour are in image and mask."""
+    return torch.stack([mask * literal_neighbour(mask, step) for step in directions_in(mask.ndim)])
 
 
 def literal_class_probability(votes: Tensor, voting: str) -> Tensor:
-    """Reduce votes ``(8, H, W)`` to ``(H, W)``: their maximum, or the mean over the neighbours that exist."""
+    """Reduce votes ``(D, *S)`` to ``(*S)``: their maximum, or the mean over the neighbours that exist."""
     if voting == "max":
         return votes.amax(0)
     return votes.sum(0) / literal_known(torch.ones_like(votes[0])).sum(0)
 
 
 def literal_vote(connectivity: Tensor, voting: str) -> Tensor:
-    """Turn into class logits ``(B, K, H, W)`` the connectivity logits ``(B, K, 8, H, W)``."""
+    """Turn into class logits ``(B, K, *S)`` the connectivity logits ``(B, K, D, *S)``."""
     votes = [[literal_bilateral(c) for c in sample] for sample in connectivity]
     probability = torch.stack([torch.stack([literal_class_probability(v, voting) for v in sample]) for sample in votes])
     return (probability / (1 - probability)).log()
@@ -121,8 +137,9 @@ def literal_loss(connectivity: Tensor, target: Target, voting: str) -> Tensor:
 
 
 def package_loss(connectivity: Tensor, target: Target, voting: str) -> Tensor:
-    loss = ConnectivityLoss(LabelFormat(), voting=voting)
-    return torch.stack(list(loss(connectivity, target, pair_target(target)).values())).sum()
+    directions = directions_in(connectivity.ndim - 3)
+    loss = ConnectivityLoss(LabelFormat(), voting=voting, directions=directions)
+    return torch.stack(list(loss(connectivity, target, pair_target(target, directions)).values())).sum()
 
 
 class Operation(NamedTuple):
@@ -142,11 +159,16 @@ def operations(patch: Sequence[int], setting: Setting, dtype: torch.dtype) -> di
     def random(*shape: int) -> Tensor:
         return torch.randn((setting.batch, *shape, *patch), generator=generator).to(setting.device, dtype)
 
-    connectivity = random(setting.classes, NUM_DIRECTIONS)
-    made = {"shift of 64 channels": Operation(shift_groups, literal_shift_groups, random(64))}
+    directions = directions_in(len(patch))
+    channels = 8 * len(directions)
+    connectivity = random(setting.classes, len(directions))
+    shift = partial(shift_groups, directions=directions)
+    made = {f"shift of {channels} channels": Operation(shift, literal_shift_groups, random(channels))}
     for voting in ("max", "mean"):
         made[f"{voting} voting"] = Operation(
-            partial(directional_vote, voting=voting), partial(literal_vote, voting=voting), connectivity
+            partial(directional_vote, voting=voting, directions=directions),
+            partial(literal_vote, voting=voting),
+            connectivity,
         )
         made[f"connectivity loss, {voting} voting"] = Operation(
             partial(package_loss, target=target, voting=voting),
@@ -177,10 +199,22 @@ def require_agreement(setting: Setting) -> None:
                 raise AssertionError(f"{name}: {what} of the package's and of the literal form differ") from error
 
 
+def large_kernels(setting: Setting, channels: int = 24) -> dict[str, Operation]:
+    """MSRCM of volumes at half the resolution, and the same with a kernel of 1, 3, 5 and 7 for its scales."""
+    chains, kernels = (MSRCM(nn.Conv3d, channels, channels).to(setting.device) for _ in range(2))
+    kernels.scales = nn.ModuleList(conv_norm(nn.Conv3d, channels, channels, size) for size in (1, 3, 5, 7))
+    kernels.to(setting.device)
+    x = torch.randn(setting.batch, channels, *(size // 2 for size in setting.patch), device=setting.device)
+    return {f"MSRCM of {channels} channels, chains / kernels": Operation(chains, kernels, x)}
+
+
 def compare(setting: Setting, steps: int) -> list[tuple[str, ...]]:
     """Table row for each operation: times of both forms, and their ratio."""
     rows: list[tuple[str, ...]] = []
-    for name, (package, literal, x) in operations(setting.patch, setting, torch.float32).items():
+    compared = operations(setting.patch, setting, torch.float32)
+    if len(setting.patch) == 3:
+        compared |= large_kernels(setting)
+    for name, (package, literal, x) in compared.items():
         times: tuple[list[float], list[float]] = ([], [])
         for turn in trange(steps + 1, desc=name, leave=False):
             for function, kept in zip((package, literal), times, strict=True):
@@ -199,9 +233,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.set_defaults(batch=4)
     arguments = parser.parse_args(argv)
     setting = read_setting(parser, arguments)
-    if len(setting.patch) != 2:
-        parser.error("DCFFSNet is 2D: give two numbers to --patch")
-
     require_agreement(setting)
     print("Values and gradients of both forms agree to 1e-5.")
     print(f"{setting}, {arguments.steps} turns, torch {torch.__version__}\n")

@@ -133,14 +133,14 @@ def train(tmp_path):
 
 
 def test_nnunets_command_tells_a_configuration_that_a_trainer_does_not_support_in_one_sentence(train):
-    assert train("DCFFSNetTrainer_5epochs", "3d_fullres").stderr == (
-        "DCFFSNetTrainer_5epochs works in 2D only, but configuration 3d_fullres is 3D: train 2d instead.\n"
+    assert train("DCSNetTrainer_5epochs", "3d_fullres").stderr == (
+        "DCSNetTrainer_5epochs works in 2D only, but configuration 3d_fullres is 3D: train 2d instead.\n"
     )
 
 
 @pytest.mark.slow
 def test_nnunets_command_shows_the_traceback_if_it_is_wanted(train):
-    error = train("DCFFSNetTrainer_5epochs", "3d_fullres", NNUNET_PLUGINS_TRACEBACK="1").stderr
+    error = train("DCSNetTrainer_5epochs", "3d_fullres", NNUNET_PLUGINS_TRACEBACK="1").stderr
     assert error.startswith("Traceback") and "refuse_unsupported_dimensions" in error
 
 

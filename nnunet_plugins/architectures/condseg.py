@@ -1,6 +1,6 @@
 """ConDSeg: contrast-driven feature enhancement (Lei et al., AAAI 2025), and Net0, which trains its encoder first.
 
-Widths and structures that the paper leaves open are those of its authors' published sizes.
+Widths and structures that the paper leaves open are those of its authors' published sizes. Volumes are our extension.
 """
 
 from collections import OrderedDict
@@ -9,28 +9,30 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import torch
+from dynamic_network_architectures.building_blocks.helper import get_matching_batchnorm
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nnunet_plugins.architectures.layers.attention import ChannelGate, SpatialGate
 from nnunet_plugins.architectures.layers.contrast import SID, ContrastFusion, ConvolutionFusion
 from nnunet_plugins.architectures.layers.convolutions import ConvOp, Size, conv_norm, conv_norm_relu
-from nnunet_plugins.architectures.layers.encoders import timm_encoder
 from nnunet_plugins.architectures.layers.logits import bounded
-from nnunet_plugins.architectures.layers.padding import crop, pad_to_stride
+from nnunet_plugins.architectures.layers.padding import crop, pad_to_stride, total_stride
 from nnunet_plugins.architectures.layers.recomputation import Recomputable, recomputable
 from nnunet_plugins.architectures.layers.resize import resize
+from nnunet_plugins.architectures.layers.scales import EncoderPlan, image_scales, plan_scales, round_up
 
 NUM_LEVELS = 4
+FEWEST_STAGES = 3  # of a plan of volumes: the decoder needs two levels below the full resolution
 
 
 class ConDSegOutput(NamedTuple):
     """Output of :class:`ConDSeg` with deep supervision."""
 
     logits: Tensor
-    """``(B, K, H, W)`` class logits: of Net0 in stage 1, of the whole network in stage 2."""
+    """``(B, K, *S)`` class logits: of Net0 in stage 1, of the whole network in stage 2."""
     decoupled: Tensor | None
-    """``(B, 3, H, W)`` logits of foreground, background and uncertainty; ``None`` in stage 1 and without SID."""
+    """``(B, 3, *S)`` logits of foreground, background and uncertainty; ``None`` in stage 1 and without SID."""
 
 
 # ---- stage 1 ---------------------------------------------------------------------------------------------------------
@@ -44,25 +46,26 @@ class Net0Head(nn.Module):
     of the levels, whose concatenation would be the largest map of all.
     """
 
-    def __init__(self, widths: Iterable[int], num_classes: int, channels: int):
+    def __init__(self, conv_op: ConvOp, widths: Iterable[int], num_classes: int, channels: int):
         super().__init__()
-        self.reduce = nn.ModuleList(nn.Conv2d(width, channels, 1, bias=False) for width in widths)
-        self.norms = nn.ModuleList(nn.BatchNorm2d(channels) for _ in self.reduce)
+        self.reduce = nn.ModuleList(conv_op(width, channels, 1, bias=False) for width in widths)
+        self.norms = nn.ModuleList(get_matching_batchnorm(conv_op)(channels) for _ in self.reduce)
         # nnU-Net's -pretrained_weights leaves out what has ".seg_layers." in its name, and so works across datasets.
-        self.seg_layers = nn.ModuleList([nn.Conv2d(channels * len(self.reduce), num_classes, 1)])
+        self.seg_layers = nn.ModuleList([conv_op(channels * len(self.reduce), num_classes, 1)])
 
     def forward(self, features: Sequence[Tensor], size: Size) -> Tensor:
         (last,) = self.seg_layers
-        assert isinstance(last, nn.Conv2d) and last.bias is not None
+        assert isinstance(last, nn.Conv2d | nn.Conv3d) and last.bias is not None
         weights = last.weight.chunk(len(self.reduce), 1)
         levels = zip(features, weights, self.reduce, self.norms, strict=True)
         shares = [self.share(*level, size) for level in levels]
-        return torch.stack(shares).sum(0, dtype=torch.float32) + last.bias[:, None, None]
+        return torch.stack(shares).sum(0, dtype=torch.float32) + last.bias.unflatten(0, (-1, *[1] * len(size)))
 
     @recomputable
     def share(self, feature: Tensor, weight: Tensor, reduce: nn.Module, norm: nn.Module, size: Size) -> Tensor:
-        """Compute a level's share of the logits: ``(B, C, h, w)`` to ``(B, K, *size)``."""
-        return F.conv2d(F.relu(norm(resize(reduce(feature), size))), weight)
+        """Compute a level's share of the logits: ``(B, C, *s)`` to ``(B, K, *size)``."""
+        convolve = F.conv2d if feature.ndim == 4 else F.conv3d
+        return convolve(F.relu(norm(resize(reduce(feature), size))), weight)
 
 
 class Net0(nn.Module):
@@ -74,14 +77,16 @@ class Net0(nn.Module):
         in_channels: channels of the image.
         num_classes: K, segmentation heads: classes with background, or regions.
         backbone: any timm model with ``features_only``; its first four feature maps are used.
-        head_channels: channels that the head makes of every feature map.
+        plan: nnU-Net's stages for an encoder of volumes instead, three or more, of which the first five are used.
+        head_channels: channels that the head makes of every feature map; by default 64, and in volumes those of the
+            plan's first stage.
 
     Shape:
-        ``(B, in_channels, H, W)`` to logits ``(B, K, H, W)``, bounded by +-1000. Or V views of every image,
-        ``(B, V, in_channels, H, W)``, computed one after the other, to ``(V * B, K, H, W)``.
+        ``(B, in_channels, *S)`` to logits ``(B, K, *S)``, bounded by +-1000. Or V views of every image,
+        ``(B, V, in_channels, *S)``, computed one after the other, to ``(V * B, K, *S)``.
 
     Raises:
-        ValueError: the backbone has fewer than four feature maps.
+        ValueError: the backbone has fewer than four feature maps, or the plan cannot be followed.
 
     Example:
         >>> Net0(3, 2, backbone="resnet18")(torch.zeros(2, 3, 40, 56)).shape
@@ -91,22 +96,30 @@ class Net0(nn.Module):
     stage = 1
 
     def __init__(
-        self, in_channels: int, num_classes: int, *, backbone: str = "resnet50.tv_in1k", head_channels: int = 64
+        self,
+        in_channels: int,
+        num_classes: int,
+        *,
+        backbone: str = "resnet50.tv_in1k",
+        plan: EncoderPlan | None = None,
+        head_channels: int | None = None,
     ):
         super().__init__()
         self.backbone = backbone
-        self.encoder, self.widths = timm_encoder(backbone, in_channels, NUM_LEVELS)
-        self.stride: int = self.encoder.feature_info.reduction()[-1]
-        self.head = Net0Head(self.widths, num_classes, head_channels)
-
-    def pad(self, x: Tensor) -> Tensor:
-        """Pad to at least two pixels of f4: batch normalisation needs more than one value of each channel."""
-        return pad_to_stride(x, self.stride, minimum=2 * self.stride)
+        if plan is None:
+            scales = image_scales(backbone, in_channels, NUM_LEVELS)
+        else:
+            plan.check(fewest=FEWEST_STAGES)
+            scales = plan_scales(plan.first(1 + NUM_LEVELS), in_channels)
+        self.conv_op, self.encoder, self.widths = scales.conv_op, scales.encoder, scales.channels
+        self.stride = total_stride(scales.strides)
+        head_channels = head_channels or (64 if plan is None else plan.features_per_stage[0])
+        self.head = Net0Head(self.conv_op, self.widths, num_classes, head_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.ndim == 5:
+        if x.ndim == len(self.stride) + 3:
             return torch.cat([self(view) for view in x.unbind(1)])
-        padded = self.pad(x)
+        padded = pad_to_stride(x, self.stride)
         logits = self.head(self.encoder(padded), padded.shape[2:])
         return bounded(crop(logits, x.shape[2:]))
 
@@ -154,7 +167,7 @@ class SADecoder(nn.Module):
 
 
 class ConDSeg(nn.Module):
-    """ConDSeg for 2D images of any size, number of channels and number of classes.
+    """ConDSeg for images and volumes of any size, number of channels and number of classes.
 
     45.55 M parameters without the head of Net0 (0.12 M) and 100.4 GMACs for 3x256x256, one class and ResNet-50 (paper's
     code: 45.553 M, 101.1 G).
@@ -164,9 +177,12 @@ class ConDSeg(nn.Module):
         num_classes: K, segmentation heads: classes with background, or regions.
         deep_supervision: return :class:`ConDSegOutput` instead of the logits.
         backbone: any timm model with ``features_only``; its first four feature maps are f1 .. f4.
-        channels: channels of the enhanced, fused and decoded features.
+        plan: nnU-Net's stages for an encoder of volumes instead, see :class:`Net0`. Their finest level is fused by
+            convolutions, since CDFA's matrices, 729 weights a head, would be the largest maps by far.
+        channels: channels of the enhanced, fused and decoded features; by default 128, and in volumes those of the
+            plan's second stage.
         num_heads: heads of CDFA.
-        head_channels: channels that Net0's head makes of every feature map.
+        head_channels: channels that Net0's head makes of every feature map, see there.
         window: K of CDFA, odd.
         use_contrast: ``False`` gives Table 4's baseline of the fusion: no SID, and convolutions instead of CDFA.
         use_sa_decoder: ``False`` gives its single-scale decoder: only the one of the two finest levels.
@@ -176,11 +192,11 @@ class ConDSeg(nn.Module):
             predicts with the network that it was trained for.
 
     Shape:
-        ``(B, in_channels, H, W)`` to logits ``(B, K, H, W)``, bounded by +-1000.
+        ``(B, in_channels, *S)`` to logits ``(B, K, *S)``, bounded by +-1000.
 
     Raises:
-        ValueError: an even window, channels that heads and gates cannot share, or a backbone with fewer than four
-            feature maps.
+        ValueError: an even window, channels that heads and gates cannot share, a backbone with fewer than four
+            feature maps, or a plan that cannot be followed.
 
     Example:
         >>> ConDSeg(3, 2, backbone="resnet18", channels=32)(torch.zeros(2, 3, 40, 56)).shape
@@ -194,30 +210,34 @@ class ConDSeg(nn.Module):
         *,
         deep_supervision: bool = False,
         backbone: str = "resnet50.tv_in1k",
-        channels: int = 128,
+        plan: EncoderPlan | None = None,
+        channels: int | None = None,
         num_heads: int = 4,
-        head_channels: int = 64,
+        head_channels: int | None = None,
         window: int = 3,
         use_contrast: bool = True,
         use_sa_decoder: bool = True,
     ):
         super().__init__()
-        check_sizes(window, channels, num_heads)
         self.deep_supervision = deep_supervision
         self.stage = 2
-        self.net0 = Net0(in_channels, num_classes, backbone=backbone, head_channels=head_channels)
-        conv_op, widths = nn.Conv2d, self.net0.widths
+        self.net0 = Net0(in_channels, num_classes, backbone=backbone, plan=plan, head_channels=head_channels)
+        conv_op, widths = self.net0.conv_op, self.net0.widths
+        if channels is None:
+            channels = 128 if plan is None else round_up(plan.features_per_stage[1], ChannelGate.reduction)
+        check_sizes(window, channels, num_heads)
 
         self.enhance = nn.ModuleList(PreEnhancement(conv_op, width, channels) for width in widths)
-        self.sid = SID(conv_op, widths[-1], channels) if use_contrast else None
-        fusion_widths = (channels, *[2 * channels] * (NUM_LEVELS - 1))  # levels 4 .. 1
+        self.sid = SID(conv_op, widths[-1], channels, doublings=len(widths)) if use_contrast else None
+        fusion_widths = (channels, *[2 * channels] * (len(widths) - 1))  # levels 4 .. 1
+        num_contrasts = (len(widths) if plan is None else len(widths) - 1) if use_contrast else 0
         self.fusions = nn.ModuleList(
             ContrastFusion(conv_op, width, channels, doublings=doublings, window=window, num_heads=num_heads)
-            if use_contrast
+            if doublings < num_contrasts
             else ConvolutionFusion(conv_op, width, channels)
             for doublings, width in enumerate(fusion_widths)
         )
-        num_decoders = NUM_LEVELS - 1 if use_sa_decoder else 1
+        num_decoders = len(widths) - 1 if use_sa_decoder else 1
         self.decoders = nn.ModuleList(SADecoder(conv_op, channels) for _ in range(num_decoders))
         self.fuse_sizes = Recomputable(*conv_norm_relu(conv_op, num_decoders * channels, channels))
         self.refine = Recomputable(
@@ -233,7 +253,7 @@ class ConDSeg(nn.Module):
 
     def segment(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Compute the whole network, Figure 2: logits, and with deep supervision SID's masks."""
-        padded = self.net0.pad(x)
+        padded = pad_to_stride(x, self.net0.stride)
         features = self.net0.encoder(padded)  # f1 .. f4
         enhanced = [enhance(f) for enhance, f in zip(self.enhance, features, strict=True)]  # e1 .. e4
         upwards = [e.shape[2:] for e in reversed(enhanced[:-1])] + [padded.shape[2:]]
@@ -258,7 +278,8 @@ class ConDSeg(nn.Module):
         fused: list[Tensor] = []
         for doublings, (fusion, e) in enumerate(zip(self.fusions, reversed(enhanced), strict=True)):
             level = torch.cat((e, resize(fused[-1], e.shape[2:])), 1) if fused else e
-            fused.append(fusion(level) if contrast is None else fusion(level, *contrast, upwards[:doublings]))
+            contrasts = () if contrast is None or isinstance(fusion, ConvolutionFusion) else contrast
+            fused.append(fusion(level, *contrasts, upwards[:doublings]) if contrasts else fusion(level))
         return fused
 
     @recomputable

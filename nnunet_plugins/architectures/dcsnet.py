@@ -210,7 +210,7 @@ class DCSNet(nn.Module):
 
     def pyramid(self, images: Tensor) -> list[Tensor]:
         """Compute P2 ... P5, and P6, which only proposes boxes: ``(B, C, H / r, W / r)`` of the padded images."""
-        padded = pad_to_stride(images, STRIDES[-1], minimum=2 * STRIDES[-1])
+        padded = pad_to_stride(images, STRIDES[-1])
         maps = self.encoder(padded)[-len(STRIDES) :]
         return list(self.fpn({str(level): x for level, x in enumerate(maps)}).values())
 

@@ -98,7 +98,7 @@ class TimmUNet(nn.Module):
         self.decoder = Decoder(levels, decoder_channels[::-1][:num_outputs], num_classes)
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
-        features = self.encoder(pad_to_stride(x, self.stride, minimum=2 * self.stride))
+        features = self.encoder(pad_to_stride(x, self.stride))
         strides = self.encoder.feature_info.reduction()
         skips = [[f for f, s in zip(features, strides, strict=True) if s == stride] for stride in self.level_strides]
         outputs = self.decoder(features[-1], skips, deep_supervision=self.deep_supervision)

@@ -2,7 +2,9 @@
 
 import contextlib
 import io
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from nnunet_plugins import _startup
 from nnunet_plugins.benchmark.faults import Faults
@@ -17,12 +19,12 @@ from nnunet_plugins.benchmark.runs import (
     read_splits,
     references,
 )
-from nnunet_plugins.benchmark.suite import BadSuite
-from nnunet_plugins.benchmark.survey import Survey
+from nnunet_plugins.benchmark.suite import LENGTH, BadSuite, Suite, content_of, divided, examine
+from nnunet_plugins.benchmark.survey import Survey, survey
 from nnunet_plugins.compatibility import require_nnunet
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.files import read_json
-from nnunet_plugins.nnunet_folders import RAW, nnunet_folder
+from nnunet_plugins.nnunet_folders import PREPROCESSED, RAW, RESULTS, dataset_name, nnunet_folder
 
 PLANNERS = {
     "nnUNetPlans": "ExperimentPlanner",
@@ -33,6 +35,77 @@ PLANNERS = {
 """nnU-Net's planners by the names of their plans, which are made where they are missing."""
 PLANNED = ("2d", "3d_fullres", "3d_lowres")
 """Configurations that they may plan, without the cascade."""
+
+
+def examined(path: Path, thorough: bool = True) -> tuple[Survey, Faults]:
+    """Survey of a suite file, and all that keeps the suite from running, in its keys or elsewhere.
+
+    If there are faults, the survey lacks what they concern.
+
+    Args:
+        path: the suite file.
+        thorough: see :func:`nnunet_plugins.benchmark.survey.survey`.
+
+    Raises:
+        UserError: the file cannot be read, or one of nnU-Net's folders is not set.
+    """
+    suite, of_keys, bad = examine(content_of(path))
+    faults = Faults()
+    for sentence in of_keys.found:
+        with faults.noted():
+            raise BadSuite(f"{path}: {sentence}")
+    folders = Faults()
+    for variable in (RAW, PREPROCESSED, RESULTS):
+        with folders.noted():
+            nnunet_folder(variable)
+    if folders.found:  # nothing else can be looked at
+        faults.found |= folders.found
+        faults.end_command()
+    found = survey(checkable(suite, bad.types | bad.values, faults), thorough)
+    faults.found |= faults_of(found, path).found
+    return found, faults
+
+
+def checkable(suite: Suite, bad_keys: set[str], faults: Faults) -> Suite:
+    """The part of a suite that can be checked further: without bad values, and without datasets that do not exist.
+
+    Args:
+        suite: the suite.
+        bad_keys: keys with faults that are noted already.
+        faults: where missing datasets are noted.
+    """
+    datasets = []
+    for index, data in enumerate(suite.datasets):
+        if not is_bad(f"datasets[{index}]", bad_keys):
+            number = len(faults.found)
+            for dataset_id in filter(None, (data.id, data.external)):
+                with faults.noted():
+                    dataset_name(dataset_id)
+            if len(faults.found) == number:
+                datasets.append(data)
+    names = {trainer: divided(trainer)[0] for trainer in suite.trainers}
+    return replace(
+        suite,
+        datasets=tuple(datasets),
+        trainers=tuple(trainer for trainer, name in names.items() if name.isidentifier() and not LENGTH.search(name)),
+        **{key: value for key, value in HARMLESS.items() if is_bad(key, bad_keys)},
+    )
+
+
+HARMLESS: dict[str, Any] = {
+    "epochs": 1,
+    "epochs_of": (),
+    "iterations": None,
+    "repeats": 1,
+    "folds": (0,),
+    "gpu_memory_gb": None,
+}
+"""Values in the place of bad ones, so that the rest can be checked."""
+
+
+def is_bad(key: str, bad_keys: set[str]) -> bool:
+    """Whether a key, or one of its table, is among the bad ones."""
+    return any(bad == key or bad.startswith(f"{key}.") for bad in bad_keys)
 
 
 def check_suite(survey: Survey, path: Path) -> None:
@@ -61,7 +134,7 @@ def faults_of(survey: Survey, path: Path) -> Faults:
     require_nnunet()
     for trainer in survey.suite.trainers:
         with faults.noted():
-            check_trainer(survey, trainer, path)
+            check_trainer(survey.suite, trainer, path)
     return faults
 
 
@@ -150,7 +223,7 @@ def check_same_kind(run: Run, other: str, remedy: str) -> None:
             )
 
 
-def check_trainer(survey: Survey, trainer: str, path: Path) -> None:
+def check_trainer(suite: Suite, trainer: str, path: Path) -> None:
     """Check that nnU-Net finds a trainer, and that it can do all configurations that the suite gives it."""
     from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
@@ -159,16 +232,16 @@ def check_trainer(survey: Survey, trainer: str, path: Path) -> None:
     _startup.extend()  # as the jobs do
     with contextlib.redirect_stdout(io.StringIO()):
         try:
-            found = recursive_find_trainer_class_by_name(survey.suite.trainer_name(trainer))
+            found = recursive_find_trainer_class_by_name(suite.trainer_name(trainer))
         except RuntimeError as error:
-            meant = getattr(error, "meant", "").removesuffix(survey.suite.trainer_name(""))
+            meant = getattr(error, "meant", "").removesuffix(suite.trainer_name(""))
             hint = f"did you mean {meant}?" if meant else "'nnunet-plugins list' prints ours"
             raise BadSuite(f"{path}: trainers = {trainer!r}: nnU-Net finds no such trainer; {hint}") from None
     dimensions = getattr(found, "supported_dimensions", (2, 3))
-    configurations = {(run.trainer, run.data.id, run.configuration): run for run in survey.runs}
-    for run in configurations.values():
-        if run.trainer == trainer and (2 if run.configuration.startswith("2d") else 3) not in dimensions:
-            raise BadSuite(
-                f"{path}: {trainer} works in {dimensions[0]}D only, but dataset {run.data.id} has configuration "
-                f"{run.configuration}: leave one out, or give that dataset a list of trainers"
-            )
+    for data in suite.datasets:
+        for configuration in data.configurations if trainer in suite.trainers_of(data) else ():
+            if (2 if configuration.startswith("2d") else 3) not in dimensions:
+                raise BadSuite(
+                    f"{path}: {trainer} works in {dimensions[0]}D only, but dataset {data.id} has configuration "
+                    f"{configuration}: leave one out, or give that dataset a list of trainers"
+                )

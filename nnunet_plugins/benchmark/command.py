@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from nnunet_plugins.benchmark.checks import check_suite, faults_of
+from nnunet_plugins.benchmark.checks import examined
 from nnunet_plugins.benchmark.progress import progress_of
 from nnunet_plugins.benchmark.runs import work_folder
 from nnunet_plugins.benchmark.status import in_words, print_status
@@ -35,8 +35,7 @@ def run_benchmark(options: argparse.Namespace) -> None:
     from nnunet_plugins.benchmark.jobs.engine import run_suite
     from nnunet_plugins.benchmark.jobs.remaining import dry_run
 
-    before = survey(read_suite(options.suite), thorough=not options.dry_run)
-    faults = faults_of(before, options.suite)
+    before, faults = examined(options.suite, thorough=not options.dry_run)
     gpus: tuple[str, ...] = ()
     if options.dry_run and not faults.found:
         dry_run(before)
@@ -67,11 +66,12 @@ def report(options: argparse.Namespace) -> None:
 
 
 def report_to(survey: Survey, folder: Path, with_cases: bool = True) -> None:
+    from nnunet_plugins.benchmark.report.markup import in_short
     from nnunet_plugins.benchmark.report.page import write_report
 
     page = write_report(survey, Path(os.path.abspath(folder)), with_cases)
-    print((page.parent / "results.md").read_text(encoding="utf-8"))
-    print(f"Report: {page}")
+    tables = page.with_name("results.md")
+    print(f"{in_short(tables.read_text(encoding='utf-8'))}\n\nTables: {tables}\nReport: {page}")
 
 
 def verify(options: argparse.Namespace) -> None:
@@ -91,8 +91,8 @@ def cost(options: argparse.Namespace) -> None:
     from nnunet_plugins.benchmark.report.markup import markdown_table
     from nnunet_plugins.benchmark.report.tables import measured_cost
 
-    found = survey(read_suite(options.suite))
-    check_suite(found, options.suite)
+    found, faults = examined(options.suite)
+    faults.end_command()
     if options.steps < 1:
         raise UserError(f"--steps {options.steps} must be at least 1")
     target = cost_file(found.suite)

@@ -28,6 +28,14 @@ class Bad:
         return of_others and not {"trainers", "reference"}.isdisjoint((self.types | self.values) - {key})
 
 
+EXAMPLES = {
+    "name": "'nuclei'",
+    "trainers": "['nnUNetTrainer', 'DCFFSNetTrainer']",
+    "reference": "'nnUNetTrainer'",
+    "epochs": "100",
+    "id": "501",
+}
+"""Values of the required keys, as a file has them."""
 STAND_INS: dict[Any, Any] = {str: "x", int: 1, tuple[str, ...]: ()}
 """Values in the place of required ones that are missing or of another type, so that the others can be checked."""
 
@@ -48,7 +56,7 @@ def build(record: type, table: Mapping[str, Any], prefix: str, faults: Faults, b
             if name in table:
                 values[name] = converted(table[name], f.type, f"{prefix}{name}")
             elif required:
-                raise BadSuite(f"{prefix}{name} is missing: add it, as the examples in suites do")
+                raise BadSuite(f"{prefix}{name} is missing: add it, e.g. {name} = {EXAMPLES[name]}")
         except BadSuite as error:
             bad.types.add(f"{prefix}{name}")
             if required:

@@ -133,20 +133,29 @@ def read_suite(path: Path) -> Suite:
     Raises:
         BadSuite: the file cannot be read, or a key is missing, unknown or has a bad value.
     """
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise BadSuite(f"{path} cannot be read ({reason}): give the path of a suite file") from error
-    except RecursionError as error:
-        raise BadSuite(f"{path} is nested too deeply for a suite: see suites for examples") from error
-    except ValueError as error:  # a number of thousands of digits is one without being a TOMLDecodeError
-        why = str(error) if isinstance(error, tomllib.TOMLDecodeError) else "it holds a number of thousands of digits"
-        raise BadSuite(f"{path} is not TOML ({why}): see suites for examples") from error
+    content = content_of(path)
     try:
         return parse(content)
     except BadSuite as error:
         raise BadSuite(f"{path}: {error}") from error
+
+
+def content_of(path: Path) -> dict[str, Any]:
+    """Content of a suite file, valid or not.
+
+    Raises:
+        BadSuite: it cannot be read.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise BadSuite(f"{path} cannot be read ({reason}): give the path of a suite file") from error
+    except RecursionError as error:
+        raise BadSuite(f"{path} is nested too deeply for a suite, which has [[datasets]] and [resources]") from error
+    except ValueError as error:  # a number of thousands of digits is one without being a TOMLDecodeError
+        why = str(error) if isinstance(error, tomllib.TOMLDecodeError) else "it holds a number of thousands of digits"
+        raise BadSuite(f"{path} is not TOML ({why}): lines are e.g. epochs = 100 or name = 'nuclei'") from error
 
 
 def parse(content: Mapping[str, Any]) -> Suite:
@@ -155,6 +164,13 @@ def parse(content: Mapping[str, Any]) -> Suite:
     Raises:
         BadSuite: with all that is wrong with it.
     """
+    suite, faults, _ = examine(content)
+    faults.end_command()
+    return suite
+
+
+def examine(content: Mapping[str, Any]) -> tuple[Suite, Faults, Bad]:
+    """Suite from the content of its file, with defaults in place of what cannot be one, all faults, and their keys."""
     faults, bad = Faults(), Bad()
     tables, resources = content.get("datasets"), content.get("resources", {})
     with faults.noted():
@@ -175,8 +191,7 @@ def parse(content: Mapping[str, Any]) -> Suite:
             with faults.noted():
                 raise BadSuite(f"{key} = {shown(value)}: {expectation}")
             bad.values.add(key)
-    faults.end_command()
-    return suite
+    return suite, faults, bad
 
 
 def problems(suite: Suite) -> Iterator[tuple[str, Any, str]]:

@@ -96,6 +96,9 @@ def print_completion(options: argparse.Namespace) -> None:
 
 
 def benchmark(options: argparse.Namespace) -> None:
+    if options.action is None:
+        options.print_help()
+        return
     from nnunet_plugins.benchmark.command import run
 
     run(options)

@@ -4,8 +4,11 @@ The script that a shell reads has all names in it: at a TAB no Python starts.
 """
 
 import argparse
+import ast
 import re
+from importlib.metadata import EntryPoint
 from pathlib import Path
+from typing import Any
 
 import shtab
 
@@ -17,7 +20,8 @@ NAMES = {
     "names": tuple(TRAINERS),
     "trainer": tuple(TRAINERS),
     "trainers": tuple(TRAINERS),
-    "name": ("folder", *CONVERTERS),
+    "tr": ("nnUNetTrainer", *TRAINERS),
+    "name": tuple(CONVERTERS),
 }
 """Names to be completed, by the attribute of an option."""
 
@@ -30,12 +34,35 @@ def completion_script(shell: str) -> str:
     """
     parser = make_parser()
     (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
-    for name in nnunet_commands():
-        commands.add_parser(name, help="nnU-Net's own", add_help=False).add_argument("arguments", nargs="*", type=Path)
+    for name, entry_point in nnunet_commands().items():
+        add_arguments(commands.add_parser(name, help="nnU-Net's own"), entry_point)
     add_completions(parser)
     script = shtab.complete(parser, shell)
     # shtab takes -tr for one of fish's short options, which have one letter, instead of an "old" one.
     return re.sub(r" -s (?=\w{2,} )", " -o ", script) if shell == "fish" else script
+
+
+def add_arguments(command: argparse.ArgumentParser, entry_point: EntryPoint) -> None:
+    """Give a command the arguments of one of nnU-Net's, as the code of its entry point names them.
+
+    That is read and not run: importing nnU-Net takes seconds.
+    """
+    assert entry_point.dist is not None
+    file = Path(str(entry_point.dist.locate_file(f"{entry_point.module.replace('.', '/')}.py")))
+    code = ast.parse(file.read_text(encoding="utf-8")) if file.is_file() else ast.Module([], [])
+    functions = [node for node in code.body if isinstance(node, ast.FunctionDef) and node.name == entry_point.attr]
+    for call in (node for function in functions for node in ast.walk(function) if isinstance(node, ast.Call)):
+        if isinstance(call.func, ast.Attribute) and call.func.attr == "add_argument":
+            add_argument(command, call)
+
+
+def add_argument(command: argparse.ArgumentParser, call: ast.Call) -> None:
+    names = [str(value.value) for value in call.args if isinstance(value, ast.Constant)]
+    given = {word.arg: word.value.value for word in call.keywords if isinstance(word.value, ast.Constant)}
+    kept: dict[str, Any] = {key: given[key] for key in ("nargs", "action", "dest") if key in given}
+    if "action" not in kept and "-tr" not in names:
+        kept["type"] = Path  # files and folders are offered for any value but trainers
+    command.add_argument(*names, **kept)
 
 
 def add_completions(parser: argparse.ArgumentParser) -> None:

@@ -14,6 +14,9 @@ from nnunet_plugins.trainers.facts import Facts, read_facts
 
 HEADINGS = ("TRAINER", "METHOD", "DIMENSIONS", "PARAMETERS", "WHAT IT VARIES")
 
+CHANNELS = {"DLKUNet": (1, 9), "MedFusion-TransNet": (3, 2)}
+"""Channels of the images and of the output with which a method's parameters are counted, if not 3 and 1."""
+
 
 def list_trainers(options: argparse.Namespace) -> None:
     require_nnunet()
@@ -26,7 +29,8 @@ def list_trainers(options: argparse.Namespace) -> None:
     print(aligned(rows))
     print()
     for method, paper in {facts[name].method: facts[name].paper for name in names}.items():
-        print(f"{method}: {paper}")
+        inputs, outputs = CHANNELS.get(method, (3, 1))
+        print(f"{method}: {paper}. Parameters: with {inputs} channels in and {outputs} out")
     print(
         "\nAdd to any name, in this order: _pretrained (the encoder starts from ImageNet weights), _earlyStop<N> (ends"
         "\nafter N epochs without a better validation loss), _<N>epochs, _<M>iterations (of a training epoch), e.g."

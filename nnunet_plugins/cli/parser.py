@@ -5,6 +5,7 @@ import importlib.metadata
 import re
 import textwrap
 from pathlib import Path
+from typing import Any
 
 from nnunet_plugins import __version__
 
@@ -12,6 +13,16 @@ PREFIX = "nnUNetv2_"
 """Start of the names of nnU-Net's own commands."""
 SHELLS = ("bash", "zsh", "fish")
 Commands = argparse._SubParsersAction  # its name is underlined, its methods are documented
+
+
+class Command(argparse.ArgumentParser):
+    """A command that shows its own usage, not that of all commands, if it does not know an argument."""
+
+    def parse_known_args(self, *arguments: Any) -> Any:  # type: ignore[override]
+        known, unknown = super().parse_known_args(*arguments)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return known, unknown
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -23,7 +34,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"nnunet-plugins {__version__}")
     add_loudness(parser)
-    commands = parser.add_subparsers(dest="command", title="commands", metavar="COMMAND")
+    commands = parser.add_subparsers(dest="command", title="commands", metavar="COMMAND", parser_class=Command)
     add_trainers(commands)
     add_environment(commands)
     add_demo(commands)
@@ -67,7 +78,7 @@ def add_loudness(parser: argparse.ArgumentParser) -> None:
 
 
 def add_command(
-    commands: "Commands[argparse.ArgumentParser]", name: str, help: str, example: str, description: str = ""
+    commands: "Commands[Command]", name: str, help: str, example: str, description: str = ""
 ) -> argparse.ArgumentParser:
     """Add a command with the options that all have.
 
@@ -89,7 +100,7 @@ def add_command(
     return command
 
 
-def add_trainers(commands: "Commands[argparse.ArgumentParser]") -> None:
+def add_trainers(commands: "Commands[Command]") -> None:
     trainers = add_command(
         commands,
         "list",
@@ -102,14 +113,14 @@ def add_trainers(commands: "Commands[argparse.ArgumentParser]") -> None:
     add("--json", action="store_true", help="print a list of objects in JSON")
 
 
-def add_environment(commands: "Commands[argparse.ArgumentParser]") -> None:
+def add_environment(commands: "Commands[Command]") -> None:
     evaluated = 'eval "$(nnunet-plugins env)"'
     add_command(commands, "env", f"print what makes nnU-Net find the trainers: {evaluated}", evaluated)
     help = "check this environment, with a remedy for each problem"
     add_command(commands, "doctor", help, "nnunet-plugins doctor -q   # only what is not well")
 
 
-def add_demo(commands: "Commands[argparse.ArgumentParser]") -> None:
+def add_demo(commands: "Commands[Command]") -> None:
     demo = add_command(
         commands,
         "demo",
@@ -122,7 +133,7 @@ def add_demo(commands: "Commands[argparse.ArgumentParser]") -> None:
     add("--epochs", type=int, metavar="N", help="default: a few, enough for a useful result")
 
 
-def add_selftest(commands: "Commands[argparse.ArgumentParser]") -> None:
+def add_selftest(commands: "Commands[Command]") -> None:
     selftest = add_command(
         commands,
         "selftest",
@@ -136,7 +147,7 @@ def add_selftest(commands: "Commands[argparse.ArgumentParser]") -> None:
     add("--json", type=Path, metavar="FILE", help="write the report to this file too")
 
 
-def add_convert(commands: "Commands[argparse.ArgumentParser]") -> None:
+def add_convert(commands: "Commands[Command]") -> None:
     convert = add_command(
         commands,
         "convert",
@@ -200,7 +211,7 @@ def add_folder_options(convert: argparse.ArgumentParser) -> None:
     add("--pages", choices=("volume", "images"), help=pages)
 
 
-def add_planning(commands: "Commands[argparse.ArgumentParser]") -> None:
+def add_planning(commands: "Commands[Command]") -> None:
     plan = add_command(
         commands,
         "plan",
@@ -229,7 +240,7 @@ def add_planning(commands: "Commands[argparse.ArgumentParser]") -> None:
         add("-p", dest="plans", default="nnUNetPlans", metavar="NAME", help="plans to start from; default: %(default)s")
 
 
-def add_evaluate(commands: "Commands[argparse.ArgumentParser]") -> None:
+def add_evaluate(commands: "Commands[Command]") -> None:
     evaluate = add_command(
         commands,
         "evaluate",
@@ -255,15 +266,16 @@ def add_evaluate(commands: "Commands[argparse.ArgumentParser]") -> None:
     add("--chill", action="store_true", help="leave out cases that only one of the folders has")
 
 
-def add_benchmark(commands: "Commands[argparse.ArgumentParser]") -> None:
+def add_benchmark(commands: "Commands[Command]") -> None:
     benchmark = add_command(
         commands,
         "benchmark",
         "train and compare many trainers on many datasets",
         "nnunet-plugins benchmark run suites/condseg.toml --dry-run",
-        "Train and compare the trainers of a suite file. See docs/benchmarking.md; suites/ has examples.",
+        "Train and compare the trainers of a suite file. See docs/benchmarking.md, which begins with one.",
     )
-    actions = benchmark.add_subparsers(dest="action", required=True, metavar="ACTION")
+    benchmark.set_defaults(print_help=benchmark.print_help)
+    actions = benchmark.add_subparsers(dest="action", title="actions", metavar="ACTION", parser_class=Command)
     example = "nnunet-plugins benchmark {} suites/condseg.toml"
     help = "plan, preprocess, train, validate and report all that is not done yet"
     run = add_command(actions, "run", help, example.format("run --dry-run"))
@@ -289,7 +301,7 @@ def add_benchmark(commands: "Commands[argparse.ArgumentParser]") -> None:
     verify.add_argument("report", type=Path, metavar="REPORT", help="the folder of a report")
 
 
-def add_completion(commands: "Commands[argparse.ArgumentParser]") -> None:
+def add_completion(commands: "Commands[Command]") -> None:
     completion = add_command(
         commands,
         "completion",

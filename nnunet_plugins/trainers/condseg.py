@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from nnunet_plugins.architectures import ConDSeg, Net0
+from nnunet_plugins.architectures.condseg import FEWEST_STAGES
 from nnunet_plugins.architectures.layers.encoders import load_imagenet_weights
 from nnunet_plugins.checkpoint_files import read_checkpoint
 from nnunet_plugins.errors import UserError
@@ -29,13 +30,14 @@ class ConDSegNet0Trainer(PluginTrainer):
     The paper prints rates and no decay. Its authors' code lowers them on plateaus and keeps the best epoch; nnU-Net
     predicts with the last iterate, which a constant rate leaves wherever its last steps led. Deviation: where the last
     iterate predicts, the rates fall to zero as nnU-Net's own do. ``constant_rate`` is the paper's.
+
+    Volumes are our extension to the paper's images.
     """
 
     method = "ConDSeg"
     paper = (
         "Lei et al., ConDSeg: A General Medical Image Segmentation Framework via Contrast-Driven Feature Enhancement"
     )
-    supported_dimensions = (2,)
     not_pretrained_because = ""
     published_initialisation = "ImageNet weights in both stages (authors' code)"
     initial_lr = 1e-4
@@ -47,7 +49,7 @@ class ConDSegNet0Trainer(PluginTrainer):
 
     @classmethod
     def build_network(cls, in_channels: int, num_classes: int, plan: NetworkPlan, deep_supervision: bool) -> nn.Module:
-        return Net0(in_channels, num_classes, **cls.network_options())
+        return Net0(in_channels, num_classes, plan=plan.encoder_plan(FEWEST_STAGES), **cls.network_options())
 
     @property
     def num_stage_1_epochs(self) -> int:
@@ -72,7 +74,10 @@ class ConDSegNet0Trainer(PluginTrainer):
         assert isinstance(self.bare_network, Net0 | ConDSeg)
         if self.consistency_reinforcement and self.bare_network.stage == 1:
             images = batch["data"].to(self.device, non_blocking=True)
-            batch = batch | {"data": torch.stack((images, strongly_augmented(images)), 1)}
+            num_image_channels = len(self.configuration_manager.normalization_schemes)
+            augmented = strongly_augmented(images[:, :num_image_channels])
+            view = torch.cat((augmented, images[:, num_image_channels:]), 1)  # a cascade's segmentation stays
+            batch = batch | {"data": torch.stack((images, view), 1)}
         return super().train_step(batch)
 
 
@@ -93,7 +98,13 @@ class ConDSegTrainer(ConDSegNet0Trainer):
 
     @classmethod
     def build_network(cls, in_channels: int, num_classes: int, plan: NetworkPlan, deep_supervision: bool) -> nn.Module:
-        return ConDSeg(in_channels, num_classes, deep_supervision=deep_supervision, **cls.network_options())
+        return ConDSeg(
+            in_channels,
+            num_classes,
+            deep_supervision=deep_supervision,
+            plan=plan.encoder_plan(FEWEST_STAGES),
+            **cls.network_options(),
+        )
 
     def load_initial_weights(self) -> str:
         network = self.bare_network

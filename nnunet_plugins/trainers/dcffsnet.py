@@ -5,17 +5,22 @@ from typing import ClassVar
 from torch import nn
 
 from nnunet_plugins.architectures import DCFFSNet
+from nnunet_plugins.architectures.dcffsnet import directions_of
 from nnunet_plugins.losses import DCFFSNetLoss
 from nnunet_plugins.trainers.base import PluginTrainer
 from nnunet_plugins.trainers.plan import NetworkPlan
 
+FEWEST_STAGES = 2  # a bottleneck below the full resolution
+
 
 class DCFFSNetTrainer(PluginTrainer):
-    """DCFFSNet with its connectivity losses; Adam with polynomial decay, nnU-Net's augmentation."""
+    """DCFFSNet with its connectivity losses; Adam with polynomial decay, nnU-Net's augmentation.
+
+    Volumes are our extension to the paper's images.
+    """
 
     method = "DCFFSNet"
     paper = "Zhang et al., DCFFSNet: Deep Connectivity Feature Fusion Separation Network for Medical Image Segmentation"
-    supported_dimensions = (2,)
     not_pretrained_because = ""
     published_initialisation = "not said (its reference [4] starts from ImageNet)"
     initial_lr = 1e-4
@@ -25,8 +30,20 @@ class DCFFSNetTrainer(PluginTrainer):
     @classmethod
     def build_network(cls, in_channels: int, num_classes: int, plan: NetworkPlan, deep_supervision: bool) -> nn.Module:
         return DCFFSNet(
-            in_channels, num_classes, deep_supervision=deep_supervision, voting=cls.voting, **cls.network_options()
+            in_channels,
+            num_classes,
+            deep_supervision=deep_supervision,
+            voting=cls.voting,
+            plan=plan.encoder_plan(FEWEST_STAGES),
+            **cls.network_options(),
         )
 
     def _build_loss(self) -> nn.Module:
-        return DCFFSNetLoss(self.label_format, batch_dice=self.configuration_manager.batch_dice, voting=self.voting)
+        plan = NetworkPlan(self.plans_manager, self.configuration_manager, self.num_input_channels)
+        directions = directions_of(plan.encoder_plan(FEWEST_STAGES), self.network_options().get("diagonal"))
+        return DCFFSNetLoss(
+            self.label_format,
+            batch_dice=self.configuration_manager.batch_dice,
+            voting=self.voting,
+            directions=directions,
+        )

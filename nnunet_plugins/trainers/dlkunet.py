@@ -21,7 +21,7 @@ from nnunet_plugins.architectures import DLKUNet
 from nnunet_plugins.architectures.dlkunet import NUM_BLOCKS
 from nnunet_plugins.losses import DiceCrossEntropyLoss
 from nnunet_plugins.trainers.base import PluginTrainer
-from nnunet_plugins.trainers.plan import NetworkPlan
+from nnunet_plugins.trainers.plan import NetworkPlan, further_strides
 
 WHAT_FOLLOWS_FLIPS = (MaskImageTransform, RemoveLabelTansform)
 """Kinds of transform one of which begins the part of nnU-Net's training transforms that every training needs."""
@@ -147,15 +147,6 @@ def turn(patch_size: Sequence[int], first: int, second: int) -> SpatialTransform
 def angle(around: int, image: Tensor, dim: int) -> float:
     """Draw an angle in radians for one axis of rotation, 0 for the others."""
     return np.random.uniform(-MAX_TURN, MAX_TURN) if dim == around else 0.0  # noqa: NPY002 (batchgenerators' generator)
-
-
-def further_strides(plan: Sequence[Sequence[int]], patch_size: Sequence[int], num_blocks: int) -> list[list[int]]:
-    """The plan's strides, and for further blocks strides of 2 along every axis that still has four pixels."""
-    strides = [list(stride) for stride in plan]
-    while len(strides) < num_blocks:
-        left = np.array(patch_size) // np.prod(strides, axis=0)
-        strides.append([2 if size >= 4 else 1 for size in left])
-    return strides
 
 
 def ratio(lengths: np.ndarray) -> float:

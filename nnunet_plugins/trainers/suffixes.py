@@ -28,6 +28,7 @@ class Suffixes(NamedTuple):
         """Attributes of a trainer with these wishes; a fifth as many iterations validate, as in nnU-Net (250 to 50)."""
         wanted: dict[str, Any] = {
             "pretrained": self.pretrained or None,
+            "supported_dimensions": (2,) if self.pretrained else None,
             "early_stopping_patience": self.patience,
             "num_epochs": self.epochs,
             "num_iterations_per_epoch": self.iterations,
@@ -37,7 +38,7 @@ class Suffixes(NamedTuple):
 
 
 def subclass_with(name: str, base: type, suffixes: Suffixes) -> type:
-    """Make a subclass of one of this package's trainers.
+    """Make a subclass of one of this package's trainers; ImageNet's weights are of images, not of volumes.
 
     Raises:
         UserError: it cannot start from ImageNet weights, but shall.

@@ -18,7 +18,10 @@ from nnunet_plugins.errors import UserError
 @pytest.mark.parametrize("groups", [1, 2])
 def test_attention_of_each_group_equals_the_plain_formula(groups):
     x = torch.randn(2, 16, 3, 4, dtype=torch.float64)
-    spatial, channel = randomise(SpatialAttention(16, groups, reduction=2)), randomise(ChannelAttention(groups))
+    spatial, channel = (
+        randomise(SpatialAttention(nn.Conv2d, 16, groups, reduction=2)),
+        randomise(ChannelAttention(groups)),
+    )
     projected = [p(x).chunk(groups, 1) for p in (spatial.query, spatial.key, spatial.value)]
     expected_spatial, expected_channel = [], []
     for query, key, value, group in zip(*projected, x.chunk(groups, 1), strict=True):

@@ -74,7 +74,7 @@ def test_published_multiply_accumulates(monkeypatch):
 
 def test_head_of_net0_equals_the_published_order_of_its_operations():
     torch.manual_seed(0)
-    head = Net0Head((3, 5), 2, channels=64).double()
+    head = Net0Head(nn.Conv2d, (3, 5), 2, channels=64).double()
     features = [torch.randn(2, 3, 8, 12, dtype=torch.float64), torch.randn(2, 5, 4, 6, dtype=torch.float64)]
     torch.testing.assert_close(head(features, (16, 24)), literal_net0_head(head, features, (16, 24)))
 

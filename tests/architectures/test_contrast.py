@@ -2,32 +2,36 @@
 
 import pytest
 import torch
-from support.references import literal_aggregation
+from support.references import literal_aggregation, literal_aggregation_of_volumes
 from torch import nn
 
 from nnunet_plugins.architectures.layers.contrast import CDFA, SID, AuxiliaryHead
 
 
-@pytest.mark.parametrize("window", [3, 5])
+@pytest.mark.parametrize(("size", "window"), [((7, 9), 3), ((7, 9), 5), ((3, 4, 5), 3)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_cdfa_is_that_of_equations_11_to_14(window, dtype):
+def test_cdfa_is_that_of_equations_11_to_14(size, window, dtype):
     torch.manual_seed(0)
-    cdfa = CDFA(nn.Conv2d, 6, 8, window, num_heads=2).to(dtype)
-    x, foreground, background = (torch.randn(2, c, 7, 9, dtype=dtype, requires_grad=True) for c in (6, 8, 8))
+    positions = window ** len(size)
+    conv_op, aggregate = (
+        (nn.Conv2d, literal_aggregation) if len(size) == 2 else (nn.Conv3d, literal_aggregation_of_volumes)
+    )
+    cdfa = CDFA(conv_op, 6, 8, window, num_heads=2).to(dtype)
+    x, foreground, background = (torch.randn(2, c, *size, dtype=dtype, requires_grad=True) for c in (6, 8, 8))
 
     def literal(x, foreground, background):
-        values = cdfa.value(cdfa.before(x)).reshape(2, 2, 4, 7, 9)
+        values = cdfa.value(cdfa.before(x)).reshape(2, 2, 4, *size)
         a_fg, a_bg = (
-            linear(f).reshape(2, 2, window**2, window**2, 7, 9).softmax(3)  # eq. 12
+            linear(f).reshape(2, 2, positions, positions, *size).softmax(3)  # eq. 12
             for linear, f in ((cdfa.foreground, foreground), (cdfa.background, background))
         )
-        return cdfa.after(cdfa.project(literal_aggregation(values, a_fg, a_bg).reshape(2, 8, 7, 9)))
+        return cdfa.after(cdfa.project(aggregate(values, a_fg, a_bg).reshape(2, 8, *size)))
 
     results = []
     for function in (cdfa, literal):
         y = function(x, foreground, background)
         inputs = [x, foreground, background, *cdfa.parameters()]
-        results.append([y, *torch.autograd.grad((y * torch.arange(9, dtype=dtype)).sum(), inputs)])
+        results.append([y, *torch.autograd.grad((y * torch.arange(size[-1], dtype=dtype)).sum(), inputs)])
     for ours, theirs in zip(*results, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5 * theirs.abs().max().item())
 

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from nnunet_plugins.architectures import DCFFSNet
-from nnunet_plugins.architectures.dcffsnet import DSCRIM, MSFFM, MSRCM, PConv, convolve_groups, upsample
+from nnunet_plugins.architectures.dcffsnet import MSFFM, MSRCM, upsample
+from nnunet_plugins.architectures.layers.connectivity import DSCRIM, PConv, convolve_groups
 from nnunet_plugins.architectures.layers.devices import as_on_cuda
 from nnunet_plugins.architectures.layers.directions import DIRECTIONS
 
@@ -85,7 +86,7 @@ def test_untrained_network_is_undecided_between_the_classes():
 
 
 def test_dscrim_computes_equations_1_to_3():
-    dscrim = randomise(DSCRIM(64, 1))
+    dscrim = randomise(DSCRIM(nn.Conv2d, 64, 1, DIRECTIONS))
     f5 = torch.randn(2, 64, 3, 4, dtype=torch.float64)
     c5, low_resolution = dscrim(f5)
 
@@ -103,7 +104,7 @@ def test_dscrim_computes_equations_1_to_3():
 
 
 def test_msffm_computes_equations_4_to_8():
-    msffm = randomise(MSFFM(32))
+    msffm = randomise(MSFFM(nn.Conv2d, 32, 8))
     f, c = torch.randn(2, 2, 32, 5, 6, dtype=torch.float64)
     expected_f, expected_c = [], []
     for f_i, c_i in zip(f.chunk(8, 1), c.chunk(8, 1), strict=True):
@@ -122,7 +123,7 @@ def test_msffm_computes_equations_4_to_8():
 
 
 def test_msrcm_computes_equation_9():
-    msrcm = randomise(MSRCM(4, 6))
+    msrcm = randomise(MSRCM(nn.Conv2d, 4, 6))
     x = torch.randn(2, 4, 9, 8, dtype=torch.float64)
     total = torch.zeros_like(x)
     for kernel_size, (conv, norm) in zip((1, 3, 5, 7), msrcm.scales, strict=True):
@@ -133,7 +134,7 @@ def test_msrcm_computes_equation_9():
 
 
 def test_pconv_computes_equation_10_with_one_shared_kernel():
-    pconv = randomise(PConv(16, 2))
+    pconv = randomise(PConv(nn.Conv2d, 16, 2, DIRECTIONS))
     x = torch.randn(2, 16, 5, 6, dtype=torch.float64)
     convolved = torch.cat([F.conv2d(group, pconv.conv.weight, padding=1) for group in shifted_groups(x)], 1)
     torch.testing.assert_close(pconv(x), pconv.seg_layers[0](pconv.norm(convolved).relu()))
@@ -147,7 +148,7 @@ def test_groups_are_convolved_alike_on_the_cpu_and_elsewhere():
     results = []
     for device in (nullcontext, as_on_cuda):
         with device():
-            y = convolve_groups(conv, x)
+            y = convolve_groups(conv, x, 8)
         results.append((y, *torch.autograd.grad(y, (x, conv.weight), direction)))
     torch.testing.assert_close(*results)
 

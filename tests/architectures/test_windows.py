@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from support.references import literal_aggregation
+from support.references import literal_aggregation, literal_aggregation_of_volumes
 from torch.nn import functional as F
 
 from nnunet_plugins.architectures.layers.windows import aggregate_windows
@@ -31,12 +31,27 @@ def test_values_and_gradients_equal_those_of_unfold_and_fold(window, size, dtype
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5 if dtype == torch.float32 else 1e-9)
 
 
-def test_gradients_equal_finite_differences():
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("window", "size"), [(3, (4, 5, 3)), (3, (1, 1, 1)), (3, (1, 6, 2)), (5, (2, 3, 4))])
+def test_values_and_gradients_in_volumes_equal_those_of_cubes(window, size, dtype):
+    torch.manual_seed(0)
+    values = torch.randn(2, 2, 3, *size, dtype=dtype)
+    outer, inner = torch.randn(2, 2, 2, window**3, window**3, *size, dtype=dtype).softmax(4).unbind()
+    ours, literal = (
+        value_and_gradients(f, values, outer, inner) for f in (aggregate_windows, literal_aggregation_of_volumes)
+    )
+    for mine, theirs in zip(ours, literal, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5 if dtype == torch.float32 else 1e-9)
+
+
+@pytest.mark.parametrize(("positions", "size"), [(9, (3, 2)), (27, (2, 1, 2))])
+def test_gradients_equal_finite_differences(positions, size):
     torch.manual_seed(0)
     values, outer, inner = (
-        torch.randn(1, 1, *shape, 3, 2, dtype=torch.float64, requires_grad=True) for shape in ((2,), (9, 9), (9, 9))
+        torch.randn(1, 1, *shape, *size, dtype=torch.float64, requires_grad=True)
+        for shape in ((2,), (positions, positions), (positions, positions))
     )
-    assert torch.autograd.gradcheck(aggregate_windows, (values, outer, inner))
+    assert torch.autograd.gradcheck(aggregate_windows, (values, outer, inner), fast_mode=positions == 27)
 
 
 @given(st.integers(1, 6), st.integers(1, 6), st.sampled_from([1, 3, 5]))

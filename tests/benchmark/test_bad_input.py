@@ -73,15 +73,15 @@ def test_unknown_trainer_is_named(action, trainer, hint, root, suite_file, nothi
 @pytest.mark.parametrize("action", ["run", "cost"])
 @pytest.mark.parametrize("configuration", ["3d_fullres", "3d_lowres"])
 def test_2d_trainer_is_refused_for_a_3d_configuration(action, configuration, root, suite_file, nothing_starts):
-    path = suite_file(("nnUNetTrainer", "DCFFSNetTrainer"), configuration=configuration)
+    path = suite_file(("nnUNetTrainer", "DCSNetTrainer"), configuration=configuration)
     assert refusal(root, action, path) == (
-        f"{path}: DCFFSNetTrainer works in 2D only, but dataset 501 has configuration {configuration}: leave one out, "
+        f"{path}: DCSNetTrainer works in 2D only, but dataset 501 has configuration {configuration}: leave one out, "
         "or give that dataset a list of trainers"
     )
 
 
 def test_2d_trainer_is_accepted_beside_3d_datasets_of_other_trainers(root, suite_file):
-    path = suite_file(("nnUNetTrainer", "DCFFSNetTrainer"), configuration="3d_fullres")
+    path = suite_file(("nnUNetTrainer", "DCSNetTrainer"), configuration="3d_fullres")
     text = path.read_text()
     path.write_text(text.replace('["3d_fullres"]', '["3d_fullres"], trainers = ["nnUNetTrainer"]'))
     check_suite(survey(read_suite(path)), path)
@@ -216,6 +216,41 @@ def test_all_that_a_suite_lacks_is_told_at_once(root, suite_file, monkeypatch, n
         for fault, expected in zip(faults, ("3d_mine", "'NoTrainer'", "'NoTrainerEither'", "no GPU"), strict=True):
             assert fault.startswith("- ") and expected in fault
     two = path.read_text().replace("datasets = [{ id = 501", "datasets = [{ id = 502 }, { id = 503 }, { id = 501")
-    path.write_text(two)
-    with pytest.raises(SystemExit, match=r"^2 things must be corrected:\n- There is no dataset 502 .*\n- .* 503 "):
-        main(["benchmark", "run", str(path)])
+    path.write_text(two.replace("epochs = 5", "epoch = 6"))
+    for action in ("run", "cost"):
+        with pytest.raises(SystemExit) as ended:
+            main(["benchmark", action, str(path)])
+        title, *faults = ended.value.code.splitlines()
+        expected = [
+            f"{path}: epoch: there is no such key",
+            f"{path}: epochs is missing: add it, e.g. epochs = 100",
+            "There is no dataset 502",
+            "There is no dataset 503",
+            *("3d_mine", f"{path}: trainers = 'NoTrainer'", f"{path}: trainers = 'NoTrainerEither'", "no GPU"),
+        ]
+        del expected[8 if action == "run" else 7 :]  # the costs are asked for a GPU later
+        assert title == f"{len(expected)} things must be corrected:"
+        for fault, words in zip(faults, expected, strict=True):
+            assert fault.startswith("- ") and words in fault
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("epochs = 5", "epochs = -5"),
+        ("folds = [0, 1]", "folds = []"),
+        ("folds = [0, 1]", "folds = 3"),
+        ("epochs = 5", "epochs = 5\niterations = 0"),
+        ("epochs = 5", "epochs = 5\ngpu_memory_gb = -1"),
+        ("epochs = 5", "epochs = 5\nrepeats = 0"),
+        ("id = 501,", "id = 501, cluster_regex = '(',"),
+        ("id = 501,", "id = 501, trainers = ['nnUNetTrainer', 'nnUNetTrainr'],"),
+        ("['nnUNetTrainer']", "['nnUNetTrainer', 'nnUNetTrainer_5epochs']"),
+        ("['nnUNetTrainer']", "3"),
+    ],
+)
+def test_wrong_key_brings_no_fault_that_is_none(right, wrong, root, suite_file, nothing_starts):
+    path = suite_file()
+    assert right in path.read_text()
+    path.write_text(path.read_text().replace(right, wrong))
+    assert refusal(root, "run", path).startswith(f"{path}: ")

@@ -9,7 +9,7 @@ import pytest
 from support.benchmark_commands import finish
 from support.tiny_suite import write_suite
 
-from nnunet_plugins.benchmark import command
+from nnunet_plugins.benchmark import checks, command
 from nnunet_plugins.benchmark.jobs import engine, receipts
 from nnunet_plugins.benchmark.report.collection import collect
 from nnunet_plugins.benchmark.runs import Run, runs
@@ -53,7 +53,8 @@ def counts(suite_file, monkeypatch) -> Counter:
     found: Counter = Counter()
     receipts.folder_digest.cache_clear()
     monkeypatch.setattr(receipts, "digest", lambda path: found.update([path]) or digest(path))
-    monkeypatch.setattr(command, "survey", lambda suite, **how: found.update(["listed"]) or survey(suite, **how))
+    for module in (command, checks):
+        monkeypatch.setattr(module, "survey", lambda *how, **named: found.update(["listed"]) or survey(*how, **named))
     monkeypatch.setattr(command, "report_to", lambda survey, *_, **__: collect(survey))
     return found
 

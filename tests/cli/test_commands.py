@@ -42,6 +42,27 @@ def test_convert_without_a_download_says_what_it_needs():
         main(["convert", "isic2018"])
 
 
+@pytest.mark.parametrize(
+    ("arguments", "usage"),
+    [
+        (["list", "--jsn"], "usage: nnunet-plugins list [-h]"),
+        (["benchmark", "run", "a.toml", "--drie"], "usage: nnunet-plugins benchmark run [-h]"),
+        (["doctor", "twice"], "usage: nnunet-plugins doctor [-h]"),
+    ],
+)
+def test_unknown_argument_is_told_with_the_usage_of_its_command(arguments, usage, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    error = capsys.readouterr().err
+    assert error.startswith(usage) and error.rstrip().endswith(f"unrecognized arguments: {arguments[-1]}")
+
+
+def test_benchmark_alone_prints_its_help(capsys):
+    main(["benchmark"])
+    output = capsys.readouterr().out
+    assert output.startswith("usage: nnunet-plugins benchmark") and all(action in output for action in ACTIONS)
+
+
 def environment_lines(capsys) -> dict[str, str]:
     """Assignments that ``env`` prints, as a shell reads them."""
     main(["env"])
@@ -161,12 +182,12 @@ def test_a_3d_configuration_of_a_2d_trainer_is_refused_in_one_sentence(tmp_path)
     dataset.mkdir()
     (dataset / "nnUNetPlans.json").write_text(json.dumps({"configurations": configurations}))
     (dataset / "dataset.json").write_text("{}")
-    arguments = ("Dataset001_Volumes", "3d_fullres", "0", "-tr", "DCFFSNetTrainer_5epochs", "-device", "cpu")
+    arguments = ("Dataset001_Volumes", "3d_fullres", "0", "-tr", "DCSNetTrainer_5epochs", "-device", "cpu")
     variables = {"nnUNet_preprocessed": str(tmp_path), "nnUNet_extTrainer": "", "NNUNET_PLUGINS_DISABLE_AUTOLOAD": "1"}
     result = command_line("train", *arguments, **variables)
     assert result.returncode == 1
     assert result.stderr.splitlines()[-1] == (
-        "DCFFSNetTrainer_5epochs works in 2D only, but configuration 3d_fullres is 3D: train 2d instead."
+        "DCSNetTrainer_5epochs works in 2D only, but configuration 3d_fullres is 3D: train 2d instead."
     )
     assert "Traceback" not in result.stderr
 

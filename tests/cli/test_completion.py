@@ -17,7 +17,12 @@ CASES = [
     (["benchmark", "st"], {"status"}),
     (["benchmark", "run", "my_su"], {"my_suite.toml"}),
     (["evaluate", "my_pre"], {"my_predictions"}),
-    (["train", "my_pre"], {"my_predictions"}),
+    (["train", "501", "2d", "0", "-tr", "DCFFSNetTrainer_m"], {"DCFFSNetTrainer_meanVote"}),
+    (["train", "501", "2d", "0", "-tr", "DCFFSNetTrainer", "--disable_c"], {"--disable_checkpointing"}),
+    (["predict", "-d", "501", "-tr", "nnUNetT"], {"nnUNetTrainer"}),
+    (["predict", "-i", "my_pre"], {"my_predictions"}),
+    (["find_best_configuration", "501", "-tr", "nnUNetT"], {"nnUNetTrainer"}),
+    (["convert", "fol"], {"folder"}),
     (["evaluate", "--tol"], {"--tolerance"}),
     (["completion", "f"], {"fish"}),
 ]

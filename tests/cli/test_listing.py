@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from nnunet_plugins.cli import main
-from nnunet_plugins.trainers import TRAINERS
+from nnunet_plugins.trainers import TRAINERS, find_trainer
 from nnunet_plugins.trainers.facts import read_facts
 
 FACTS = read_facts()
@@ -35,6 +35,13 @@ def test_the_list_ends_with_papers_and_suffixes(capsys):
         assert output.count(paper) == 1
     for suffix in ("_<N>epochs", "_<M>iterations", "_pretrained", "_earlyStop<N>"):
         assert suffix in output
+
+
+def test_the_list_says_what_the_parameters_are_counted_for(capsys):
+    output = listed(capsys)
+    for name, facts in FACTS.items():
+        channels = "with {} channels in and {} out".format(*find_trainer(name).reference_channels)
+        assert f"{facts.paper}. Parameters: {channels}\n" in output
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from support.cell_datasets import LABELS, make_trainer
+from support.cell_datasets import LABELS, VOLUMES, make_trainer
 
 pytestmark = pytest.mark.usefixtures("results", "no_progress_pictures")
 
@@ -12,17 +12,27 @@ class Killed(Exception):
 
 
 def test_resumed_training_equals_an_uninterrupted_one(loading_trainer_name, tmp_path, monkeypatch):
+    check_resuming(loading_trainer_name, LABELS, tmp_path, monkeypatch)
+
+
+@pytest.mark.slow
+def test_resumed_training_of_volumes_equals_an_uninterrupted_one(main_trainer_name_3d, tmp_path, monkeypatch):
+    """ConDSeg's second stage begins where the first epoch ends, and its training is resumed there."""
+    check_resuming(main_trainer_name_3d, VOLUMES, tmp_path, monkeypatch)
+
+
+def check_resuming(trainer_name, dataset_id, tmp_path, monkeypatch) -> None:
     from nnunetv2.run.run_training import maybe_load_checkpoint
 
-    name = f"{loading_trainer_name}_2epochs_2iterations"
+    name = f"{trainer_name}_2epochs_2iterations"
     monkeypatch.setenv("NNUNET_PLUGINS_SEED", "5")
     monkeypatch.setenv("nnUNet_results", str(tmp_path / "whole"))
-    whole = make_trainer(name, LABELS)
+    whole = make_trainer(name, dataset_id)
     whole.disable_checkpointing = True
     whole.run_training()
 
     monkeypatch.setenv("nnUNet_results", str(tmp_path / "resumed"))
-    interrupted = make_trainer(name, LABELS)
+    interrupted = make_trainer(name, dataset_id)
     interrupted.save_every = 1
     monkeypatch.setattr(interrupted, "on_epoch_start", raise_in_epoch_1(interrupted))
     with pytest.raises(Killed):
@@ -31,7 +41,7 @@ def test_resumed_training_equals_an_uninterrupted_one(loading_trainer_name, tmp_
     for variable in ("NNUNET_PLUGINS_WEIGHTS", "NNUNET_PLUGINS_STAGE1"):
         monkeypatch.delenv(variable)  # what the checkpoint replaces must not be loaded again
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    resumed = make_trainer(name, LABELS, continue_training=True)
+    resumed = make_trainer(name, dataset_id, continue_training=True)
     maybe_load_checkpoint(resumed, continue_training=True, validation_only=False)
     assert resumed.current_epoch == 1
     resumed.disable_checkpointing = True

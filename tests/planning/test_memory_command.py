@@ -44,9 +44,9 @@ def test_every_verdict_has_its_words(root, capsys):
 
 def test_dimensions_that_a_method_does_not_have_are_told(root, capsys):
     output = memory(
-        capsys, "-d", VOLUMES.id, "-c", "3d_fullres", "--gpu-memory", 8, "-tr", "nnUNetTrainer", "DCFFSNetTrainer"
+        capsys, "-d", VOLUMES.id, "-c", "3d_fullres", "--gpu-memory", 8, "-tr", "nnUNetTrainer", "DCSNetTrainer"
     )
-    assert row_of(output, "DCFFSNetTrainer")[-1] == "2D only"
+    assert row_of(output, "DCSNetTrainer")[-1] == "2D only"
     assert row_of(output, "nnUNetTrainer")[-1] == "fits"
     assert "2d" not in output
 

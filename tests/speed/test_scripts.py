@@ -61,13 +61,14 @@ def test_literal_forms_agree_with_the_package_for_more_classes(classes):
     dcffsnet_ops.require_agreement(Setting(classes=classes))
 
 
-def test_dcffsnet_ops_prints_ratios(capsys):
+@pytest.mark.parametrize(("patch", "rows"), [((), 5), (("--patch", "16", "16", "16"), 6)], ids=["2D", "3D"])
+def test_dcffsnet_ops_prints_ratios(patch, rows, capsys):
     import dcffsnet_ops
 
-    dcffsnet_ops.main(TINY)
+    dcffsnet_ops.main([*TINY, *patch])
     out = capsys.readouterr().out
     assert "agree" in out
-    assert len(re.findall(rf"^\| .+ \| {SPREAD} \| {SPREAD} \| {SPREAD} \|$", out, re.M)) == 5
+    assert len(re.findall(rf"^\| .+ \| {SPREAD} \| {SPREAD} \| {SPREAD} \|$", out, re.M)) == rows
     assert re.search(r"The loss takes \S+ % \(\S+\) of a training step", out)
 
 
@@ -207,7 +208,7 @@ def test_report_grows_with_trainers_datasets_and_cases(capsys):
         ["2", "2", "10"],
         ["8", "2", "10"],
     ]
-    assert all(float(value) >= 0 for row in sizes for value in row[3:]) and all(float(row[6]) > 0 for row in sizes)
+    assert all(float(value) >= 0 for row in sizes for value in row[3:]) and all(float(row[7]) > 0 for row in sizes)
 
 
 def test_large_suite_shows_that_only_files_of_its_own_are_read_for_each_training(capsys, monkeypatch):

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from nnunet_plugins.benchmark.metrics import HIGHER_IS_BETTER
-from nnunet_plugins.benchmark.report.analysis import result_table
+from nnunet_plugins.benchmark.report.analysis import Analysis, result_table
+from nnunet_plugins.benchmark.report.notes import notices, warnings
 from nnunet_plugins.benchmark.report.record import DatasetRecord, Machine, Record
 from nnunet_plugins.benchmark.report.results import CASE_COLUMNS, TRAINING_COLUMNS, Results, write_data
 from nnunet_plugins.benchmark.suite import Data, Suite
@@ -133,6 +134,16 @@ def table_of(
 ) -> pd.DataFrame:
     """Result table of rows of cases; two metrics stand for all, which take their time and are treated alike."""
     return result_table(case_table(rows), plain_record(trainers, **suite), metrics)
+
+
+def warned(table: pd.DataFrame, reference: str = REFERENCE) -> list[str]:
+    """Sentences of all kinds about a table's differences."""
+    return list(itertools.chain.from_iterable(warnings(table, reference).values()))
+
+
+def told(analysis: Analysis) -> list[str]:
+    """Sentences of all notices of a report."""
+    return [sentence for kind in notices(analysis) for sentence in kind.sentences]
 
 
 def row_of(

@@ -1,5 +1,7 @@
 """Plain, slow forms of operations, and weights to compare them with, for more than one test."""
 
+from itertools import product
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -16,6 +18,20 @@ def literal_aggregation(values, outer, inner):
     weighted = outer @ (inner @ unfolded)
     weighted = weighted.permute(0, 1, 4, 3, 2).reshape(batch, -1, height * width)
     return F.fold(weighted, (height, width), window, padding=window // 2).view_as(values)
+
+
+def literal_aggregation_of_volumes(values, outer, inner):
+    """Aggregation of ConDSeg by equations 11, 13 and 14 in volumes: every window unfolded, multiplied and summed."""
+    window = round(outer.shape[2] ** (1 / 3))
+    reach, size = window // 2, values.shape[3:]
+    padded = F.pad(values, [reach] * 6)
+    windows = padded.unfold(3, window, 1).unfold(4, window, 1).unfold(5, window, 1)  # (B, heads, C, *S, K, K, K)
+    members = windows.flatten(6)  # (B, heads, C, *S, K^3)
+    weighted = torch.einsum("bhmkzyx,bhknzyx,bhczyxn->bhczyxm", outer, inner, members)
+    result = torch.zeros_like(padded)
+    for member, (z, y, x) in enumerate(product(range(window), repeat=3)):
+        result[..., z : z + size[0], y : y + size[1], x : x + size[2]] += weighted[..., member]
+    return result[..., reach : reach + size[0], reach : reach + size[1], reach : reach + size[2]]
 
 
 def randomise(module: nn.Module) -> nn.Module:

@@ -15,22 +15,22 @@ from nnunet_plugins.architectures.layers.old_checkpoints import refuse_state_dic
 
 
 class SpatialAttention(nn.Module):
-    """Self-attention over the H * W positions of each channel group, as a residual scaled by ``gamma`` (0 at first).
+    """Self-attention over the positions of each channel group, as a residual scaled by ``gamma`` (0 at first).
 
-    Quadratic in H * W: meant for the lowest resolution only. ``(B, C, H, W)`` to ``(B, C, H, W)``.
+    Quadratic in their number: meant for the lowest resolution only. ``(B, C, *S)`` to the same.
     """
 
-    def __init__(self, channels: int, groups: int = 1, reduction: int = 8):
+    def __init__(self, conv_op: ConvOp, channels: int, groups: int = 1, reduction: int = 8):
         super().__init__()
         self.groups = groups
-        self.query = nn.Conv2d(channels, channels // reduction, 1, groups=groups)
-        self.key = nn.Conv2d(channels, channels // reduction, 1, groups=groups)
-        self.value = nn.Conv2d(channels, channels, 1, groups=groups)
+        self.query = conv_op(channels, channels // reduction, 1, groups=groups)
+        self.key = conv_op(channels, channels // reduction, 1, groups=groups)
+        self.value = conv_op(channels, channels, 1, groups=groups)
         self.gamma = nn.Parameter(torch.zeros(1))
 
     def forward(self, x: Tensor) -> Tensor:
         query, key, value = (
-            projection(x).unflatten(1, (self.groups, -1)).flatten(3).transpose(2, 3)  # (B, groups, H*W, c)
+            projection(x).unflatten(1, (self.groups, -1)).flatten(3).transpose(2, 3)  # (B, groups, positions, c)
             for projection in (self.query, self.key, self.value)
         )
         attended = F.scaled_dot_product_attention(query, key, value)
@@ -42,7 +42,7 @@ class ChannelAttention(nn.Module):
 
     Deviation: the affinity of two channels is the cosine between them, times a learned scale (an inverse temperature)
     for each group. The sum of their products over the positions grows with the patch, until every channel attends to
-    one alone; their mean is so small that every channel attends to all alike. ``(B, C, H, W)`` to ``(B, C, H, W)``.
+    one alone; their mean is so small that every channel attends to all alike. ``(B, C, *S)`` to the same.
     """
 
     initial_scale = 6.0  # of features after a ReLU the weights have 0.7 of the largest entropy, whatever the patch

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 import torch
+from dynamic_network_architectures.building_blocks.helper import convert_conv_op_to_dim
 from torch import Tensor, nn
 
 from nnunet_plugins.architectures.layers.convolutions import ConvOp, Size, conv_norm_relu
@@ -13,11 +14,11 @@ from nnunet_plugins.architectures.layers.windows import aggregate_windows
 
 
 class SID(nn.Module):
-    """Semantic information decoupling: f4 to f_fg, f_bg and f_uc, each ``(B, C, h, w)``, and their masks (eq. 8)."""
+    """Semantic information decoupling: f4 to f_fg, f_bg and f_uc, each ``(B, C, *s)``, and their masks (eq. 8)."""
 
     regions = ("foreground", "background", "uncertainty")
 
-    def __init__(self, conv_op: ConvOp, in_channels: int, channels: int):
+    def __init__(self, conv_op: ConvOp, in_channels: int, channels: int, doublings: int = 4):
         super().__init__()
         self.branches = nn.ModuleDict(
             {
@@ -29,24 +30,25 @@ class SID(nn.Module):
                 for region in self.regions
             }
         )
-        self.heads = nn.ModuleDict({region: AuxiliaryHead(conv_op, channels) for region in self.regions})
+        self.heads = nn.ModuleDict({region: AuxiliaryHead(conv_op, channels, doublings) for region in self.regions})
 
     def forward(self, f4: Tensor) -> tuple[Tensor, Tensor]:
         """Compute f_fg and f_bg, which the network needs."""
         return self.branches["foreground"](f4), self.branches["background"](f4)
 
     def masks(self, f4: Tensor, foreground: Tensor, background: Tensor, sizes: Sequence[Size]) -> Tensor:
-        """Compute logits of M^fg, M^bg and M^uc, ``(B, 3, H, W)``, which only the loss needs."""
+        """Compute logits of M^fg, M^bg and M^uc, ``(B, 3, *S)``, which only the loss needs."""
         features = (foreground, background, self.branches["uncertainty"](f4))
         return torch.cat([head(f, sizes) for head, f in zip(self.heads.values(), features, strict=True)], 1)
 
 
 class AuxiliaryHead(nn.Module):
-    """Head of one mask, which doubles the size four times: ``(B, C, h, w)`` to logits ``(B, 1, H, W)``."""
+    """Head of one mask, which doubles the size ``doublings`` times: ``(B, C, *s)`` to logits ``(B, 1, *S)``."""
 
-    def __init__(self, conv_op: ConvOp, channels: int):
+    def __init__(self, conv_op: ConvOp, channels: int, doublings: int = 4):
         super().__init__()
-        widths = (channels, 2 * channels, 2 * channels, channels, channels // 2, channels // 2)
+        wide, narrow = 2 * channels, channels // 2
+        widths = (channels, *(wide, wide, channels, narrow, narrow)[-(1 + doublings) :])
         self.convolutions = nn.ModuleList(conv_norm_relu(conv_op, a, b) for a, b in pairwise(widths))
         self.predict = conv_op(widths[-1], 1, 1)
 
@@ -70,7 +72,7 @@ def convolve_upwards(convolutions: Iterable[nn.Module], x: Tensor, sizes: Iterab
 class CDFA(nn.Module):
     """Contrast-driven feature aggregation: attention within a window, with weights from f_fg and f_bg (eq. 11-14).
 
-    ``(B, C_in, H, W)`` and twice ``(B, C, H, W)`` to ``(B, C, H, W)``.
+    ``(B, C_in, *S)`` and twice ``(B, C, *S)`` to ``(B, C, *S)``. A window has M positions, K^2 or in volumes K^3.
 
     Deviation: the channels are split into heads, each with weights of its own, as in the authors' published sizes; the
     paper has one.
@@ -79,13 +81,14 @@ class CDFA(nn.Module):
     def __init__(self, conv_op: ConvOp, in_channels: int, channels: int, window: int, num_heads: int):
         super().__init__()
         self.num_heads = num_heads
-        self.weights_per_window = (window**2, window**2)
+        positions = window ** convert_conv_op_to_dim(conv_op)
+        self.weights_per_window = (positions, positions)
         self.before = Recomputable(
             conv_norm_relu(conv_op, in_channels, channels), conv_norm_relu(conv_op, channels, channels)
         )
         self.value = conv_op(channels, channels, 1)
-        self.foreground = conv_op(channels, num_heads * window**4, 1)  # eq. 12
-        self.background = conv_op(channels, num_heads * window**4, 1)
+        self.foreground = conv_op(channels, num_heads * positions**2, 1)  # eq. 12
+        self.background = conv_op(channels, num_heads * positions**2, 1)
         self.project = conv_op(channels, channels, 1)
         self.after = Recomputable(
             conv_norm_relu(conv_op, channels, channels), conv_norm_relu(conv_op, channels, channels)
@@ -93,12 +96,12 @@ class CDFA(nn.Module):
 
     @recomputable
     def forward(self, x: Tensor, foreground: Tensor, background: Tensor) -> Tensor:
-        values = self.value(self.before(x)).unflatten(1, (self.num_heads, -1))  # (B, heads, C / heads, H, W)
+        values = self.value(self.before(x)).unflatten(1, (self.num_heads, -1))  # (B, heads, C / heads, *S)
         outer, inner = self.attention(self.foreground(foreground)), self.attention(self.background(background))
         return self.after(self.project(aggregate_windows(values, outer, inner).flatten(1, 2)))
 
     def attention(self, logits: Tensor) -> Tensor:
-        """Turn ``(B, heads * K^4, H, W)`` into matrices ``(B, heads, K^2, K^2, H, W)`` whose rows sum to 1.
+        """Turn ``(B, heads * M * M, *S)`` into matrices ``(B, heads, M, M, *S)`` whose rows sum to 1.
 
         They have the precision of ``logits``: autocast would take the largest maps of the network to float32.
         """

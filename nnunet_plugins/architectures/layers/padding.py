@@ -20,9 +20,14 @@ def pad_to_size(x: Tensor, size: Sequence[int]) -> Tensor:
     return F.pad(x, padding) if any(padding) else x
 
 
-def pad_to_stride(x: Tensor, stride: int, minimum: int = 1) -> Tensor:
-    """Zero-pad the end of every spatial axis of ``(B, C, *S)`` to a multiple of ``stride`` of at least ``minimum``."""
-    return pad_to_size(x, [-(-max(length, minimum) // stride) * stride for length in x.shape[2:]])
+def pad_to_stride(x: Tensor, stride: int | Sequence[int]) -> Tensor:
+    """Zero-pad the end of every spatial axis of ``(B, C, *S)`` to a multiple of ``stride``, and to two at least.
+
+    A single position at the coarsest scale would leave batch normalisation one value, and a shift nothing.
+    """
+    strides = (stride,) * (x.ndim - 2) if isinstance(stride, int) else stride
+    lengths = zip(x.shape[2:], strides, strict=True)
+    return pad_to_size(x, [max(2, -(-length // step)) * step for length, step in lengths])
 
 
 def crop(x: Tensor, size: Sequence[int]) -> Tensor:

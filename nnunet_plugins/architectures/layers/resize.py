@@ -17,6 +17,7 @@ def resize(x: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(x, size=tuple(size), mode=mode, align_corners=False).to(x.dtype)
 
 
-def upsample(x: Tensor, factor: int) -> Tensor:
-    """Interpolate ``(B, C, *S)`` to a whole multiple of its size."""
-    return resize(x, [factor * length for length in x.shape[2:]])
+def upsample(x: Tensor, factor: int | Sequence[int]) -> Tensor:
+    """Interpolate ``(B, C, *S)`` to a whole multiple of its size, the same or another one along every axis."""
+    factors = (factor,) * (x.ndim - 2) if isinstance(factor, int) else factor
+    return resize(x, [step * length for step, length in zip(factors, x.shape[2:], strict=True)])

@@ -3,10 +3,9 @@
 The paper unfolds the K x K window of values around every position, multiplies it by two K^2 x K^2 matrices, and folds
 the windows again, that is, sums them where they overlap. Here the two matrices are multiplied first, and the sum over
 all windows that contain a position becomes one filter of (2K - 1) x (2K - 1) taps. Nothing is unfolded, which takes a
-fraction of time and memory (``speed/condseg_ops.py``).
+fraction of time and memory (``speed/condseg_ops.py``). In volumes, our extension, windows are cubes, and M is K^3.
 """
 
-import math
 from collections.abc import Iterable, Sequence
 from itertools import product
 from typing import Any
@@ -16,18 +15,21 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+Place = tuple[int, ...]
+"""Index along every spatial axis."""
+
 
 def aggregate_windows(values: Tensor, outer: Tensor, inner: Tensor) -> Tensor:
     """Compute ``fold(outer @ (inner @ unfold(values)))``, zero-padded, for every head.
 
     Args:
-        values: ``(B, heads, C, H, W)``.
-        outer: ``(B, heads, K^2, K^2, H, W)``, a matrix for the window around every position, K odd. The positions of
-            a window are numbered row by row.
+        values: ``(B, heads, C, *S)``.
+        outer: ``(B, heads, M, M, *S)``, a matrix for the window around every position with its M = K^2 (in volumes K^3)
+            positions, K odd. They are numbered in the order of memory, row by row.
         inner: matrices of the same shape, which are applied first.
 
     Returns:
-        ``(B, heads, C, H, W)``.
+        ``(B, heads, C, *S)``.
     """
     return WindowAggregation.apply(values, outer, inner)
 
@@ -59,69 +61,81 @@ def heads_of(*tensors: Tensor) -> Iterable[tuple[Tensor, ...]]:
 def aggregate_head(values: Tensor, outer: Tensor, inner: Tensor) -> Tensor:
     """Aggregate the values of one head."""
     taps = taps_of_windows(outer, inner)
-    size, reach = values.shape[-2:], taps.shape[2] // 2
-    padded, result = pad(values, reach), torch.zeros_like(values)
-    for row, column in square(taps.shape[2]):
-        result.addcmul_(taps[:, :, row, column, None], part(padded, row, column, size))
+    size, edge = values.shape[3:], taps.shape[2]
+    padded, result = pad(values, edge // 2, len(size)), torch.zeros_like(values)
+    for place in places(edge, len(size)):
+        result.addcmul_(taps[:, :, *place, None], part(padded, place, size))
     return result
 
 
 def gradients_of_head(gradient: Tensor, values: Tensor, outer: Tensor, inner: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Compute the gradients with respect to values, outer and inner matrices of one head."""
     taps = taps_of_windows(outer, inner)
-    size, edge = values.shape[-2:], taps.shape[2]
-    padded, padded_gradient, padded_taps = (pad(x, edge // 2) for x in (values, gradient, taps))
+    size, edge = values.shape[3:], taps.shape[2]
+    padded, padded_gradient, padded_taps = (pad(x, edge // 2, len(size)) for x in (values, gradient, taps))
     values_gradient, taps_gradient = torch.zeros_like(values), []
-    for row, column in square(edge):
-        opposite = (edge - 1 - row, edge - 1 - column)  # from here, the position whose tap looked here
-        taps_there = part(padded_taps[:, :, row, column, None], *opposite, size)
-        values_gradient.addcmul_(taps_there, part(padded_gradient, *opposite, size))
-        taps_gradient.append((part(padded, row, column, size) * gradient).sum(2))
-    mixed_gradient = windows_of_taps(torch.stack(taps_gradient, 2).unflatten(2, (edge, edge)))
+    for place in places(edge, len(size)):
+        opposite = mirrored(place, edge)  # from here, the position whose tap looked here
+        taps_there = part(padded_taps[:, :, *place, None], opposite, size)
+        values_gradient.addcmul_(taps_there, part(padded_gradient, opposite, size))
+        taps_gradient.append((part(padded, place, size) * gradient).sum(2))
+    mixed_gradient = windows_of_taps(torch.stack(taps_gradient, 2).unflatten(2, (edge,) * len(size)))
     return (
         values_gradient,
-        torch.einsum("bhmnyx,bhknyx->bhmkyx", mixed_gradient, inner),
-        torch.einsum("bhmkyx,bhmnyx->bhknyx", outer, mixed_gradient),
+        torch.einsum("bhmn...,bhkn...->bhmk...", mixed_gradient, inner),
+        torch.einsum("bhmk...,bhmn...->bhkn...", outer, mixed_gradient),
     )
 
 
-def square(edge: int) -> Iterable[tuple[int, ...]]:
-    """List the rows and columns of a square, row by row."""
-    return product(range(edge), repeat=2)
+def places(edge: int, dimensions: int) -> Iterable[Place]:
+    """List the positions in a square or cube, row by row."""
+    return product(range(edge), repeat=dimensions)
 
 
-def pad(x: Tensor, margin: int) -> Tensor:
-    """Zero-pad both ends of the last two axes."""
-    return F.pad(x, (margin,) * 4)
+def mirrored(place: Place, edge: int) -> Place:
+    """Turn a position in a square or cube about its centre."""
+    return tuple(edge - 1 - index for index in place)
 
 
-def part(x: Tensor, row: int, column: int, size: Sequence[int]) -> Tensor:
-    """Cut the part of a padded map that begins at a row and column."""
-    return x[..., row : row + size[0], column : column + size[1]]
+def pad(x: Tensor, margin: int, dimensions: int) -> Tensor:
+    """Zero-pad both ends of the last axes."""
+    return F.pad(x, (margin,) * (2 * dimensions))
+
+
+def part(x: Tensor, place: Place, size: Sequence[int]) -> Tensor:
+    """Cut the part of a padded map that begins at a place."""
+    for axis, (index, length) in enumerate(zip(place, size, strict=True), start=x.ndim - len(size)):
+        x = x.narrow(axis, index, length)
+    return x
 
 
 def taps_of_windows(outer: Tensor, inner: Tensor) -> Tensor:
-    """Multiply the windows' matrices ``(B, heads, K^2, K^2, H, W)`` and sum the products to filters.
+    """Multiply the windows' matrices ``(B, heads, M, M, *S)`` and sum the products to filters.
 
-    The filters are ``(B, heads, 2K - 1, 2K - 1, H, W)``. The window around p contributes values at p + n to its member
-    m at p + m, for which they belong to tap n - m.
+    The filters are ``(B, heads, 2K - 1, 2K - 1, H, W)``, and in volumes have a third edge. The window around p
+    contributes values at p + n to its member m at p + m, for which they belong to tap n - m.
     """
-    matrices = torch.einsum("bhmkyx,bhknyx->bhmnyx", outer, inner)
-    size, window = matrices.shape[-2:], math.isqrt(matrices.shape[2])
-    padded = pad(matrices, window // 2).unflatten(3, (window, window)).unflatten(2, (window, window))
-    taps = matrices.new_zeros((*matrices.shape[:2], 2 * window - 1, 2 * window - 1, *size))
-    for row, column in square(window):
+    matrices = torch.einsum("bhmk...,bhkn...->bhmn...", outer, inner)
+    size = matrices.shape[4:]
+    dimensions = len(size)
+    window = round(matrices.shape[2] ** (1 / dimensions))
+    edges = (window,) * dimensions
+    padded = pad(matrices, window // 2, dimensions).unflatten(3, edges).unflatten(2, edges)
+    taps = matrices.new_zeros((*matrices.shape[:2], *(2 * edge - 1 for edge in edges), *size))
+    for place in places(window, dimensions):
         # (B, heads, K, K, H, W), at the place of the member instead of the window's centre
-        member = part(padded[:, :, row, column], window - 1 - row, window - 1 - column, size)
-        taps += F.pad(member, (0, 0, 0, 0, window - 1 - column, column, window - 1 - row, row))
+        member = part(padded[:, :, *place], mirrored(place, window), size)
+        margins = [margin for index in reversed(place) for margin in (window - 1 - index, index)]
+        taps += F.pad(member, (*[0] * (2 * dimensions), *margins))
     return taps
 
 
 def windows_of_taps(gradient: Tensor) -> Tensor:
     """Turn a gradient with respect to the taps into one with respect to the windows' matrices."""
-    size, window = gradient.shape[-2:], (gradient.shape[2] + 1) // 2
-    padded, members = pad(gradient, window // 2), []
-    for row, column in square(window):
-        rows, columns = (slice(window - 1 - index, 2 * window - 1 - index) for index in (row, column))
-        members.append(part(padded[:, :, rows, columns], row, column, size).flatten(2, 3))
+    dimensions = (gradient.ndim - 2) // 2
+    size, window = gradient.shape[-dimensions:], (gradient.shape[2] + 1) // 2
+    padded, members = pad(gradient, window // 2, dimensions), []
+    for place in places(window, dimensions):
+        taps = [slice(window - 1 - index, 2 * window - 1 - index) for index in place]
+        members.append(part(padded[:, :, *taps], place, size).flatten(2, 1 + dimensions))
     return torch.stack(members, 2)

@@ -50,7 +50,10 @@ def run_suite(survey: Survey, suite_file: Path, executor: Executor, gpus: Sequen
     folder = work_folder(suite)
     with ExitStack() as stack:
         if not stack.enter_context(lock(folder / ".driver.lock", wait=False)):
-            raise UserError(f"Another 'benchmark run' works on {folder}: wait for it, or stop it")
+            raise UserError(
+                f"Another 'benchmark run' works on {folder}: wait for it ('benchmark status' tells how far it is), or "
+                "stop it"
+            )
         if executor == "slurm":
             require_slurm()
             cancel_slurm_jobs(folder)

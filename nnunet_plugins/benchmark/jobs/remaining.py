@@ -4,16 +4,22 @@ from collections import Counter
 from collections.abc import Iterator
 
 from nnunet_plugins.benchmark.jobs.disk import in_words, needs_of
-from nnunet_plugins.benchmark.jobs.receipts import is_planned, is_preprocessed
+from nnunet_plugins.benchmark.jobs.receipts import (
+    is_planned,
+    is_preprocessed,
+    missing_cases,
+    preprocessed_data_are_stale,
+)
 from nnunet_plugins.benchmark.progress import is_begun
 from nnunet_plugins.benchmark.survey import Survey
 
 
 def dry_run(survey: Survey) -> None:
     """Print how many jobs of which kind are left, of which trainers, and write nothing."""
-    left = jobs_left(survey)
+    left, done_before = jobs_left(survey), done_by_hand(survey)
     for step, number in left.items():
-        print(f"{step:12}{number:6}")
+        short = f"   ({done_before[step]} of them only to look: it is done already)" if done_before[step] else ""
+        print(f"{step:12}{number:6}{short}")
     if left["train"]:
         print("\nTo be trained:", *trainings_left(survey), sep="\n  ")
         print("\nDisk:", *in_words(needs_of(survey)), sep="\n  ")
@@ -36,6 +42,17 @@ def jobs_left(survey: Survey) -> dict[str, int]:
     return left
 
 
+def done_by_hand(survey: Survey) -> Counter[str]:
+    """Number of datasets for which a step has been done without the benchmark, so that its job has little to do."""
+    found: Counter[str] = Counter()
+    for run in {run.unfitted.plan_receipt: run.unfitted for run in survey.untrained}.values():
+        found["plan"] += not is_planned(run) and run.plans_file.exists() and run.splits_file.exists()
+    for run in {run.preprocessing_receipt: run.unfitted for run in survey.untrained}.values():
+        there = run.plans_file.exists() and run.splits_file.exists() and not is_preprocessed(run)
+        found["preprocess"] += there and not (missing_cases(run) or preprocessed_data_are_stale(run))
+    return found
+
+
 def trainings_left(survey: Survey) -> Iterator[str]:
     """A line for each dataset and configuration with trainings to be done, and one on those that were interrupted."""
     groups: dict[str, tuple[Counter[str], Counter[str]]] = {}
@@ -50,4 +67,4 @@ def trainings_left(survey: Survey) -> Iterator[str]:
         elif trainers:
             yield f"{name}: {left.total()} of {planned.total()}: {trainers}"
     if begun := sum(is_begun(run) for run in survey.untrained):
-        yield f"{begun} of them go on from a checkpoint, first of all"
+        yield f"{begun} of these {'goes' if begun == 1 else 'go'} on from a checkpoint, before all others"

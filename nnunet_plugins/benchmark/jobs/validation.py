@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import mean
 from typing import Any
 
+from nnunet_plugins.benchmark.groups import groups_of_cases
 from nnunet_plugins.benchmark.jobs.training import predicted_parts
 from nnunet_plugins.benchmark.measurement import labels_of, measure
 from nnunet_plugins.benchmark.readers import nnunet_metrics, reader_of
@@ -25,7 +26,8 @@ def validate(suite: Suite, run: Run) -> None:
         parts = predicted_parts(run)
         rows = [row for part in parts for row in case_rows(run, part)]
         require_dice_of_nnunet(run, rows)
-        head = {"tolerance": run.data.tolerance, "parts": parts, "dice": mean_dice(rows)}
+        groups = {part: groups_of_cases(run, part, references(run, part)) for part in parts}
+        head = {"tolerance": run.data.tolerance, "parts": parts, "dice": mean_dice(rows), "groups": groups}
         write_json(run.validation_receipt, head | {"cases": rows})
 
 

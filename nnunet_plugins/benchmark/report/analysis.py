@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from nnunet_plugins.benchmark.report.numbers import NUMBERS, numbers_of
-from nnunet_plugins.benchmark.report.ranking import Ranking, finished_rankings
+from nnunet_plugins.benchmark.report.ranking import Ranking, average_ranks, finished_rankings, rank_table
 from nnunet_plugins.benchmark.report.record import Record
 from nnunet_plugins.benchmark.report.results import EVALUATION_COLUMNS, METRICS, Evaluation, Results, by_evaluation
 from nnunet_plugins.benchmark.report.units import (
@@ -30,11 +30,19 @@ class Analysis(NamedTuple):
 
     @property
     def order(self) -> list[str]:
-        """The suite's trainers in the order of all tables and figures: best first, those without results last."""
+        """The suite's trainers in the order of all tables and figures.
+
+        First those of the table of ranks, the best first; then others, by their means' places; at last those without
+        results.
+        """
+        ranks = average_ranks(rank_table(self.rankings, self.results.record))
         dice = main_label_rows(self.table[self.table.metric == "Dice"])
         places = dice.groupby(EVALUATION_COLUMNS)["mean"].rank(ascending=False, pct=True)
-        average = places.groupby([dice.dataset, dice.trainer]).mean().groupby("trainer").mean()
-        return sorted(self.results.record.suite.trainers, key=lambda trainer: average.fillna(2).get(trainer, 2))
+        average = places.groupby([dice.dataset, dice.trainer]).mean().groupby("trainer").mean().fillna(2)
+        return sorted(
+            self.results.record.suite.trainers,
+            key=lambda trainer: (ranks.get(trainer, np.inf), average.get(trainer, 2)),
+        )
 
 
 def analyse(results: Results) -> Analysis:

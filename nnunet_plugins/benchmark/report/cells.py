@@ -104,8 +104,3 @@ def counts(row: pd.Series, names: Sequence[str]) -> Cell:
     """Numbers with slashes between them, or nothing if they are missing."""
     values = [row[name] for name in names]
     return EMPTY if is_missing(values[0]) else Cell(" / ".join(f"{value:.0f}" for value in values), float(values[0]))
-
-
-def distinct(values: pd.Series) -> Cell:
-    """The different values, without missing ones."""
-    return Cell(", ".join(str(value) for value in values.dropna().unique()))

@@ -3,6 +3,7 @@
 import datetime
 import os
 import platform
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ from typing import Any
 import pandas as pd
 
 from nnunet_plugins.benchmark.jobs.receipts import read_receipt
-from nnunet_plugins.benchmark.report.record import DatasetRecord, Machine, Record
+from nnunet_plugins.benchmark.report.clusters import Part, clusters_of
+from nnunet_plugins.benchmark.report.record import DatasetRecord, Machine, Record, Source
 from nnunet_plugins.benchmark.report.results import (
     CASE_COLUMNS,
     EVALUATION_COLUMNS,
@@ -44,27 +46,33 @@ def collect(survey: Survey) -> Results:
     cases: list[dict[str, Any]] = []
     trainings: list[dict[str, Any]] = []
     curves: list[pd.DataFrame] = []
+    groups: dict[Part, dict[str, str]] = {}
     for run in survey.runs:
         if run not in survey.done:
             continue
         about: dict[str, Any] = {"dataset": run.dataset, "configuration": run.configuration, "trainer": run.trainer}
         about |= {"repeat": run.repeat, "fold": run.fold}
         receipt = read_receipt(run.training_receipt)
-        rows = [row for row in read_receipt(run.validation_receipt)["cases"] if row["part"] in run.parts]
-        cases += [about | row | {"cluster": run.data.cluster(row["case"])} for row in rows]
+        measured = read_receipt(run.validation_receipt)
+        rows = [row for row in measured["cases"] if row["part"] in run.parts]
+        cases += [about | row for row in rows]
+        for part, noted in measured.get("groups", {}).items():
+            groups.setdefault((run.dataset, part), {}).update(noted)
         trainings.append(about | training_row(run, receipt, rows) | fit_row(run))
         curve = pd.DataFrame(receipt["curves"]).assign(**about)
         curves.append(curve.assign(epoch=range(1, len(curve) + 1)))
     if not cases:
         raise UserError(f"No training of {survey.suite.name} is done yet: see 'nnunet-plugins benchmark status'")
     fitted = FIT_COLUMNS if survey.suite.gpu_memory_gb is not None else []
+    every_case = pd.DataFrame(cases)
+    clusters, units = clusters_of(every_case, survey.runs, groups)
     order = [*EVALUATION_COLUMNS, "trainer", "repeat", "fold", "case", "label"]
     return Results(
-        cases=pd.DataFrame(cases).reindex(columns=CASE_COLUMNS).sort_values(order, ignore_index=True),
+        cases=every_case.assign(cluster=clusters).reindex(columns=CASE_COLUMNS).sort_values(order, ignore_index=True),
         trainings=pd.DataFrame(trainings).reindex(columns=[*TRAINING_COLUMNS, *fitted]),
         curves=pd.concat(curves, ignore_index=True),
         costs=read_costs(survey),
-        record=make_record(survey),
+        record=make_record(survey, units),
     )
 
 
@@ -111,12 +119,19 @@ def read_costs(survey: Survey) -> pd.DataFrame:
     return pd.DataFrame(row for row in rows if tuple(row[name] for name in about) in wanted)
 
 
-def make_record(survey: Survey) -> Record:
-    """Record of a report that is written now, on this machine, still without pictures."""
+def make_record(survey: Survey, units: Mapping[str, Mapping[str, Source]]) -> Record:
+    """Record of a report that is written now, on this machine, still without pictures.
+
+    Args:
+        survey: the suite and its runs.
+        units: authority on the units of each dataset and part.
+    """
     datasets = {run.dataset: run for run in survey.runs}
     return Record(
         suite=survey.suite,
-        datasets={name: DatasetRecord(run.data.id, converter(run)) for name, run in datasets.items()},
+        datasets={
+            name: DatasetRecord(run.data.id, converter(run), units.get(name, {})) for name, run in datasets.items()
+        },
         written=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         machine=Machine(platform.platform(), processor(), usable_cores()),
         versions={name: installed(name) for name in PACKAGES} | {"python": platform.python_version()},

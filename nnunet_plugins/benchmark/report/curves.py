@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from nnunet_plugins.benchmark.report.analysis import Analysis
 from nnunet_plugins.benchmark.report.looks import add_legend, broken, look, panels, shown_trainers
@@ -26,6 +27,7 @@ def curves_figure(analysis: Analysis) -> Figure:
             for _, curve in group[group.trainer == trainer].groupby(["repeat", "fold"]):
                 explained |= draw_curve(axis, curve, colour, line, trainer)
         axis.set(xlabel="epoch", ylabel="Dice, moving average", title=broken(" ".join(key), 36))
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     for label, look_alike in ((NEW_STAGE, ":"), (NO_VALUE, "x")):
         if label in explained:
             axes[0].plot([], [], look_alike, color="grey", label=label)

@@ -39,8 +39,12 @@ FORMATS: dict[str, dict[str, Any]] = {
 }
 MOST_DOTS = 300
 """Most dots of a trainer that are drawn one by one; more are a picture within the figure."""
+MOST_DETAILED = 12
+"""Most evaluations of which each has a dot for every unit, and a map of its ranks."""
 MOST_NUMBERS = 20
 """Most ranks with numbers in their cells; more leave no room."""
+VISIBLE = 0.5
+"""Smallest share, in percent, that a whole number shows."""
 
 
 def draw_all(analysis: Analysis, folder: Path) -> list[Caption]:
@@ -64,6 +68,7 @@ def figures(analysis: Analysis) -> Iterator[tuple[str, str, Figure]]:
     """Name, caption and figure of everything that the results allow to draw."""
     results, table, rankings = analysis
     record, shown, end = results.record, shown_trainers(analysis), left_out(analysis)
+    few = len(rankings) <= MOST_DETAILED
     dice = main_label_rows(table[(table.metric == "Dice") & table["mean"].notna() & table.trainer.isin(shown)])
     if dice.p_holm.notna().any():
         caption = "Dice minus the reference's; * p < 0.05, ** p < 0.01, *** p < 0.001 after Holm's correction"
@@ -78,19 +83,22 @@ def figures(analysis: Analysis) -> Iterator[tuple[str, str, Figure]]:
     for evaluation, cases in by_evaluation(results.cases):
         finished = finished_trainers(cases, record, evaluation.dataset)
         name = "_".join(evaluation)
-        if trainers := [trainer for trainer in shown if trainer in finished]:
-            caption = f"{evaluation}: Dice of every unit; boxes are quartiles, diamonds means"
-            yield f"units_{name}", caption + end, units_figure(cases, trainers, record)
-        if evaluation in rankings:
+        with_values = set(cases.trainer[cases.Dice.notna()])
+        if trainers := [trainer for trainer in shown if trainer in finished and trainer in with_values]:
             caption = (
-                f"{evaluation}: how often each trainer has each rank when the units are drawn again (10,000 times)"
+                f"{evaluation}: Dice of {'every unit' if few else 'the units'}; boxes are quartiles, diamonds means"
             )
-            figure = ranks_figure(rankings[evaluation], analysis.order)
-            yield f"ranks_{name}", f"{caption}; equal trainers share their ranks", figure
+            yield f"units_{name}", caption + end, units_figure(cases, trainers, record, with_dots=few)
+        if evaluation in rankings and few:
+            caption = (
+                f"{evaluation}: how often each trainer has each rank when the units are drawn again (10,000 times); "
+                "equal trainers share their ranks"
+            )
+            yield f"ranks_{name}", caption + end, ranks_figure(rankings[evaluation], shown)
 
 
-def units_figure(cases: pd.DataFrame, trainers: Sequence[str], record: Record) -> Figure:
-    """A box and a strip of dots for each trainer, one dot a unit."""
+def units_figure(cases: pd.DataFrame, trainers: Sequence[str], record: Record, with_dots: bool = True) -> Figure:
+    """A box for each trainer, and a strip of dots, one dot a unit."""
     values = unit_values(case_values(cases[cases.trainer.isin(trainers)], "Dice"))
     present = [trainer for trainer in trainers if trainer in values.columns]
     figure = Figure(figsize=(7, 0.9 + 0.45 * len(present)), layout="constrained")
@@ -103,7 +111,7 @@ def units_figure(cases: pd.DataFrame, trainers: Sequence[str], record: Record) -
         meanprops={"marker": "D", "markerfacecolor": "black", "markeredgecolor": "black", "markersize": 4},
         medianprops={"color": "black"},
     )  # fmt: skip
-    for trainer, sample, position in zip(present, samples, positions, strict=True):
+    for trainer, sample, position in zip(present, samples, positions, strict=True) if with_dots else ():
         jitter = rng.uniform(-0.18, 0.18, len(sample))
         colour = look(trainer, record).colour
         axis.scatter(
@@ -115,21 +123,25 @@ def units_figure(cases: pd.DataFrame, trainers: Sequence[str], record: Record) -
 
 
 def ranks_figure(ranking: Ranking, order: Sequence[str]) -> Figure:
-    """Map of how often (colour, and number in percent) each trainer, in the given order, has each rank."""
+    """Map of how often (colour, and number in percent) some trainers, in the given order, have each rank.
+
+    It ends with the last rank that one of them has.
+    """
     names = [trainer for trainer in order if trainer in ranking.trainers]
     shares = 100 * ranking.frequencies[[ranking.trainers.index(trainer) for trainer in names]]
-    few = len(names) <= MOST_NUMBERS
-    size = 0.42 if few else 0.14
-    figure = Figure(figsize=(2.2 + size * len(names), 0.9 + size * len(names)), layout="constrained")
+    shares = shares[:, : max(len(names), 1 + np.flatnonzero(shares.max(axis=0) >= VISIBLE).max())]
+    few = shares.shape[1] <= MOST_NUMBERS
+    size = (2.2 + (0.42 if few else 0.12) * shares.shape[1], 0.9 + 0.42 * len(names))
+    figure = Figure(figsize=size, layout="constrained")
     axis = figure.subplots()
     image = axis.imshow(shares, cmap="Blues", vmin=0, vmax=100, aspect="auto")
     for (row, column), share in np.ndenumerate(shares):
-        if few and share >= 0.5:
+        if few and share >= VISIBLE:
             colour = "white" if share > 55 else "black"
             axis.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize=8, color=colour)
-    ticks = range(len(names)) if few else range(0, len(names), 5)
+    ticks = range(shares.shape[1]) if few else range(4, shares.shape[1], 5)
     axis.set_xticks(ticks, [str(tick + 1) for tick in ticks])
-    axis.set_yticks(range(len(names)), names, fontsize=9 if few else 6)
+    axis.set_yticks(range(len(names)), names)
     axis.set(xlabel="rank")
     figure.colorbar(image, label="% of the resamples", shrink=0.8)
     return figure

@@ -1,6 +1,6 @@
 """The few sentences that a report begins with, which say what its numbers show."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
@@ -8,34 +8,49 @@ from nnunet_plugins.benchmark.metrics import HIGHER_IS_BETTER
 from nnunet_plugins.benchmark.report.analysis import Analysis, main_label_rows
 from nnunet_plugins.benchmark.report.cells import Mark
 from nnunet_plugins.benchmark.report.ranking import average_ranks, rank_table
-from nnunet_plugins.benchmark.report.results import by_evaluation
+from nnunet_plugins.benchmark.report.results import EVALUATION_COLUMNS, by_evaluation
+from nnunet_plugins.benchmark.report.statistics import MOST_UNTELLING
 
 SIGNIFICANT = 0.05
 NAMED = 3
 """Most trainers that a sentence names; of more, it says the number."""
 
 
-def marks(rows: pd.DataFrame) -> dict[str, Mark]:
-    """The best trainer of one evaluation, label and metric, and those that are not different from it; by trainer."""
-    means = rows[rows["mean"].notna()].set_index("trainer")
-    if len(means) < 2:
-        return {}
+def best_of(rows: pd.DataFrame) -> str | None:
+    """The trainer with the best mean of one evaluation, label and metric; None if fewer than two have a mean."""
+    means = rows[rows["mean"].notna()].set_index("trainer")["mean"]
     sign = 1 if HIGHER_IS_BETTER[rows.metric.iloc[0]] else -1
-    best = str((sign * means["mean"]).idxmax())
-    alike: dict[str, Mark] = dict.fromkeys(means.index[means.p_holm_best >= SIGNIFICANT], "alike")
+    return str((sign * means).idxmax()) if len(means) > 1 else None
+
+
+def mean_of(rows: pd.DataFrame) -> float:
+    """Mean of the best trainer."""
+    return float(rows.set_index("trainer")["mean"][best_of(rows)])
+
+
+def marks(rows: pd.DataFrame) -> dict[str, Mark]:
+    """The best trainer of one evaluation, label and metric, and those that are not different from it; by trainer.
+
+    Where there are too few units to tell any of them apart, no trainer has a mark.
+    """
+    best = best_of(rows)
+    if best is None:
+        return {}
+    p = rows[rows["mean"].notna()].set_index("trainer").p_holm_best.drop(best)
+    if p.isna().any():
+        return {}
+    alike: dict[str, Mark] = dict.fromkeys(p.index[p >= SIGNIFICANT], "alike")
     return alike | {best: "best"}
 
 
 def lead(rows: pd.DataFrame) -> str:
     """Best trainer of one evaluation, label and metric, with those that are not different from it, in a few words."""
-    marked = marks(rows)
-    if not marked:
+    best, marked, metric = best_of(rows), marks(rows), rows.metric.iloc[0]
+    if best is None:
         return ""
-    best = next(trainer for trainer, mark in marked.items() if mark == "best")
-    mean = rows.set_index("trainer")["mean"][best]
-    alike = [trainer for trainer, mark in marked.items() if mark == "alike"]
-    metric = rows.metric.iloc[0]
-    return f"best {metric}: {best}, {mean:.4f}; {about_others(alike)}"
+    if not marked:
+        return f"{metric}: too few units to tell"
+    return f"best {metric}: {best}, {mean_of(rows):.4f}; {about_others(marked)}"
 
 
 def headline(analysis: Analysis) -> str:
@@ -47,31 +62,56 @@ def headline(analysis: Analysis) -> str:
 
 
 def who_leads(analysis: Analysis, evaluations: Sequence[pd.DataFrame]) -> str:
-    marked = [marks(rows) for rows in evaluations]
+    compared = [rows for rows in evaluations if best_of(rows)]
+    told = [rows for rows in compared if marks(rows)]
     if not evaluations:
         return "No trainer has finished all of its trainings yet."
-    if not any(marked):
-        (only,) = {trainer for rows in evaluations for trainer in rows.trainer[rows["mean"].notna()]}
-        return f"{only} alone has finished all of its trainings; there is nothing to compare it with."
-    leader = analysis.order[0]
-    if len(marked) == 1:
-        alike = [trainer for trainer, mark in marked[0].items() if mark == "alike"]
-        mean = evaluations[0].set_index("trainer")["mean"][leader]
+    if not compared:
+        only = dict.fromkeys(trainer for rows in evaluations for trainer in rows.trainer[rows["mean"].notna()])
+        names, have = " and ".join(only), "has" if len(only) == 1 else "have"
+        return f"{names} alone {have} finished all trainings of a dataset; there is nothing to compare with."
+    if not told:
+        return f"Too few units to tell trainers apart: {units_in_words(compared)}, and no test can tell with so few."
+    few = len(compared) - len(told)
+    untold = f"; on {few} more there are too few units to tell" if few else ""
+    if len(told) == 1:
+        where = f"On {' '.join(told[0].iloc[0][EVALUATION_COLUMNS])}, " if few else ""
+        alike = "alike" in marks(told[0]).values()
+        best = f"{best_of(told[0])} has the highest mean Dice, {mean_of(told[0]):.4f}"
         p = f"p {'≥' if alike else '<'} {SIGNIFICANT:g}"
-        return f"{leader} has the highest mean Dice, {mean:.4f}; {about_others(alike)} ({p})."
-    best = sum(found.get(leader) == "best" for found in marked)
-    as_good = sum(found.get(leader) == "alike" for found in marked)
+        return f"{where}{best}; {about_others(marks(told[0]))} ({p}){untold}."
+    return f"{leader_of_several(analysis, told)}{untold}."
+
+
+def leader_of_several(analysis: Analysis, told: Sequence[pd.DataFrame]) -> str:
+    """Words on the trainer that leads on several evaluations, all with units enough to tell trainers apart."""
+    found = [marks(rows) for rows in told]
+
+    def number(trainer: str, mark: Mark) -> int:
+        return sum(one.get(trainer) == mark for one in found)
+
+    leader = analysis.order[0]
     ranks = rank_table(analysis.rankings, analysis.results.record)
     ranked = ""
-    if leader in ranks.index and len(ranks.columns) == len(marked):
+    if leader in ranks.index and len(ranks.columns) == len(told):
         ranked = f"an average rank of {average_ranks(ranks)[leader]:.2f} of {len(ranks)} and "
+    as_good = number(leader, "alike")
     elsewhere = f", and on {as_good} more it is not different from the best (p ≥ {SIGNIFICANT:g})" if as_good else ""
-    return f"{leader} leads, with {ranked}the highest mean Dice on {best} of {len(marked)} evaluations{elsewhere}."
+    where = f"{number(leader, 'best')} of {len(told)} evaluations"
+    return f"{leader} leads, with {ranked}the highest mean Dice on {where}{elsewhere}"
+
+
+def units_in_words(evaluations: Sequence[pd.DataFrame]) -> str:
+    """Number of units of some evaluations, e.g. ``2 to 4 units on each of 3 evaluations``."""
+    numbers = sorted({int(rows.units.max()) for rows in evaluations})
+    units = f"{numbers[0]} to {numbers[-1]}" if len(numbers) > 1 else str(numbers[0])
+    return f"{units} units" + (f" on each of {len(evaluations)} evaluations" if len(evaluations) > 1 else "")
 
 
 def against_reference(analysis: Analysis, evaluations: Sequence[pd.DataFrame]) -> str:
     """Sentence on the trainers whose Dice is different from the reference's, beyond chance."""
-    rows = pd.concat([rows[rows.difference.notna()] for rows in evaluations]) if evaluations else pd.DataFrame()
+    told = [rows[rows.difference.notna() & (rows.pairs > MOST_UNTELLING)] for rows in evaluations]
+    rows = pd.concat(told) if told else pd.DataFrame()
     if rows.empty:
         return ""
     clear = rows.p_holm < SIGNIFICANT
@@ -94,8 +134,9 @@ def how_far(analysis: Analysis) -> str:
     return f"{done} of {wanted} trainings are done." if done < wanted else ""
 
 
-def about_others(alike: Sequence[str]) -> str:
+def about_others(marked: Mapping[str, Mark]) -> str:
     """Words on the trainers that are not the best one: those that are not different from it, if there are any."""
+    alike = [trainer for trainer, mark in marked.items() if mark == "alike"]
     return f"{enumerated(alike)} not different from it" if alike else "all others are worse"
 
 

@@ -82,7 +82,9 @@ def add_legend(figure: Figure, names: Sequence[str]) -> None:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             shown.setdefault(label, handle)
     labels = [name for name in names if name in shown] + [label for label in shown if label not in names]
-    figure.legend([shown[label] for label in labels], labels, loc="outside lower center", ncols=3, fontsize=8)
+    columns = min(4, max(1, int(figure.get_figwidth() / (0.6 + 0.065 * max(map(len, labels))))))
+    handles = [shown[label] for label in labels]
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=8)
 
 
 def set_log_scale(axis: Axes, values: Sequence[float]) -> None:

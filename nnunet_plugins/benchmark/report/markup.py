@@ -7,7 +7,7 @@ import tabulate
 
 from nnunet_plugins.benchmark.report.analysis import Analysis
 from nnunet_plugins.benchmark.report.headline import headline
-from nnunet_plugins.benchmark.report.notes import DEFINITIONS, describe_suite, notices
+from nnunet_plugins.benchmark.report.notes import DEFINITIONS, Notices, describe_suite, notices, number_of
 from nnunet_plugins.benchmark.report.published import published, published_csv
 from nnunet_plugins.benchmark.report.tables import Table, all_tables
 
@@ -56,9 +56,21 @@ def markdown(analysis: Analysis, tables: Iterable[Table]) -> str:
         DEFINITIONS,
     ]
     if notes:
-        head.append(f"Notices, at the end: {len(notes)}.")
-    end = ["\n".join(["## Notices", "", *(f"- {markdown_text(note)}" for note in notes)])] if notes else []
+        head.append(f"Notices, at the end: {number_of(notes)}.")
+    end = ["## Notices", *map(markdown_notices, notes)] if notes else []
     return "\n\n".join([*head, *map(markdown_table, tables), *end]) + "\n"
+
+
+def in_short(text: str) -> str:
+    """The headline of ``results.md``, and its kinds of notices."""
+    kinds = re.findall(r"^\*\*(.+)\*\*$", text.partition("\n## Notices\n")[2], re.MULTILINE)
+    listed = "".join(f"\n- {kind}" for kind in kinds)
+    return text.split("\n\n")[1] + (f"\n\nRead before you conclude:{listed}" if kinds else "")
+
+
+def markdown_notices(notes: Notices) -> str:
+    lines = [f"**{notes.title}**", "", *(f"- {markdown_text(sentence)}" for sentence in notes.shown)]
+    return "\n".join(lines)
 
 
 def markdown_table(table: Table) -> str:

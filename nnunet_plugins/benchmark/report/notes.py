@@ -1,6 +1,7 @@
 """The sentences of a report: what was run, how its numbers are defined, and what to bear in mind when reading them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -25,6 +26,8 @@ NNUNET_STEPS = 250
 FEW_UNITS = 10
 VISIBLE = 5e-5
 """Smallest difference that four decimals show."""
+MOST_TOLD, NUM_EXAMPLES = 10, 3
+"""Most notices of a kind that are all told, and number of examples of more."""
 
 
 def describe_suite(record: Record) -> str:
@@ -51,44 +54,77 @@ def describe_length(suite: Suite) -> str:
     return f"Different numbers of {steps} ({own})"
 
 
-def notices(analysis: Analysis) -> list[str]:
-    """Sentences that a reader must not miss: what is unfinished, unequal or doubtful."""
+class Notices(NamedTuple):
+    """Sentences of one kind that a reader must not miss."""
+
+    kind: str
+    """Words on all of them, for a heading."""
+    sentences: list[str]
+
+    @property
+    def shown(self) -> list[str]:
+        """All sentences, or some examples of very many."""
+        return self.sentences[: NUM_EXAMPLES if len(self.sentences) > MOST_TOLD else None]
+
+    @property
+    def title(self) -> str:
+        number, shown = len(self.sentences), len(self.shown)
+        return self.kind if number == 1 else f"{self.kind}: {number}" + (f", {shown} of them" if shown < number else "")
+
+
+def notices(analysis: Analysis) -> list[Notices]:
+    """All that is unfinished, unequal, unknown or doubtful, by kind."""
     results = analysis.results
-    found = [*unfinished(analysis), *unequal(analysis)]
-    found += warnings(analysis.table, results.record.suite.reference)
+    found = {"Unfinished trainings": list(unfinished(analysis)), "Trainings of another length": list(unequal(analysis))}
+    found["Units that are not known"] = list(unknown_units(results.record))
+    found |= warnings(analysis.table, results.record.suite.reference)
     parts = sorted(results.cases.part.unique())
     if any(map(is_test_set, parts)):
-        found.append("A test case's value is the mean over the folds' models, not that of their ensemble")
-    found += [
-        f"Zero-shot: {part} is the test set of another dataset, on which nothing was trained"
+        text = "A test case's value is the mean over the folds' models, not that of their ensemble"
+        found["Test sets"] = [text]
+    found["Zero-shot test sets"] = [
+        f"{part} is the test set of another dataset, on which nothing was trained"
         for part in parts
         if part.startswith(EXTERNAL)
     ]
-    return found
+    return [Notices(kind, sentences) for kind, sentences in found.items() if sentences]
+
+
+def number_of(found: Sequence[Notices]) -> int:
+    return sum(len(kind.sentences) for kind in found)
 
 
 def unfinished(analysis: Analysis) -> Iterator[str]:
     trainings, record = analysis.results.trainings, analysis.results.record
+    done = trainings.groupby(["dataset", "configuration", "trainer"]).size()
     for dataset in record.datasets:
         for configuration in record.data(dataset).configurations:
             for trainer in record.trainers_of(dataset):
-                own = trainings[(trainings.dataset == dataset) & (trainings.trainer == trainer)]
-                done = len(own[own.configuration == configuration])
-                if done < record.num_trainings:
-                    where = f"{dataset} {configuration} {trainer}"
-                    yield f"Unfinished: {where} has {done}/{record.num_trainings} folds"
+                number = done.get((dataset, configuration, trainer), 0)
+                if number < record.num_trainings:
+                    yield f"{dataset} {configuration} {trainer} has {number}/{record.num_trainings} folds"
 
 
 def unequal(analysis: Analysis) -> Iterator[str]:
     trainings, suite = analysis.results.trainings, analysis.results.record.suite
     wanted = trainings.trainer.map(suite.epochs_for)
     for trainer, epochs in trainings[trainings.epochs != wanted].groupby("trainer").epochs:
-        yield f"Unequal: {trainer} trained {epochs.min():.0f} to {epochs.max():.0f} epochs"
+        yield f"{trainer} trained {epochs.min():.0f} to {epochs.max():.0f} epochs"
 
 
-def warnings(table: pd.DataFrame, reference: str, metric: str = "Dice") -> list[str]:
-    """Sentences about differences that the data do not support, or that need an explanation."""
-    notes = []
+def unknown_units(record: Record) -> Iterator[str]:
+    for name, dataset in record.datasets.items():
+        for part in [part for part, source in dataset.units.items() if source == "unknown"]:
+            folder = part.removeprefix(EXTERNAL) if part.startswith(EXTERNAL) else name
+            yield (
+                f"{name} {part}: groups of cases, such as patients, are not known here, so cases count as independent: "
+                f"write the report where nnUNet_raw/{folder}/conversion_report.csv is, or set cluster_regex"
+            )
+
+
+def warnings(table: pd.DataFrame, reference: str, metric: str = "Dice") -> dict[str, list[str]]:
+    """Sentences, by kind, about differences that the data do not support, or that need an explanation."""
+    noise, spreads, few, gaps = (list[str]() for _ in range(4))
     for _, group in by_evaluation(main_label_rows(table[table.metric == metric])):
         reference_row = group[group.trainer == reference]
         for row in group[group.difference.notna()].itertuples():
@@ -96,16 +132,21 @@ def warnings(table: pd.DataFrame, reference: str, metric: str = "Dice") -> list[
             where = f"{row.dataset} {row.configuration} {row.part}: {differs}"
             spread = np.nanmax([0.0, row.run_sd, *reference_row.run_sd])
             if row.difference_low <= 0 <= row.difference_high:
-                notes.append(f"{where}, and the confidence interval contains 0")
+                noise.append(f"{where}, and the confidence interval contains 0")
             elif abs(row.difference) <= spread:
-                notes.append(f"{where}, no more than the spread from run to run ({spread:.4f})")
+                spreads.append(f"{where}, no more than the spread from run to run ({spread:.4f})")
             if row.pairs < FEW_UNITS:
-                notes.append(f"{where}, over {row.pairs:.0f} units only")
+                few.append(f"{where}, over {row.pairs:.0f} units only")
             gap = row.mean - reference_row["mean"].max()
             if not abs(gap - row.difference) < VISIBLE:
                 means = f"its mean by {written(gap, '+.4f')}" if np.isfinite(gap) else "one of both has no mean"
-                notes.append(
+                gaps.append(
                     f"{where}, {means}: where only one of both is rightly empty, that counts as Dice 1 against 0 in "
                     "comparisons, and is left out of its mean"
                 )
-    return notes
+    return {
+        "Differences whose interval contains 0": noise,
+        "Differences no larger than from run to run": spreads,
+        f"Differences over fewer than {FEW_UNITS} units": few,
+        "Differences that are not those of the means": gaps,
+    }

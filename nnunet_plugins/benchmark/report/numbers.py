@@ -5,7 +5,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from nnunet_plugins.benchmark.metrics import HIGHER_IS_BETTER
-from nnunet_plugins.benchmark.report.statistics import Intervals, Values, holm, intervals, wilcoxon
+from nnunet_plugins.benchmark.report.statistics import MOST_UNTELLING, Intervals, Values, holm, intervals, wilcoxon
 from nnunet_plugins.benchmark.report.units import CaseArrays, case_arrays
 
 NUMBERS = (
@@ -33,12 +33,14 @@ def numbers_of(cases: pd.DataFrame, arrays: CaseArrays, reference: str) -> dict[
     found |= {"sd": spread(units), "run_sd": run_spread(cases, arrays)}
     gain = np.where(np.isnan(mean.mean), -np.inf, signs(arrays) * mean.mean)
     best = gain.argmax(axis=1)[:, None]
-    p_best = holm_of_rows(wilcoxon_of(compared_with(arrays, np.broadcast_to(best, shape))))
+    to_best = compared_with(arrays, np.broadcast_to(best, shape))
+    p_best = holm_of_rows(wilcoxon_of(to_best))
     if reference in arrays.trainers:
         place = arrays.trainers.index(reference)
         found |= comparison(arrays, np.full(shape, place))
         p_best[:, place] = np.take_along_axis(found["p_holm"], best, axis=1)[:, 0]  # one verdict about that pair
-    return found | {"p_holm_best": p_best}
+    too_few = (~np.isnan(to_best)).sum(axis=0) <= MOST_UNTELLING
+    return found | {"p_holm_best": np.where(too_few, np.nan, p_best)}
 
 
 def comparison(arrays: CaseArrays, others: NDArray[np.int64]) -> dict[str, Values]:

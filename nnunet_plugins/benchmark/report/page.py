@@ -17,7 +17,7 @@ from nnunet_plugins.benchmark.report.case_page import case_page
 from nnunet_plugins.benchmark.report.collection import collect
 from nnunet_plugins.benchmark.report.headline import headline
 from nnunet_plugins.benchmark.report.markup import TABLE_FILES, result_files
-from nnunet_plugins.benchmark.report.notes import DEFINITIONS, describe_suite, notices
+from nnunet_plugins.benchmark.report.notes import DEFINITIONS, describe_suite, notices, number_of
 from nnunet_plugins.benchmark.report.record import RECORD, Picture, Record
 from nnunet_plugins.benchmark.report.results import DATA_FILES, Results, read_data, write_data
 from nnunet_plugins.benchmark.report.tables import all_tables
@@ -146,7 +146,7 @@ def render(analysis: Analysis, images: Sequence[bytes]) -> bytes:
         analysis: what the tables and sentences show.
         images: content of all pictures of the record, in its order.
     """
-    record = analysis.results.record
+    record, found = analysis.results.record, notices(analysis)
     sources = {
         picture.file: data_uri(picture, image) for picture, image in zip(all_pictures(record), images, strict=True)
     }
@@ -157,7 +157,8 @@ def render(analysis: Analysis, images: Sequence[bytes]) -> bytes:
         headline=headline(analysis),
         description=describe_suite(record),
         definitions=DEFINITIONS,
-        notices=notices(analysis),
+        notices=found,
+        number_of_notices=number_of(found),
         tables=all_tables(analysis),
         many=len(analysis.rankings) > FEW_EVALUATIONS,
         many_rows=MANY_ROWS,

@@ -12,7 +12,7 @@ from scipy import stats
 from nnunet_plugins.benchmark.metrics import HIGHER_IS_BETTER
 from nnunet_plugins.benchmark.report.record import Record
 from nnunet_plugins.benchmark.report.results import Evaluation, by_evaluation
-from nnunet_plugins.benchmark.report.statistics import Values, mean_kendall_tau, resampled_means
+from nnunet_plugins.benchmark.report.statistics import MOST_UNTELLING, Values, mean_kendall_tau, resampled_means
 from nnunet_plugins.benchmark.report.units import case_arrays, finished_trainers, unit_means
 
 
@@ -26,6 +26,7 @@ class Ranking(NamedTuple):
     """Share of the resamples in which a trainer (row) has a rank (column), ``(k, k)``; equal trainers share theirs."""
     kendall_tau: float
     """Mean rank correlation of the resampled rankings with the observed one."""
+    num_units: int
 
 
 def rank_trainers(cases: pd.DataFrame, trainers: Sequence[str], metric: str = "Dice") -> Ranking | None:
@@ -44,7 +45,7 @@ def rank_trainers(cases: pd.DataFrame, trainers: Sequence[str], metric: str = "D
     means = sign * resampled_means(units)
     first, last = (stats.rankdata(means, axis=1, method=method).astype(int) for method in ("min", "max"))
     chosen = [trainers[index] for index in present]
-    return Ranking(chosen, ranks, rank_frequencies(first, last), mean_kendall_tau(ranks, first))
+    return Ranking(chosen, ranks, rank_frequencies(first, last), mean_kendall_tau(ranks, first), len(units))
 
 
 def rank_frequencies(first: NDArray[np.int64], last: NDArray[np.int64]) -> Values:
@@ -76,12 +77,13 @@ def finished_rankings(cases: pd.DataFrame, record: Record, metric: str = "Dice")
 def rank_table(rankings: Mapping[Evaluation, Ranking], record: Record) -> pd.DataFrame:
     """Comparable ranks: a row for each trainer, best first, a column for each evaluation.
 
-    Evaluations that lack one of their dataset's trainers are left out, then trainers that are not in all others.
+    Evaluations with too few units to tell anything, or that lack one of their dataset's trainers, are left out; then
+    trainers that are not in all others.
     """
     columns = {
         evaluation: pd.Series(ranking.ranks, ranking.trainers)
         for evaluation, ranking in rankings.items()
-        if set(ranking.trainers) == set(record.trainers_of(evaluation.dataset))
+        if ranking.num_units > MOST_UNTELLING and set(ranking.trainers) == set(record.trainers_of(evaluation.dataset))
     }
     table = pd.DataFrame(columns).dropna().rank()
     if len(table) < 2:

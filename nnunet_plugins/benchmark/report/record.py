@@ -2,9 +2,9 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from nnunet_plugins.benchmark.suite import Data, Suite, parse
 from nnunet_plugins.errors import UserError
@@ -17,6 +17,11 @@ LATER_KEYS = {"gpu_memory_gb", "epochs_of", "external"}
 """Keys of suites and their datasets that the record holds only where they are used: earlier records lack them."""
 
 
+Source = Literal["cluster_regex", "groups", "cases", "unknown"]
+"""Authority on which cases are one unit: the suite's key, or the groups that the conversion recorded; none where there
+are no groups, or the machine that wrote the report has not all of them."""
+
+
 @dataclass(frozen=True)
 class DatasetRecord:
     """A dataset of the suite, by its number and by the conversion that made it."""
@@ -24,6 +29,8 @@ class DatasetRecord:
     id: int
     converter: str | None
     """Name of our conversion; None if the dataset was made otherwise."""
+    units: Mapping[str, Source] = field(default_factory=dict)
+    """Authority on the units of each part; empty in records of version 0.3.0."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +90,9 @@ class Record:
             for key in LATER_KEYS & table.keys():
                 if not table[key]:
                     del table[key]
+        for dataset in content["datasets"].values():
+            if not dataset["units"]:
+                del dataset["units"]
         if self.case_page is None:
             del content["case_page"]
         return json.dumps({"schema": SCHEMA} | content, indent=1)

@@ -12,6 +12,8 @@ Values = NDArray[np.float64]
 NUM_RESAMPLES = 10_000
 SEED = 0
 CONFIDENCE = 0.95
+MOST_UNTELLING = 5
+"""Most units with which no test of signed ranks can find a difference: p is at least 0.0625."""
 
 
 class Interval(NamedTuple):

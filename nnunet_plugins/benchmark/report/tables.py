@@ -14,18 +14,19 @@ from nnunet_plugins.benchmark.report.cells import (
     Cell,
     Table,
     counts,
-    distinct,
     interval,
     is_missing,
     number,
     p_value,
     texts,
+    written,
 )
 from nnunet_plugins.benchmark.report.headline import lead, marks
 from nnunet_plugins.benchmark.report.published import published
 from nnunet_plugins.benchmark.report.ranking import agreement, average_ranks, rank_table
-from nnunet_plugins.benchmark.report.record import Record
+from nnunet_plugins.benchmark.report.record import Record, Source
 from nnunet_plugins.benchmark.report.results import EVALUATION_COLUMNS, Evaluation, Results, by_evaluation
+from nnunet_plugins.benchmark.report.statistics import MOST_UNTELLING
 from nnunet_plugins.benchmark.report.units import MEAN_LABEL
 
 DIGITS = {"Dice": 4, "HD95": 2, "NSD": 4}
@@ -99,13 +100,28 @@ MARKED = (
 
 
 def short_note(evaluation: Evaluation, dice: pd.DataFrame, record: Record) -> str:
-    """Number of units, label and tolerance of a short table."""
-    data = record.data(evaluation.dataset)
-    units = "/".join(f"{value:.0f}" for value in sorted(dice.units.dropna().unique())) or "no"
-    kind = "patients" if data.cluster_regex else "cases"
-    label = dice.label.iloc[0]
+    """Number of units and where they come from, label and tolerance of a short table."""
+    data, label = record.data(evaluation.dataset), dice.label.iloc[0]
     over = "mean over the labels" if label == MEAN_LABEL else f"label {label}"
-    return f"{units} {kind}, {over}; NSD at {data.tolerance:g}. Mean [95 % interval]."
+    return f"{about_units(evaluation, dice, record)}; {over}; NSD at {data.tolerance:g}. Mean [95 % interval]."
+
+
+def about_units(evaluation: Evaluation, dice: pd.DataFrame, record: Record) -> str:
+    """Words on the units of an evaluation: how many, and what says which cases are one."""
+    numbers = sorted(int(number) for number in dice.units.dropna().unique())
+    units = " to ".join(f"{number}" for number in dict.fromkeys([numbers[0], numbers[-1]])) if numbers else "no"
+    fewer = " (fewer where truth and prediction are both empty)" if len(numbers) > 1 else ""
+    regex = record.data(evaluation.dataset).cluster_regex
+    source = record.datasets[evaluation.dataset].units.get(evaluation.part, "cluster_regex" if regex else "cases")
+    return f"{units} units{fewer}: {SOURCES[source]}"
+
+
+SOURCES: dict[Source, str] = {
+    "cluster_regex": "patients, by the suite's cluster_regex",
+    "groups": "groups of cases that the dataset's conversion has recorded",
+    "cases": "cases, of which no groups are recorded",
+    "unknown": "cases, as groups of some are not known here",
+}
 
 
 def ranks(analysis: Analysis) -> Table:
@@ -125,15 +141,18 @@ def ranks(analysis: Analysis) -> Table:
 
 def rank_notes(analysis: Analysis, table: pd.DataFrame) -> list[str]:
     """Sentences about a rank table: what is ranked, how certain it is, what is left out."""
-    stability = ", ".join(f"{key} {ranking.kendall_tau:.2f}" for key, ranking in analysis.rankings.items())
+    stability = ", ".join(f"{key} {written(ranking.kendall_tau, '.2f')}" for key, ranking in analysis.rankings.items())
     notes = [
         "By Dice, over the cases for which any finished trainer has a value. Average: over datasets.",
         f"Stability (mean Kendall tau of 10,000 resampled rankings with that of all finished trainers): {stability}.",
     ]
     tau = agreement(table)
     if tau is not None:
-        notes.append(f"Agreement of the datasets (mean Kendall tau of their pairs): {tau:.2f}.")
-    if unfinished := [str(key) for key in analysis.rankings if key not in table.columns]:
+        notes.append(f"Agreement of the datasets (mean Kendall tau of their pairs): {written(tau, '.2f')}.")
+    few = [str(key) for key, ranking in analysis.rankings.items() if ranking.num_units <= MOST_UNTELLING]
+    if few:
+        notes.append(f"Left out, as they have {MOST_UNTELLING} units or fewer: {', '.join(few)}.")
+    if unfinished := [str(key) for key in analysis.rankings if key not in table.columns and str(key) not in few]:
         notes.append(f"Left out, as trainers are not finished: {', '.join(unfinished)}.")
     if absent := [name for name in analysis.results.record.suite.trainers if name not in table.index]:
         notes.append(f"Left out, as they are not in every column: {', '.join(absent)}.")
@@ -162,20 +181,24 @@ def training_cost(results: Results, order: Sequence[str] = ()) -> Table:
     wanted = results.record.num_trainings
     names = ["trainer", "dataset", "configuration"]
     fitted = results.record.suite.gpu_memory_gb is not None
+    trainings = in_order(results.trainings, order, "dataset", "configuration").astype(dict.fromkeys(MEASURED, float))
+    trainings = trainings.assign(compiled=trainings.compiled.map({True: "yes", False: "no"}))
+    groups = trainings.groupby(names, sort=False)
+    numbers = groups.agg(MEASURED | {"fold": "size"})
+    texts_of = {name: distinct(trainings, names, name) for name in ("compiled", "device", *LIBRARIES)}
+    texts_of["device"] |= distinct(trainings, names, "gpu_name")
+    plans = groups.first() if fitted else None
     rows = [
         [
             *map(Cell, map(str, key)),
-            *(fit_cells(group.iloc[0]) if fitted else ()),
-            Cell(f"{len(group)}/{wanted}", len(group)),
-            number(group.seconds_per_epoch.median(), 1),
-            number(group.training_hours.sum(), 2),
-            number(group.seconds_per_case.median(), 2),
-            *(number(group[f"peak_gb_{kind}"].astype(float).max(), 2) for kind in ("allocated", "reserved")),
-            distinct(group.compiled.map({True: "yes", False: "no"})),
-            distinct(group.gpu_name) if group.gpu_name.notna().any() else distinct(group.device),
-            *(distinct(group[name]) for name in ("torch_version", "cudnn_version")),
+            *(fit_cells(plans.loc[key]) if plans is not None else ()),
+            Cell(f"{row.fold:.0f}/{wanted}", row.fold),
+            number(row.seconds_per_epoch, 1),
+            *(number(value, 2) for value in (row.training_hours, row.seconds_per_case)),
+            *(number(value, 2) for value in (row.peak_gb_allocated, row.peak_gb_reserved)),
+            *(Cell(found.get(key, "")) for found in texts_of.values()),
         ]
-        for key, group in in_order(results.trainings, order, "dataset", "configuration").groupby(names, sort=False)
+        for key, row in zip(numbers.index, numbers.itertuples(), strict=True)
     ]
     columns = [*names, *(FIT_TITLES if fitted else ()), "folds", "s / epoch", "hours, finished folds", "s / case"]
     columns += ["peak GB allocated", "peak GB reserved", "compiled", "device", "torch", "cuDNN"]
@@ -187,9 +210,24 @@ def training_cost(results: Results, order: Sequence[str] = ()) -> Table:
     return Table("Cost of the trainings", columns, rows, note).with_constants_in_note(SURROUNDINGS)
 
 
+MEASURED = {
+    "seconds_per_epoch": "median",
+    "training_hours": "sum",
+    "seconds_per_case": "median",
+    "peak_gb_allocated": "max",
+    "peak_gb_reserved": "max",
+}
+"""Columns of trainings, with how those of folds and repetitions are summed up."""
+LIBRARIES = ("torch_version", "cudnn_version")
 SURROUNDINGS = ("compiled", "device", "torch", "cuDNN")
 """Columns that mostly have the same text in all rows."""
 FIT_TITLES = ("plans", "patch", "batch", "estimate, GB")
+
+
+def distinct(trainings: pd.DataFrame, names: list[str], column: str) -> dict[tuple[str, ...], str]:
+    """The different values of a column, without missing ones, for each trainer, dataset and configuration."""
+    values = trainings[[*names, column]].dropna().drop_duplicates()
+    return values.groupby(names, sort=False)[column].agg(", ".join).to_dict()
 
 
 def fit_cells(row: pd.Series) -> list[Cell]:

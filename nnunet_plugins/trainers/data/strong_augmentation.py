@@ -2,7 +2,8 @@
 
 Brightness, contrast, saturation, hue, grayscale and Gaussian blur, for any number of channels; positions stay. The
 paper gives no numbers; ranges and probabilities are those of the authors' code. Normalised images have no black and
-white: each channel's darkest and brightest values in the patch take their place, whatever the normalisation.
+white: each channel's darkest and brightest values in the patch take their place, whatever the normalisation. The
+channels of volumes are modalities, which have no colour in common: brightness, contrast and blur are theirs.
 """
 
 import torch
@@ -20,22 +21,30 @@ LUMA = (0.299, 0.587, 0.114)
 
 @torch.no_grad()
 def strongly_augmented(images: Tensor) -> Tensor:
-    """Augment ``(B, C, H, W)``, every image with random numbers of its own from its device's generator."""
-    low, high = images.amin((2, 3), keepdim=True), images.amax((2, 3), keepdim=True)
+    """Augment ``(B, C, *S)``, every image with random numbers of its own from its device's generator."""
+    axes = tuple(range(2, images.ndim))
+    low, high = images.amin(axes, keepdim=True), images.amax(axes, keepdim=True)
     x = (images - low) / (high - low).clamp_min(torch.finfo(images.dtype).tiny)  # black is 0, white is 1
     x = adjust_brightness(x, uniform(images, *BRIGHTNESS)).clamp(0, 1)
     x = adjust_contrast(x, uniform(images, *CONTRAST)).clamp(0, 1)
-    x = adjust_saturation(x, uniform(images, *SATURATION)).clamp(0, 1)
-    if images.shape[1] == 3:
-        x = adjust_hue(x, uniform(images, *HUE))
-    becomes_gray = uniform(images, 0, 1) < GRAYSCALE_PROBABILITY
-    x = adjust_saturation(x, torch.where(becomes_gray, 0.0, 1.0))
+    if images.ndim == 4:
+        x = adjust_colours(x)
     return low + (high - low) * blur_columns(x, uniform(images, *BLUR_SIGMA))
 
 
 def uniform(images: Tensor, low: float, high: float) -> Tensor:
-    """Draw a number for each image, ``(B, 1, 1, 1)``."""
-    return torch.empty((images.shape[0], 1, 1, 1), device=images.device).uniform_(low, high)
+    """Draw a number for each image, ``(B, 1, 1, 1)`` or as many axes as the images have."""
+    shape = (images.shape[0], *[1] * (images.ndim - 1))
+    return torch.empty(shape, device=images.device).uniform_(low, high)
+
+
+def adjust_colours(x: Tensor) -> Tensor:
+    """Change saturation and, of RGB, hue, and turn half of the images gray: ``(B, C, H, W)`` to the same."""
+    x = adjust_saturation(x, uniform(x, *SATURATION)).clamp(0, 1)
+    if x.shape[1] == 3:
+        x = adjust_hue(x, uniform(x, *HUE))
+    becomes_gray = uniform(x, 0, 1) < GRAYSCALE_PROBABILITY
+    return adjust_saturation(x, torch.where(becomes_gray, 0.0, 1.0))
 
 
 def adjust_brightness(x: Tensor, factor: Tensor) -> Tensor:
@@ -45,8 +54,8 @@ def adjust_brightness(x: Tensor, factor: Tensor) -> Tensor:
 
 def adjust_contrast(x: Tensor, factor: Tensor) -> Tensor:
     """Scale distances from the mean: that of the luma of RGB, and each channel's own of other channels."""
-    around = gray(x) if x.shape[1] == 3 else x
-    return around.mean((2, 3), keepdim=True).lerp(x, factor)
+    around = gray(x) if x.ndim == 4 and x.shape[1] == 3 else x
+    return around.mean(tuple(range(2, x.ndim)), keepdim=True).lerp(x, factor)
 
 
 def adjust_saturation(x: Tensor, factor: Tensor) -> Tensor:
@@ -73,13 +82,14 @@ def adjust_hue(x: Tensor, turn: Tensor) -> Tensor:
 
 
 def blur_columns(x: Tensor, sigma: Tensor) -> Tensor:
-    """Blur ``(B, C, H, W)`` along H, with a standard deviation in pixels for each image; borders are continued.
+    """Blur ``(B, C, *S)`` along the last axis but one, H, with a standard deviation in pixels for each image.
 
-    The authors' kernel has one column and seven rows.
+    Borders are continued. The authors' kernel has one column and seven rows.
     """
-    batch, channels, height, width = x.shape
+    batch, channels, *_, height, width = x.shape
     distance = torch.arange(-BLUR_RADIUS, BLUR_RADIUS + 1, device=x.device)
     kernels = (-0.5 * (distance / sigma.flatten(1)) ** 2).exp()  # (B, 2R + 1)
     kernels = (kernels / kernels.sum(1, keepdim=True)).repeat_interleave(channels, 0)[:, None, :, None]
-    maps = F.pad(x.reshape(1, batch * channels, height, width), (0, 0, BLUR_RADIUS, BLUR_RADIUS), mode="replicate")
-    return F.conv2d(maps, kernels, groups=batch * channels).view_as(x)
+    maps = x.reshape(batch * channels, -1, height, width).transpose(0, 1)  # slices of a volume side by side
+    maps = F.pad(maps, (0, 0, BLUR_RADIUS, BLUR_RADIUS), mode="replicate")
+    return F.conv2d(maps, kernels, groups=batch * channels).transpose(0, 1).reshape(x.shape)

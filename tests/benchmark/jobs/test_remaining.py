@@ -29,7 +29,7 @@ def test_trainings_are_named_by_dataset_and_trainer(folders):
     assert list(remaining.trainings_left(survey(TWO_DATASETS))) == [
         "Dataset001_Cells 2d: 3 of 4: 1 of A, 2 of B",
         "Dataset002_Nuclei 2d: all 2",
-        "1 of them go on from a checkpoint, first of all",
+        "1 of these goes on from a checkpoint, before all others",
     ]
 
 
@@ -83,6 +83,15 @@ def test_the_dry_run_counts_prints_and_writes_nothing(run, tmp_path, capsys):
     assert counts == [["plan", "0"], ["preprocess", "0"], ["train", "4"], ["validate", "4"]]
     assert f"To be trained:\n  Dataset{LABELS}_Cells 2d: all 4\n" in out
     assert f"in {os.environ['nnUNet_results']} (checkpoints " in out and "at most about 0 MB in" in out
+
+
+def test_the_dry_run_says_what_has_been_done_by_hand(run, tmp_path, capsys):
+    path = write_suite(tmp_path / "tiny.toml", ("nnUNetTrainer",), f"{{ id = {LABELS} }}")
+    run.plan_receipt.unlink()
+    run.preprocessing_receipt.unlink()
+    main(["benchmark", "run", str(path), "--dry-run"])
+    to_look = "1   (1 of them only to look: it is done already)"
+    assert capsys.readouterr().out.startswith(f"plan             {to_look}\npreprocess       {to_look}\ntrain ")
 
 
 def test_the_dry_run_says_that_there_is_no_gpu_and_still_what_is_left(run, tmp_path, capsys, monkeypatch):

@@ -13,6 +13,7 @@ from nnunet_plugins.benchmark.jobs.validation import case_rows, validate
 from nnunet_plugins.benchmark.runs import VALIDATION, predictions, read_splits
 from nnunet_plugins.cli import main
 from nnunet_plugins.errors import UserError
+from nnunet_plugins.nnunet_folders import RAW, nnunet_folder
 
 
 def test_metrics_of_all_cases_and_labels_are_in_the_receipt(run):
@@ -25,6 +26,16 @@ def test_metrics_of_all_cases_and_labels_are_in_the_receipt(run):
         (case, label) for case in validation for label in ("cell", "nucleus")
     ]
     assert all(row["Dice"] in (1.0, None) for row in receipt["cases"])
+
+
+def test_receipt_keeps_the_groups_that_the_conversion_has_recorded(run):
+    write_finished_fold(run)
+    validation = read_splits(run)[0]["val"]
+    rows = [f"{case},somebody" for case in [*validation, "another"]]
+    (nnunet_folder(RAW) / run.dataset / "conversion_report.csv").write_text("\n".join(["case,group", *rows, ""]))
+    validate(ONE_TRAINER, run)
+    groups = dict.fromkeys(validation, "somebody")
+    assert read_receipt(run.validation_receipt)["groups"] == {"validation": groups}
 
 
 def test_predictions_that_are_not_those_of_nnunets_summary_are_refused(run):

@@ -9,6 +9,7 @@ from support.benchmark_results import CELLS, OTHER, REFERENCE, SKIN, THIRD, cost
 
 from nnunet_plugins.benchmark.report import page
 from nnunet_plugins.benchmark.report.collection import collect, cost_file, installed, make_record
+from nnunet_plugins.benchmark.report.notes import unknown_units
 from nnunet_plugins.benchmark.report.record import DatasetRecord
 from nnunet_plugins.benchmark.report.results import CASE_COLUMNS, EVALUATION_COLUMNS, TRAINING_COLUMNS
 from nnunet_plugins.benchmark.runs import runs
@@ -42,7 +43,7 @@ COLLECTED = Suite(
 METRICS = {"Dice": 0.5, "IoU": 1 / 3, "precision": 0.25, "recall": 1.0, "HD95": 5.0, "ASSD": 2.0, "NSD": 0.75}
 
 
-def finish(run, seconds=(10.0, 30.0, 20.0), cases=("p1_a", "p2_a"), **measured):
+def finish(run, seconds=(10.0, 30.0, 20.0), cases=("p1_a", "p2_a"), groups=None, **measured):
     machine = {
         "hostname": "node",
         "device": "cuda:0",
@@ -58,7 +59,8 @@ def finish(run, seconds=(10.0, 30.0, 20.0), cases=("p1_a", "p2_a"), **measured):
         for part, names in (("validation", cases), ("test", ["p9_t"]))
         for case in names
     ]
-    write_json(run.validation_receipt, {"tolerance": 2.0, "parts": ["validation", "test"], "cases": rows})
+    receipt = {"tolerance": 2.0, "parts": ["validation", "test"], "cases": rows}
+    write_json(run.validation_receipt, receipt if groups is None else receipt | {"groups": groups})
 
 
 def test_collected_cases_name_their_training_and_their_patient(folders):
@@ -76,6 +78,74 @@ def test_collected_cases_name_their_training_and_their_patient(folders):
     }  # fmt: skip
     assert all(row["Dice"] == 0.5 and row["volume_error"] == 1.0 and row["dataset"] == CELLS for row in rows)
     assert [row["part"] for row in rows] == ["test"] * 8 + ["validation"] * 16
+
+
+# ---- units -----------------------------------------------------------------------------------------------------------
+
+WITHOUT_REGEX = replace(COLLECTED, datasets=(replace(COLLECTED.datasets[0], cluster_regex=""),))
+
+
+def write_conversion_report(folders, groups):
+    lines = ["case,part,group", *(f"{case},Tr,{group}" for case, group in groups.items())]
+    (folders / "nnUNet_raw" / CELLS / "conversion_report.csv").write_text("\n".join(lines) + "\n")
+
+
+def units_of(suite, part="validation"):
+    """Unit of each case of the part, and the record's authority on them."""
+    collected = collect(survey(suite))
+    own = collected.cases[collected.cases.part == part]
+    return dict(zip(own.case, own.cluster, strict=True)), collected.record.datasets[CELLS].units[part]
+
+
+def test_units_are_the_groups_that_the_conversion_has_recorded(folders):
+    finish(runs(WITHOUT_REGEX)[0], cases=("a", "b", "c"))
+    write_conversion_report(folders, {"a": "anna", "b": "anna", "c": "c", "p9_t": "p9_t"})
+    assert units_of(WITHOUT_REGEX) == ({"a": "anna", "b": "anna", "c": "c"}, "groups")
+    write_conversion_report(folders, {"a": "a", "b": "b", "c": "c", "p9_t": "p9_t"})
+    assert units_of(WITHOUT_REGEX) == ({"a": "a", "b": "b", "c": "c"}, "cases")
+
+
+def test_expression_of_the_suite_is_asked_before_the_conversion(folders):
+    finish(runs(COLLECTED)[0])
+    write_conversion_report(folders, {"p1_a": "anna", "p2_a": "anna", "p9_t": "otto"})
+    assert units_of(COLLECTED) == ({"p1_a": "p1", "p2_a": "p2"}, "cluster_regex")
+
+
+def test_receipts_know_the_groups_where_the_raw_dataset_is_elsewhere(folders):
+    first, second, *_ = runs(WITHOUT_REGEX)
+    finish(first, cases=("a", "b"), groups={"validation": {"a": "anna", "b": "anna"}, "test": {"p9_t": "p9_t"}})
+    finish(second, cases=("a", "b"))  # measured by a version that did not note groups
+    assert units_of(WITHOUT_REGEX) == ({"a": "anna", "b": "anna"}, "groups")
+    assert units_of(WITHOUT_REGEX, "test") == ({"p9_t": "p9_t"}, "cases")
+
+
+def test_groups_that_are_not_known_here_are_a_notice(folders):
+    finish(runs(WITHOUT_REGEX)[0], cases=("a", "b"))
+    assert units_of(WITHOUT_REGEX) == ({"a": "a", "b": "b"}, "unknown")
+    (sentence,) = unknown_units(collect(survey(replace(WITHOUT_REGEX, datasets=(Data(1, tolerance=2.0),)))).record)
+    assert sentence.startswith(f"{CELLS} validation: groups of cases, such as patients, are not known here")
+    assert f"nnUNet_raw/{CELLS}/conversion_report.csv" in sentence
+    write_conversion_report(folders, {"a": "anna"})  # and b was added by hand
+    assert units_of(WITHOUT_REGEX) == ({"a": "anna", "b": "b"}, "unknown")
+
+
+def test_dataset_that_nobody_converted_has_cases_as_units(folders):
+    finish(runs(WITHOUT_REGEX)[0], cases=("a", "b"))
+    description = folders / "nnUNet_raw" / CELLS / "dataset.json"
+    content = json.loads(description.read_text())
+    del content["conversion"]
+    write_json(description, content)
+    assert units_of(WITHOUT_REGEX) == ({"a": "a", "b": "b"}, "cases")
+
+
+def test_damaged_report_of_a_conversion_is_named(folders):
+    finish(runs(WITHOUT_REGEX)[0])
+    (folders / "nnUNet_raw" / CELLS / "conversion_report.csv").write_text("case,part\na,Tr\n")
+    with pytest.raises(UserError, match=r"_report.csv does not tell the groups of cases \('group'\): convert"):
+        collect(survey(WITHOUT_REGEX))
+
+
+# ---- trainings and record --------------------------------------------------------------------------------------------
 
 
 def test_a_test_set_that_another_suite_wanted_is_not_collected(folders):
@@ -137,9 +207,9 @@ def test_measured_costs_are_collected_but_not_of_what_the_suite_no_longer_has(fo
 
 
 def test_record_describes_suite_datasets_machine_and_versions(folders):
-    record = make_record(survey(COLLECTED))
+    record = make_record(survey(COLLECTED), {CELLS: {"test": "groups"}})
     assert record.suite == COLLECTED and record.data(CELLS).cluster_regex == r"(p\d)_"
-    assert record.datasets == {CELLS: DatasetRecord(1, "isic2018")}
+    assert record.datasets == {CELLS: DatasetRecord(1, "isic2018", {"test": "groups"})}
     assert record.data(CELLS).tolerance == 2 and record.trainers_of(CELLS) == (REFERENCE, OTHER)
     assert record.versions["torch"] and record.versions["nnunetv2"] and record.versions["python"]
     assert record.machine.processor and record.machine.usable_cores >= 1
@@ -153,7 +223,7 @@ def test_record_of_a_dataset_without_raw_files_comes_from_the_preprocessed_one(f
     content = json.loads(description.read_text())
     description.unlink()
     write_json(folders / "nnUNet_preprocessed" / CELLS / "dataset.json", content | {"conversion": None})
-    assert make_record(survey(COLLECTED)).datasets[CELLS].converter is None
+    assert make_record(survey(COLLECTED), {}).datasets[CELLS].converter is None
 
 
 def test_collected_results_become_a_report_that_is_verified(folders, quick, monkeypatch):
@@ -162,4 +232,4 @@ def test_collected_results_become_a_report_that_is_verified(folders, quick, monk
     monkeypatch.setattr(page, "collect", collect)
     written = page.write_report(survey(COLLECTED), folders / "report")
     assert page.verify(written.parent) == []
-    assert f"Unfinished: {CELLS} 2d {OTHER} has 3/4 folds" in (written.parent / "results.md").read_text()
+    assert f"- {CELLS} 2d {OTHER} has 3/4 folds" in (written.parent / "results.md").read_text()

@@ -110,6 +110,23 @@ def test_without_a_comparison_there_is_no_map_of_differences(tmp_path):
     assert [name for name, _ in drawn] == ["accuracy_and_cost", f"units_{CELLS}_2d_validation"]
 
 
+def test_legend_of_a_single_panel_is_not_cut_off():
+    trainers = [f"MedFusionTransNetTrainer_ablation{number}" for number in range(6)]
+    with matplotlib.style.context(figures.STYLE, after_reset=True):
+        figure, (axis,) = looks.panels(1, 3.2)
+        for trainer in trainers:
+            axis.plot([0, 1], label=trainer)
+        looks.add_legend(figure, trainers)
+        figure.draw_without_rendering()
+        box = figure.legends[0].get_window_extent()
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.width
+
+
+def test_dataset_whose_cases_are_all_empty_has_no_figure_of_its_units(tmp_path):
+    results = results_of(rows_of({REFERENCE: [None] * 3}), suite_of([REFERENCE]), {CELLS: None})
+    assert "units" not in str(figures.draw_all(analyse(results._replace(curves=pd.DataFrame())), tmp_path))
+
+
 def test_unfinished_trainer_is_in_no_figure_of_results(results, table):
     cases = results.cases[results.cases.dataset == SKIN]
     assert finished_trainers(cases, results.record, SKIN) == [REFERENCE, OTHER]
@@ -126,7 +143,7 @@ def test_best_median_and_worst_case_are_those_of_the_mean_over_trainers_and_labe
 
 
 def test_ranks_are_read_from_left_to_right_in_the_order_of_the_tables():
-    ranking = Ranking([REFERENCE, OTHER], np.array([2.0, 1.0]), np.array([[0.125, 0.875], [0.875, 0.125]]), 1.0)
+    ranking = Ranking([REFERENCE, OTHER], np.array([2.0, 1.0]), np.array([[0.125, 0.875], [0.875, 0.125]]), 1.0, 9)
     axis = figures.ranks_figure(ranking, [OTHER, THIRD, REFERENCE]).axes[0]
     assert [label.get_text() for label in axis.get_yticklabels()] == [OTHER, REFERENCE]
     shown = {text.get_position(): text.get_text() for text in axis.texts}

@@ -1,6 +1,7 @@
 """Proves that the first sentences of a report say what its numbers show, and no more."""
 
 import numpy as np
+import pytest
 from support.benchmark_results import (
     CELLS,
     GRID,
@@ -16,6 +17,7 @@ from support.benchmark_results import (
 
 from nnunet_plugins.benchmark.report.analysis import analyse
 from nnunet_plugins.benchmark.report.headline import headline
+from nnunet_plugins.benchmark.report.tables import all_tables
 
 NOISE = np.where(np.arange(16) % 2, 0.0625, -0.0625)
 
@@ -55,6 +57,41 @@ def test_unfinished_trainings_are_counted_and_nobody_leads():
 
 def test_single_finished_trainer_is_not_called_the_best():
     text = headline_of({REFERENCE: GRID})
-    assert text.startswith(f"{REFERENCE} alone has finished all of its trainings") and text.endswith(
+    assert text.startswith(f"{REFERENCE} alone has finished all trainings of a dataset") and text.endswith(
         "1 of 3 trainings are done."
     )
+
+
+# ---- too few units ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("num_units", "too_few"), [(2, True), (5, True), (6, False)])
+def test_with_five_units_or_fewer_nothing_is_claimed_and_nothing_marked(num_units, too_few):
+    dice = {REFERENCE: GRID[:num_units], OTHER: GRID[:num_units] + 0.25, THIRD: GRID[:num_units] + 0.125}
+    results = results_of(rows_of(dice), suite_of(TRAINERS), {CELLS: None})
+    analysis = analyse(results)
+    shown = all_tables(analysis)[0]
+    marked = {cell.mark for row in shown.rows for cell in row} - {""}
+    if too_few:
+        text = f"Too few units to tell trainers apart: {num_units} units, and no test can tell with so few."
+        assert headline(analysis) == text and not marked and "Bold" not in shown.note
+        assert shown.lead == "Dice: too few units to tell"
+    else:
+        assert headline(analysis).startswith(f"{OTHER} has the highest mean Dice") and "best" in marked
+
+
+def test_datasets_with_too_few_units_are_counted_apart():
+    dice = {REFERENCE: GRID + 0.125, OTHER: GRID + 0.25, THIRD: GRID}
+    rows = [*rows_of(dice, dataset=CELLS), *rows_of({name: values[:4] for name, values in dice.items()}, dataset=SKIN)]
+    text = headline(analyse(results_of(rows, suite_of(TRAINERS, (CELLS, SKIN)), dict.fromkeys((CELLS, SKIN)))))
+    assert text.startswith(
+        f"On {CELLS} 2d validation, {OTHER} has the highest mean Dice, {GRID.mean() + 0.25:.4f}; all others are worse "
+        "(p < 0.05); on 1 more there are too few units to tell. "
+    )
+    assert "of 2 comparisons" in text
+
+
+def test_trainers_that_are_alone_on_their_datasets_are_all_named():
+    rows = [*rows_of({REFERENCE: GRID}, dataset=CELLS), *rows_of({OTHER: GRID}, dataset=SKIN)]
+    text = headline(analyse(results_of(rows, suite_of(TRAINERS, (CELLS, SKIN)), dict.fromkeys((CELLS, SKIN)))))
+    assert text.startswith(f"{REFERENCE} and {OTHER} alone have finished all trainings of a dataset")

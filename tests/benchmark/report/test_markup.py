@@ -7,7 +7,9 @@ import pytest
 from support.benchmark_results import CELLS, SKIN, SURVEY, markdown_rows
 
 from nnunet_plugins.benchmark.report import page
-from nnunet_plugins.benchmark.report.markup import latex_table
+from nnunet_plugins.benchmark.report.headline import headline
+from nnunet_plugins.benchmark.report.markup import in_short, latex_table
+from nnunet_plugins.benchmark.report.notes import notices
 from nnunet_plugins.benchmark.report.tables import Cell, Table, all_tables
 
 
@@ -102,3 +104,11 @@ def test_page_has_all_tables_cell_by_cell(analysis, quick, tmp_path):
         f"{CELLS}, 2d, validation", f"{SKIN}, 2d, validation", "Ranks", "Dice of each label", "Cost without training",
         "Cost of the trainings", "Published",
     ]  # fmt: skip
+
+
+def test_in_short_a_report_is_its_headline_and_the_kinds_of_its_notices(texts, analysis):
+    text = in_short(texts["results.md"])
+    first, *kinds = text.splitlines()
+    assert first == headline(analysis)
+    assert kinds[:2] == ["", "Read before you conclude:"]
+    assert kinds[2:] == [f"- {kind.title}" for kind in notices(analysis)] and "- Unfinished trainings" in kinds

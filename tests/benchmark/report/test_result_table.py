@@ -18,11 +18,11 @@ from support.benchmark_results import (
     row_of,
     rows_of,
     table_of,
+    warned,
 )
 
 from nnunet_plugins.benchmark.metrics import HIGHER_IS_BETTER
 from nnunet_plugins.benchmark.report.analysis import NUMBERS
-from nnunet_plugins.benchmark.report.notes import warnings
 from nnunet_plugins.benchmark.report.ranking import finished_rankings
 from nnunet_plugins.benchmark.report.statistics import holm
 from nnunet_plugins.benchmark.report.units import num_finished_trainings
@@ -37,7 +37,7 @@ def test_constant_gap_is_found_in_every_metric_and_needs_no_warning():
         assert row["p"] == row["p_holm"] < 0.001
         assert (row["wins"], row["ties"], row["losses"], row["units"]) == (16, 0, 0, 16)
         assert row["mean"] == pytest.approx(row_of(table, REFERENCE, metric)["mean"] + difference[0])
-    assert not warnings(table, REFERENCE)
+    assert not warned(table)
 
 
 def test_trainer_that_is_worse_everywhere_loses_everywhere():
@@ -51,7 +51,7 @@ def test_equal_trainers_differ_by_nothing_and_that_is_said():
     row = row_of(table)
     assert [row[name] for name in ("difference", "difference_low", "difference_high")] == [0, 0, 0]
     assert (row["p"], row["p_holm"], row["wins"], row["ties"], row["losses"]) == (1, 1, 0, 16, 0)
-    assert warnings(table, REFERENCE) == [
+    assert warned(table) == [
         f"{CELLS} 2d validation: {OTHER} differs by +0.0000, and the confidence interval contains 0"
     ]
 
@@ -62,7 +62,7 @@ def test_noise_without_gap_is_called_noise():
     table = table_of(rows_of({REFERENCE: values, OTHER: values + rng.normal(0, 0.05, 40)}))
     row = row_of(table)
     assert row["difference_low"] < 0 < row["difference_high"] and row["p"] > 0.05
-    (note,) = warnings(table, REFERENCE)
+    (note,) = warned(table)
     assert note.endswith("the confidence interval contains 0")
 
 
@@ -155,7 +155,7 @@ def test_nothing_is_compared_with_an_unfinished_reference():
     table = table_of(rows, folds=(0, 1))
     assert math.isnan(row_of(table, REFERENCE)["mean"]) and row_of(table, REFERENCE)["trainings"] == 1
     assert row_of(table)["mean"] == GRID.mean() and math.isnan(row_of(table)["difference"])
-    assert not warnings(table, REFERENCE)
+    assert not warned(table)
 
 
 def test_trainer_that_has_not_begun_has_a_row_too():

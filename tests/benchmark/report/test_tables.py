@@ -30,6 +30,8 @@ from nnunet_plugins.benchmark.report.markup import markdown_table, result_files
 from nnunet_plugins.benchmark.report.results import METRICS, read_data
 from nnunet_plugins.benchmark.report.tables import all_tables, measured_cost, p_value, ranks, training_cost
 
+PATIENTS = "units: patients, by the suite's cluster_regex"
+
 
 def test_short_table_shows_what_the_long_one_has(texts, table):
     header, _, *rows = markdown_rows(texts["results.md"], f"{SKIN}, 2d, validation")
@@ -48,11 +50,10 @@ def test_short_table_shows_what_the_long_one_has(texts, table):
     assert shown["p"] == f"{dice.p_holm:.3f}"
     assert shown["wins / ties / losses"] == f"{dice.wins:.0f} / {dice.ties:.0f} / {dice.losses:.0f}"
     assert rows[1][5:8] == ["", "", ""]
-    assert "\n6 patients, label lesion; NSD at 1. Mean [95 % interval]. Bold: best mean; italic:" in texts["results.md"]
-    assert (
-        "\n6 patients, mean over the labels; NSD at 1. Mean [95 % interval]. Bold: best mean; italic:"
-        in texts["results.md"]
-    )
+    for over in ("label lesion", "mean over the labels"):
+        assert (
+            f"\n6 {PATIENTS}; {over}; NSD at 1. Mean [95 % interval]. Bold: best mean; italic:" in texts["results.md"]
+        )
 
 
 def test_short_table_shows_corrected_p_values(texts, table):
@@ -69,7 +70,8 @@ def test_without_clusters_units_are_called_cases():
     rows[0] |= {"outcome": "missed"}
     results = results_of(rows, suite, {CELLS: None})
     text = result_files(analyse(results))["results.md"].decode()
-    assert "\n2 cases, label cell; NSD at 2.5. Mean [95 % interval].\n" in text and "**" not in text
+    note = "\n2 units: cases, of which no groups are recorded; label cell; NSD at 2.5. Mean [95 % interval].\n"
+    assert note in text and "**" not in text
     assert markdown_rows(text, f"{CELLS}, 2d, validation")[2][-1] == "1 / 0"
 
 
@@ -101,8 +103,8 @@ def test_ranks_are_of_datasets_that_all_trainers_have_finished_and_say_so(texts)
 
 def test_ranks_say_which_trainers_are_not_on_every_dataset():
     rows = [
-        *rows_of({REFERENCE: [0.5, 0.4], OTHER: [0.3, 0.2], THIRD: [0.9, 0.8]}, dataset=CELLS),
-        *rows_of({REFERENCE: [0.5, 0.4], OTHER: [0.3, 0.2]}, dataset=SKIN),
+        *rows_of({REFERENCE: [0.5, 0.4] * 3, OTHER: [0.3, 0.2] * 3, THIRD: [0.9, 0.8] * 3}, dataset=CELLS),
+        *rows_of({REFERENCE: [0.5, 0.4] * 3, OTHER: [0.3, 0.2] * 3}, dataset=SKIN),
     ]
     suite = suite_of(TRAINERS, (CELLS, SKIN), trainers_of={SKIN: (REFERENCE, OTHER)})
     results = results_of(rows, suite, {CELLS: None, SKIN: None})
@@ -110,6 +112,16 @@ def test_ranks_say_which_trainers_are_not_on_every_dataset():
     assert shown.texts == [[REFERENCE, "1.00", "1", "1"], [OTHER, "2.00", "2", "2"]]
     assert "Agreement of the datasets (mean Kendall tau of their pairs): 1.00." in shown.note
     assert f"Left out, as they are not in every column: {THIRD}." in shown.note and "not finished" not in shown.note
+
+
+def test_datasets_with_too_few_units_are_not_ranked():
+    dice = {REFERENCE: [0.5] * 6, OTHER: [0.25] * 6}
+    rows = [*rows_of(dice, dataset=CELLS), *rows_of({REFERENCE: [0.25] * 5, OTHER: [0.5] * 5}, dataset=SKIN)]
+    analysis = analyse(results_of(rows, suite_of((REFERENCE, OTHER), (CELLS, SKIN)), {CELLS: None, SKIN: None}))
+    shown = ranks(analysis)
+    assert shown.texts == [[REFERENCE, "1.00", "1"], [OTHER, "2.00", "2"]] and analysis.order == [REFERENCE, OTHER]
+    assert f"Left out, as they have 5 units or fewer: {SKIN} 2d validation." in shown.note
+    assert "not finished" not in shown.note
 
 
 LABELS_IN_ORDER = ("100 % | #1", "a_b & <c>")
@@ -134,6 +146,15 @@ def test_trainers_have_one_order_in_all_tables(analysis):
     for shown in all_tables(analysis)[:-1]:
         trainers = list(dict.fromkeys(row[0].text for row in shown.rows))
         assert trainers == analysis.order, shown.title
+
+
+def test_order_is_that_of_average_ranks_even_where_means_say_otherwise():
+    """The third trainer is rightly empty, which its mean leaves out: it is second by means, first by ranks."""
+    rows = rows_of({REFERENCE: [0.25] * 8, OTHER: [0.75] * 7 + [0.0], THIRD: [0.625] * 7 + [None]})
+    analysis = analyse(results_of(rows, suite_of(TRAINERS), {CELLS: None}))
+    assert analysis.order == [THIRD, OTHER, REFERENCE]
+    average = [row[1] for row in ranks(analysis).texts]
+    assert average == sorted(average)
 
 
 def test_best_is_bold_and_italic_are_those_that_are_not_different(analysis, table):
@@ -170,7 +191,7 @@ def test_unfinished_trainer_says_how_many_folds_it_has_and_nothing_else(texts):
     assert [row[0] for row in rows] == [OTHER, REFERENCE, THIRD] and rows[-1][1] == "3/5 folds"
     assert rows[-1][2:] == [""] * (len(header) - 2)
     assert [row[1] for row in rows[:2]] == ["5/5", "5/5"] and all(all(row[2:5]) for row in rows[:2])
-    assert f"- Unfinished: {SKIN} 2d {THIRD} has 3/5 folds\n" in texts["results.md"]
+    assert f"**Unfinished trainings**\n\n- {SKIN} 2d {THIRD} has 3/5 folds\n" in texts["results.md"]
     assert texts["results.md"].count("Unfinished") == 1
     assert "3/5 folds" in texts["results.tex"]
 

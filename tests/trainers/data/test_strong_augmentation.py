@@ -125,6 +125,37 @@ def test_normalised_images_are_changed_as_these_would_be_and_normalised_then(pic
     torch.testing.assert_close(mean + std * views[1], views[0], atol=1e-4, rtol=0)
 
 
+# ---- volumes ---------------------------------------------------------------------------------------------------------
+
+
+def test_volumes_have_brightness_contrast_and_blur_but_no_colours(monkeypatch):
+    ranges = []
+
+    def uniform(images, low, high):
+        ranges.append((low, high))
+        return torch.full((images.shape[0], 1, 1, 1, 1), high)
+
+    monkeypatch.setattr(strong_augmentation, "uniform", uniform)
+    torch.manual_seed(0)
+    volumes = torch.rand(2, 3, 5, 12, 10)
+    volumes[..., 0, 0, 0], volumes[..., -1, -1, -1] = 0, 1  # black and white
+    bright = (1.3 * volumes).clamp(0, 1)
+    mean = bright.mean((2, 3, 4), keepdim=True)
+    contrast = (mean + 1.3 * (bright - mean)).clamp(0, 1)
+    expected = torch.stack([blur_columns(part, for_each_image(3.0, 3.0)) for part in contrast.unbind(2)], 2)
+    torch.testing.assert_close(strongly_augmented(volumes), expected)
+    assert ranges == [(0.7, 1.3), (0.7, 1.3), (0.1, 3.0)]
+
+
+def test_every_volume_and_modality_keeps_its_range_and_is_changed_in_its_own_way():
+    torch.manual_seed(0)
+    one = torch.randn(1, 2, 4, 9, 8) * torch.tensor([1.0, 100.0]).view(1, 2, 1, 1, 1)
+    augmented = strongly_augmented(one.expand(8, -1, -1, -1, -1))
+    low, high = one.amin((0, 2, 3, 4)), one.amax((0, 2, 3, 4))
+    assert (augmented.amin((0, 2, 3, 4)) >= low - 1e-3).all() and (augmented.amax((0, 2, 3, 4)) <= high + 1e-3).all()
+    assert len({tuple(volume.flatten()[:4].tolist()) for volume in augmented}) == 8
+
+
 # ---- views -----------------------------------------------------------------------------------------------------------
 
 

@@ -40,6 +40,8 @@ BEFORE = {  # GiB without recomputation, of one and of four channels, on 12 x 51
     ("ConDSegTrainer", "2d"): (26.34, 26.43),
     ("DLKUNetTrainer", "2d"): (30.80, 30.89),
     ("MedFusionTransNetTrainer", "2d"): (7.30, 11.45),
+    ("DCFFSNetTrainer", "3d_fullres"): (9.35, 14.49),
+    ("ConDSegTrainer", "3d_fullres"): (12.27, 13.50),
     ("DLKUNetTrainer", "3d_fullres"): (29.81, 29.90),
     ("MedFusionTransNetTrainer", "3d_fullres"): (7.72, 12.94),
 }

@@ -3,7 +3,7 @@
 import errno
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,13 +12,12 @@ from numpy.typing import NDArray
 
 from nnunet_plugins.dataset_conversion.dataset import NIFTI, PNG, Case, Dataset
 from nnunet_plugins.dataset_conversion.labels import histogram
+from nnunet_plugins.dataset_conversion.masks import Shared, check_match, read_labels
 from nnunet_plugins.dataset_conversion.near_duplicates import thumbnail
 from nnunet_plugins.dataset_conversion.pictures import (
     Geometry,
     Picture,
     flat_volume,
-    grid_difference,
-    in_place_of,
     slice_first,
     write_image,
     write_volume,
@@ -32,7 +31,7 @@ from nnunet_plugins.dataset_conversion.resizing import (
     resized_geometry,
     vanished_objects,
 )
-from nnunet_plugins.dataset_conversion.source import UNPACKED
+from nnunet_plugins.dataset_conversion.source import relative_path
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.files import digest
 
@@ -77,6 +76,10 @@ class Outcome:
     """Number of objects of each label that have no pixel left after resizing."""
     thumbnail: NDArray[np.float32] | None = None
     """Small copy of the image, if near-duplicates are looked for."""
+    labelled: bool = True
+    """Whether the labels are known."""
+    shared: Shared = field(default_factory=dict)
+    """Overlaps of the classes, if they become regions."""
     problem: str = ""
     """Flaw of the data in one sentence; empty if there is none."""
     left_out: bool = False
@@ -109,16 +112,14 @@ def convert_case(dataset: Dataset, trust_image_geometry: bool, root: Path, folde
         UserError: nothing can be written any more.
     """
     row = Row(identifier(case.name), group=case.group)
-    row.images, row.label = (relative(files, root) for files in (case.images, case.label))
+    row.images, row.label = (relative(files, root) for files in (case.images, case.label or ()))
     outcome = Outcome(row)
     try:
         images = [fit_channels(dataset.read_image(path), path, dataset, len(case.images)) for path in case.images]
         image = images[0]
         for other, path in zip(images[1:], case.images[1:], strict=True):
             check_match(image, other, case.images[0], path, trust_image_geometry, "channel")
-        mask = in_place_of(dataset.read_label(case.label, image.shape), image)
-        check_match(image, mask, case.images[0], case.label[0], trust_image_geometry, "mask")
-        labels = to_labels(dataset, mask, case.label[0])
+        labels, outcome.shared = read_labels(dataset, case, image, trust_image_geometry)
         row.sha256 = source_digest(case)
     except UserError as error:
         outcome.problem = str(error)
@@ -137,20 +138,18 @@ def convert_case(dataset: Dataset, trust_image_geometry: bool, root: Path, folde
     if dataset.size:
         labels = resize_case_labels(outcome, dataset, image, labels, dataset.size)
         images = [resize_picture(picture, dataset.size) for picture in images] if folder else []
+    if case.label is None:
+        forget_labels(outcome)
     if folder:
-        write_case(folder, row.case, images, Picture(labels, images[0].geometry), dataset.flat)
+        written = None if case.label is None else Picture(labels, images[0].geometry)
+        write_case(folder, row.case, images, written, dataset.flat)
     return outcome
 
 
-def relative(paths: Iterable[Path], root: Path) -> str:
+def relative(paths: Sequence[Path], root: Path) -> str:
     """Paths for the report, relative to the download or to the archive that a file comes from."""
-    texts = []
-    for path in paths:
-        unpacked = [i for i, part in enumerate(path.parts) if part.startswith(UNPACKED)]
-        texts.append(Path(*path.parts[unpacked[-1] + 1 :]) if unpacked else path.relative_to(root))
-    return (
-        " ".join(map(Path.as_posix, texts)) if len(texts) < 5 else f"{texts[0].parent.as_posix()}/ ({len(texts)} files)"
-    )
+    texts = [relative_path(path, root) for path in paths]
+    return " ".join(texts) if len(texts) < 5 else f"{Path(texts[0]).parent.as_posix()}/ ({len(texts)} files)"
 
 
 def fit_channels(picture: Picture, path: Path, dataset: Dataset, num_files: int) -> Picture:
@@ -198,33 +197,6 @@ def as_unsigned(array: NDArray, path: Path) -> NDArray[np.uint16]:
     return array.astype(np.uint16)
 
 
-def check_match(
-    image: Picture, other: Picture, image_path: Path, path: Path, trust_image_geometry: bool, what: str
-) -> None:
-    if image.shape != other.shape:
-        ours, theirs = ("x".join(map(str, picture.shape[::-1])) for picture in (image, other))
-        raise UserError(
-            f"{path} is {theirs}, but its image {image_path} is {ours}: one of them is not the published file"
-        )
-    if not trust_image_geometry and (difference := grid_difference(image, other)):
-        raise UserError(
-            f"{path} lies elsewhere than its image {image_path}: it has {difference}; mend its header, or give "
-            f"--trust-image-geometry if only the {what}'s header is wrong"
-        )
-
-
-def to_labels(dataset: Dataset, mask: Picture, path: Path) -> NDArray[np.uint8]:
-    array = mask.array
-    if array.dtype.kind == "f" and (np.rint(array) == array).all() and np.abs(array).max(initial=0) < 2**31:
-        array = array.astype(np.int32)
-    if array.dtype.kind in "iu" and array.min(initial=0) >= 0 and array.max(initial=0) < 2**16:
-        array = array.astype(np.uint16)
-    try:
-        return dataset.to_labels(array)
-    except UserError as error:
-        raise UserError(f"{path} {error}") from None
-
-
 def describe(outcome: Outcome, image: Picture, labels: NDArray[np.uint8]) -> None:
     row = outcome.row
     row.shape = shape_text(image.shape)
@@ -235,6 +207,14 @@ def describe(outcome: Outcome, image: Picture, labels: NDArray[np.uint8]) -> Non
     row.foreground_fraction = f"{1 - outcome.label_counts.get(0, 0) / max(labels.size, 1):.8g}"
     if not outcome.has_foreground:
         row.note = "no foreground"
+
+
+def forget_labels(outcome: Outcome) -> None:
+    """Describe a case whose labels are not known, rather than all background."""
+    outcome.labelled, outcome.label_counts = False, {}
+    row = outcome.row
+    row.label_counts = row.foreground_fraction = row.resized_label_counts = ""
+    row.note = "labels not known"
 
 
 def resize_case_labels(
@@ -272,8 +252,8 @@ def counts_text(counts: Mapping[int, int]) -> str:
     return " ".join(f"{value}:{count}" for value, count in counts.items())
 
 
-def write_case(folder: Path, case: str, images: list[Picture], labels: Picture, flat: bool = False) -> None:
-    """Write a case's images, one file for each picture or channel, and its label map.
+def write_case(folder: Path, case: str, images: list[Picture], labels: Picture | None, flat: bool = False) -> None:
+    """Write a case's images, one file for each picture or channel, and its label map, if it has one.
 
     Only colours of 8 bits share a file: nnU-Net's reader would keep 8 bits of others.
     """
@@ -281,7 +261,8 @@ def write_case(folder: Path, case: str, images: list[Picture], labels: Picture, 
     try:
         for channel, plane in enumerate(planes):
             write(plane, folder / "images" / f"{case}_{channel:04}", flat)
-        write(labels, folder / "labels" / case, flat)
+        if labels:
+            write(labels, folder / "labels" / case, flat)
     except OSError as error:
         reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or str(error)
         raise UserError(
@@ -305,7 +286,7 @@ def write(picture: Picture, stem: Path, flat: bool) -> None:
 
 def source_files(case: Case) -> list[Path]:
     """List all files that a case comes from, each once."""
-    return list(dict.fromkeys(file for path in (*case.images, *case.label) for file in files_behind(path)))
+    return list(dict.fromkeys(file for path in (*case.images, *(case.label or ())) for file in files_behind(path)))
 
 
 def source_digest(case: Case) -> str:

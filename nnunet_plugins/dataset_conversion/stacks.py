@@ -15,7 +15,7 @@ def separate_pages(cases: Iterable[Case], source: Source) -> Iterator[Case]:
     Files with other numbers of pages than the first are a problem of the source.
     """
     for case in cases:
-        first, *others = (*case.images, *case.label)
+        first, *others = (*case.images, *(case.label or ()))
         number = count_pages(first)
         if unlike := [path for path in others if count_pages(path) != number]:
             source.problem(
@@ -30,6 +30,6 @@ def separate_pages(cases: Iterable[Case], source: Source) -> Iterator[Case]:
                     case,
                     name=f"{case.name}_{page:0{len(str(number))}}",
                     images=tuple(page_path(path, page) for path in case.images),
-                    label=tuple(page_path(path, page) for path in case.label),
+                    label=None if case.label is None else tuple(page_path(path, page) for path in case.label),
                     group=case.group or case.name,
                 )

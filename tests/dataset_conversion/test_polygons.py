@@ -181,7 +181,7 @@ def test_other_json_is_refused(download, content):
 def test_names_need_no_label_map(download):
     save_coco(download / "annotations.json", {f"{index}.png": [] for index in CASES})
     text = refusal_in_one_sentence(*with_source(COCO, download), "--threshold", "3")
-    assert_says(text, "names its classes itself: leave out --label-map and --threshold")
+    assert_says(text, "names its classes itself: leave out --label-map, --threshold")
 
 
 def test_annotations_without_objects_are_refused(download):

@@ -133,8 +133,8 @@ def refuse_several_series(path: Path, slices: list[Slice]) -> None:
     if len(series) > 1:
         found = ", ".join(f"{name or number}: {files}" for (number, name), files in series.most_common(3))
         raise UserError(
-            f"{path} has {len(series)} DICOM series (files of {found}), but one is expected: move each series into a folder of "
-            "its own"
+            f"{path} has {len(series)} DICOM series (files of {found}), but one is expected: move each series into a "
+            "folder of its own"
         )
 
 

@@ -286,7 +286,8 @@ def write(picture: Picture, stem: Path, flat: bool) -> None:
 
 def source_files(case: Case) -> list[Path]:
     """List all files that a case comes from, each once."""
-    return list(dict.fromkeys(file for path in (*case.images, *(case.label or ())) for file in files_behind(path)))
+    paths = (*case.images, *(case.label or ()))
+    return list(dict.fromkeys(file for path in paths for file in files_behind(path)))
 
 
 def source_digest(case: Case) -> str:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from nnunet_plugins.dataset_conversion.labels import counted, enumeration
 from nnunet_plugins.dataset_conversion.pictures import Picture
-from nnunet_plugins.dataset_conversion.readers import IMAGE_ENDINGS, read_mask, read_picture
+from nnunet_plugins.dataset_conversion.readers import PICTURE_ENDINGS, read_mask, read_picture
 from nnunet_plugins.errors import UserError
 
 TOLERANCE = 64
@@ -137,7 +137,7 @@ def read_values(
         UserError: the mask is coloured, or the colours of a palette and their numbers say different things.
     """
     (path,) = paths
-    if path.name.lower().endswith(IMAGE_ENDINGS):
+    if path.name.lower().endswith(PICTURE_ENDINGS):
         palette = read_palette(path) if binary else None
         if palette is not None:
             return two_classes(path, read(paths, shape).array, palette)

@@ -158,16 +158,16 @@ def walk(folder: Path) -> list[Path]:
     return sorted(files)
 
 
-def series_folders(files: Sequence[Path], expression: re.Pattern[str]) -> list[Path]:
-    """List the folders with a series of DICOM whose path fits, in order."""
-    folders = sorted({path.parent for path in files})
-    return [folder for folder in folders if expression.search(folder.as_posix()) and is_dicom(folder)]
-
-
 def relative_path(path: Path, root: Path) -> str:
     """Path relative to the download or to the archive that a file comes from."""
     unpacked = [i for i, part in enumerate(path.parts) if part.startswith(UNPACKED)]
     return (Path(*path.parts[unpacked[-1] + 1 :]) if unpacked else path.relative_to(root)).as_posix()
+
+
+def series_folders(files: Sequence[Path], expression: re.Pattern[str]) -> list[Path]:
+    """List the folders with a series of DICOM whose path fits, in order."""
+    folders = sorted({path.parent for path in files})
+    return [folder for folder in folders if expression.search(folder.as_posix()) and is_dicom(folder)]
 
 
 def pattern_expression(pattern: str) -> re.Pattern[str]:

@@ -4,9 +4,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from nnunet_plugins.dataset_conversion.annotations import coco_cases, is_coco, labels_of
-from nnunet_plugins.dataset_conversion.colours import ColourMap, Reader, read_colours, read_values
+from nnunet_plugins.dataset_conversion.colours import ColourMap, read_colours, read_values
 from nnunet_plugins.dataset_conversion.dataset import NIFTI, PNG, RGB, Case, Dataset
 from nnunet_plugins.dataset_conversion.label_maps import nested, parse_label_map, parse_masks
 from nnunet_plugins.dataset_conversion.labels import Binary, LabelRule, Threshold, counted
@@ -49,11 +50,12 @@ def find_cases(source: Source, layout: Layout | None = None) -> Iterator[Case]:
         (layout.images, layout.masks, False),
         (layout.test_images, layout.test_masks, True),
     ):
-        if images:
-            group = first_wildcard(images[0])
-            if masks and is_coco(masks[0].pattern):
-                cases += coco_cases(source, images[0], masks[0].pattern, group=group, test=test)
-                continue
+        if not images:
+            continue
+        group = first_wildcard(images[0])
+        if masks and is_coco(masks[0].pattern):
+            cases += coco_cases(source, images[0], masks[0].pattern, group=group, test=test)
+        else:
             cases += paired(source, images, masks, test=test, group=group, merge=layout.merge, missing=layout.missing)
     cases = tell_apart(group_by_folder(cases, source))
     yield from separate_pages(cases, source) if layout.pages == "images" else cases
@@ -131,15 +133,13 @@ def describe(
     Raises:
         UserError: the options contradict each other or the files.
     """
-    (entries, labels), (test_entries, test_labels) = parse_masks(masks), parse_masks(test_masks, "--test-masks")
+    (entries, named), (test_entries, test_named) = parse_masks(masks), parse_masks(test_masks, "--test-masks")
     refuse_fixed_patterns([*images, *test_images, *(entry.pattern for entry in (*entries, *test_entries))])
-    if entries and test_entries and labels != test_labels:
+    if entries and test_entries and named != test_named:
         raise UserError("--masks and --test-masks name different classes, or in another order: name the same")
+    names = named if entries else test_named
+    rules = label_rules(source, [*entries, *test_entries], names, label_map, threshold, pages)
     first_image = first_match(source, [*images, *test_images][0])
-    first_masks = [first_match(source, entry.pattern) for entry in (*entries, *test_entries)]
-    labels, to_labels, read_label = label_rules(
-        source, [*entries, *test_entries], first_masks, labels if entries else test_labels, label_map, threshold, pages
-    )
     first = read_picture(page_path(first_image, 1) if pages == "images" else first_image, pages)
     refuse_odd_channels(channels, images, "--images")
     refuse_odd_channels(channels, test_images, "--test-images")
@@ -159,42 +159,15 @@ def describe(
         title=f"{folder_name}, images {' '.join(images)} and masks {' '.join(masks)}",
         find_cases=partial(find_cases, layout=layout),
         read_image=partial(read_picture, reading=pages),
-        to_labels=to_labels,
-        read_label=read_label,
-        labels=labels,
+        read_label=rules.read_label,
+        to_labels=rules.to_labels,
+        labels=rules.labels,
         channels=tuple(channels) or default_channels(first, first_image, len(images or test_images)),
         file_ending=PNG if first.geometry is None else NIFTI,
         flat=first.geometry is not None
         and all(pages == "images" or is_flat(path, pages) for path in source.find([*images, *test_images][0]).values()),
-        regions=nested(labels, all_overlap=bool(label_map)) if regions else None,
+        regions=nested(rules.labels if label_map else names, all_overlap=bool(label_map)) if regions else None,
     )
-
-
-def label_rules(
-    source: Source,
-    entries: Sequence[Masks],
-    first_masks: Sequence[Path],
-    labels: dict[str, int],
-    label_map: Sequence[str],
-    threshold: float | None,
-    pages: Reading,
-) -> tuple[dict[str, int], LabelRule, Reader]:
-    """Labels, the rule that gives them to the masks' values, and the function that reads these."""
-    if any(map(is_annotation, first_masks)):
-        if label_map or threshold is not None or any(entry.name for entry in entries):
-            raise UserError(
-                f"{first_masks[0]} names its classes itself: leave out --label-map, --threshold and names of classes"
-            )
-        classes = class_names(path for entry in entries for path in source.find(entry.pattern).values())
-        return *labels_of(classes), partial(read_polygons, classes=classes)
-    read = partial(read_mask, reading=pages)
-    if not label_map:
-        return labels, binary_rule(threshold, first_masks), partial(read_values, read=read, binary=True)
-    refuse_contradiction(entries, threshold)
-    labels, to_labels = parse_label_map(label_map)
-    if isinstance(to_labels, ColourMap):
-        return labels, to_labels, partial(read_colours, colours=tuple(to_labels.labels))
-    return labels, to_labels, partial(read_values, read=read)
 
 
 def refuse_fixed_patterns(patterns: Sequence[str]) -> None:
@@ -210,6 +183,48 @@ def refuse_odd_channels(channels: Sequence[str], patterns: Sequence[str], option
         raise UserError(
             f"--channels names {len(channels)}, but {option} has {len(patterns)} patterns: name all channels"
         )
+
+
+class Rules(NamedTuple):
+    """Labels, and how they come out of masks."""
+
+    labels: dict[str, int]
+    to_labels: LabelRule
+    read_label: Callable[..., Picture]
+
+
+def label_rules(
+    source: Source,
+    entries: Sequence[Masks],
+    labels: dict[str, int],
+    label_map: Sequence[str],
+    threshold: float | None,
+    pages: Reading,
+) -> Rules:
+    """Choose labels and rules by the options and by the first mask of each pattern.
+
+    Raises:
+        UserError: options contradict each other or the files.
+    """
+    firsts = [first_match(source, entry.pattern) for entry in entries]
+    if any(map(is_annotation, firsts)):
+        return annotation_rules(source, entries, firsts, named=bool(label_map) or threshold is not None)
+    read = partial(read_mask, reading=pages)
+    if label_map:
+        refuse_contradiction(entries, threshold)
+        labels, rule = parse_label_map(label_map)
+        if isinstance(rule, ColourMap):
+            return Rules(labels, rule, partial(read_colours, colours=tuple(rule.labels)))
+        return Rules(labels, rule, partial(read_values, read=read))
+    return Rules(labels, binary_rule(threshold, firsts), partial(read_values, read=read, binary=True))
+
+
+def annotation_rules(source: Source, entries: Sequence[Masks], firsts: Sequence[Path], named: bool) -> Rules:
+    if named or entries[0].name or not all(map(is_annotation, firsts)):
+        raise UserError(f"{firsts[0]} names its classes itself: leave out --label-map and --threshold, and other masks")
+    classes = class_names(path for entry in entries for path in source.find(entry.pattern).values())
+    labels, rule = labels_of(classes)
+    return Rules(labels, rule, partial(read_polygons, classes=classes))
 
 
 def binary_rule(threshold: float | None, first_masks: Sequence[Path]) -> LabelRule:

@@ -167,6 +167,8 @@ def fit_channels(picture: Picture, path: Path, dataset: Dataset, num_files: int)
         picture = flat_volume(array)
     if picture.geometry is None and dataset.file_ending == NIFTI:
         raise UserError(f"{path} is a two-dimensional image, but the others are volumes: convert them separately")
+    if dataset.flat and 1 not in picture.shape:
+        raise UserError(f"{path} has several slices, but the first image has one: convert them separately")
     expected = len(dataset.channels) // num_files
     if picture.geometry is None and picture.num_channels == 3 and expected == 1:
         array = one_channel(array, path)

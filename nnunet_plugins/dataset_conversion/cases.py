@@ -5,6 +5,7 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -294,4 +295,10 @@ def source_files(case: Case) -> list[Path]:
 
 def source_digest(case: Case) -> str:
     """SHA-256 of all files that a case comes from."""
-    return digest(*source_files(case))
+    return digest_of_unchanged(tuple((file, file.stat().st_mtime_ns) for file in source_files(case)))
+
+
+@lru_cache(maxsize=2)
+def digest_of_unchanged(files: tuple[tuple[Path, int], ...]) -> str:
+    """SHA-256 of files with the times of their last changes; the pages of a file, which share it, come in a row."""
+    return digest(*(file for file, _ in files))

@@ -1,6 +1,6 @@
 """Labels that are polygons: their classes by name, and the cases of one file of COCO for all images."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from nnunet_plugins.dataset_conversion.dataset import Case
@@ -15,7 +15,9 @@ def is_coco(masks: str) -> bool:
     return masks.lower().endswith(".json") and not set("*#?{") & set(masks)
 
 
-def coco_cases(source: Source, images: str, annotations: str) -> Iterator[Case]:
+def coco_cases(
+    source: Source, images: str, annotations: str, *, group: Callable[[str], str], test: bool = False
+) -> Iterator[Case]:
     """Make a case of each image that a file of COCO lists, by the name of its file.
 
     Listed images that are not there, and others that are not listed, are problems of the source.
@@ -29,7 +31,8 @@ def coco_cases(source: Source, images: str, annotations: str) -> Iterator[Case]:
         if (name := next((ending for ending in endings if ending in listed), None)) is None:
             source.problem(f"{path} is not among the images that {file} lists: narrow --images, or annotate it")
         else:
-            yield Case(key.replace("/", "_"), (path,), (page_path(file, listed.pop(name)),))
+            label = (page_path(file, listed.pop(name)),)
+            yield Case(key.replace("/", "_"), (path,), label, group=group(key), test=test)
     for name in listed:
         source.problem(f"{file} lists {name}, which no file of {images!r} is: add it, or widen --images")
 

@@ -5,6 +5,7 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -167,6 +168,8 @@ def fit_channels(picture: Picture, path: Path, dataset: Dataset, num_files: int)
         picture = flat_volume(array)
     if picture.geometry is None and dataset.file_ending == NIFTI:
         raise UserError(f"{path} is a two-dimensional image, but the others are volumes: convert them separately")
+    if dataset.flat and 1 not in picture.shape:
+        raise UserError(f"{path} has several slices, but the first image has one: convert them separately")
     expected = len(dataset.channels) // num_files
     if picture.geometry is None and picture.num_channels == 3 and expected == 1:
         array = one_channel(array, path)
@@ -292,4 +295,10 @@ def source_files(case: Case) -> list[Path]:
 
 def source_digest(case: Case) -> str:
     """SHA-256 of all files that a case comes from."""
-    return digest(*source_files(case))
+    return digest_of_unchanged(tuple((file, file.stat().st_mtime_ns) for file in source_files(case)))
+
+
+@lru_cache(maxsize=2)
+def digest_of_unchanged(files: tuple[tuple[Path, int], ...]) -> str:
+    """SHA-256 of files with the times of their last changes; the pages of a file, which share it, come in a row."""
+    return digest(*(file for file, _ in files))

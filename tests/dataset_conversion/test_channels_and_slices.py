@@ -137,6 +137,21 @@ def test_one_volume_of_several_slices_keeps_all_cases_volumes(tmp_path, capsys):
     assert "-c 3d_fullres" in capsys.readouterr().out
 
 
+def test_volume_as_second_channel_of_slices_is_refused(tmp_path):
+    for index in CASES:
+        for kind, slices in (("images", 1), ("second", 1 + 3 * (index == 1))):
+            save_nifti(tmp_path / f"download/{kind}/{index}.nii.gz", noise_volume(index).T[..., :slices])
+        save_nifti(tmp_path / f"download/masks/{index}.nii.gz", mask_volume().T[..., 1:2])
+    options = ("--images", "images/*.nii.gz", "second/*.nii.gz", "--channels", "a", "b", *VOLUMES[3:])
+    text = refusal_in_one_sentence("folder", tmp_path / "download", *options)
+    assert_says(text, f"{tmp_path / 'download/second/1.nii.gz'} has several slices, but the first image has one")
+
+
+def test_pages_are_no_option_for_volumes(volumes):
+    text = refusal_in_one_sentence(*with_source(VOLUMES, volumes), "--pages", "images")
+    assert_says(text, "--pages images is for TIFF and arrays, but", "leave it out")
+
+
 def test_slices_are_resized_with_their_spacing(tmp_path):
     for index in CASES:
         save_nifti(tmp_path / f"download/images/{index}.nii.gz", noise_volume(index).T[:, :1])

@@ -193,7 +193,7 @@ def test_mask_that_does_not_cover_its_image_is_completed_only_if_it_may_be_a_par
 def test_several_series_in_a_folder_are_refused(series):
     save_slice(series / "scout.dcm", values(0)[0], SeriesInstanceUID="1.2.4", SeriesDescription="Scout")
     text = refusal(series)
-    assert_says(text, f"{series} has 2 DICOM series", "Scout with 1 files", "a folder of its own")
+    assert_says(text, f"{series} has 2 DICOM series", "files of 1.2.3: 5, Scout: 1", "a folder of its own")
 
 
 @pytest.mark.parametrize("name", ["IM07.dcm", "IM14.dcm"])

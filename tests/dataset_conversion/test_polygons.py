@@ -135,14 +135,17 @@ def test_images_and_entries_of_coco_without_each_other_are_refused(download):
     )
 
 
-def test_files_of_one_name_in_several_folders_are_told_apart(tmp_path):
-    for index, folder in enumerate("ab"):
-        save(tmp_path / f"download/{folder}/1.png", picture(index))
+def test_files_of_one_name_in_several_folders_are_told_apart_and_a_folder_is_a_group(tmp_path):
+    names = [f"{folder}/{number}.png" for folder in "ab" for number in (1, 2)]
+    for index, name in enumerate(names):
+        save(tmp_path / f"download/{name}", picture(index))
     triangle = [[2.0, 2.0, 18.0, 2.0, 2.0, 15.0]]
-    save_coco(tmp_path / "download/annotations.json", {"a/1.png": [(5, triangle)], "b/1.png": []})
-    options = [option.replace("images/*.png", "*/1.png") for option in COCO]
+    save_coco(tmp_path / "download/annotations.json", {name: [(5, triangle)] * (name == names[0]) for name in names})
+    options = [option.replace("images/*.png", "*/*.png") for option in COCO]
     convert(*with_source(options, tmp_path / "download"))
-    assert written("a").any() and not written("b").any()
+    assert written("a_1").any() and not any(written(case).any() for case in ("a_2", "b_1", "b_2"))
+    folds = read_json(raw_dataset() / "splits_final.json")
+    assert sorted(fold["val"] for fold in folds) == [["a_1", "a_2"], ["b_1", "b_2"]]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from nnunet_plugins.dataset_conversion.label_maps import nested, parse_label_map
 from nnunet_plugins.dataset_conversion.labels import Binary, LabelRule, Threshold, counted
 from nnunet_plugins.dataset_conversion.pairing import Masks, count_wildcards, paired
 from nnunet_plugins.dataset_conversion.pictures import Picture
-from nnunet_plugins.dataset_conversion.readers import is_flat, read_mask, read_picture
+from nnunet_plugins.dataset_conversion.readers import has_pages, is_flat, read_mask, read_picture
 from nnunet_plugins.dataset_conversion.readers.pages import Reading, page_path
 from nnunet_plugins.dataset_conversion.readers.polygons import class_names, is_annotation, read_polygons
 from nnunet_plugins.dataset_conversion.source import Source
@@ -50,10 +50,12 @@ def find_cases(source: Source, layout: Layout | None = None) -> Iterator[Case]:
         (layout.images, layout.masks, False),
         (layout.test_images, layout.test_masks, True),
     ):
+        if not images:
+            continue
+        group = first_wildcard(images[0])
         if masks and is_coco(masks[0].pattern):
-            cases += [replace(case, test=test) for case in coco_cases(source, images[0], masks[0].pattern)]
-        elif images:
-            group = first_wildcard(images[0])
+            cases += coco_cases(source, images[0], masks[0].pattern, group=group, test=test)
+        else:
             cases += paired(source, images, masks, test=test, group=group, merge=layout.merge, missing=layout.missing)
     cases = tell_apart(group_by_folder(cases, source))
     yield from separate_pages(cases, source) if layout.pages == "images" else cases
@@ -138,6 +140,8 @@ def describe(
     names = named if entries else test_named
     rules = label_rules(source, [*entries, *test_entries], names, label_map, threshold, pages)
     first_image = first_match(source, [*images, *test_images][0])
+    if pages and not has_pages(first_image):
+        raise UserError(f"--pages {pages} is for TIFF and arrays, but {first_image} is neither: leave it out")
     first = read_picture(page_path(first_image, 1) if pages == "images" else first_image, pages)
     refuse_odd_channels(channels, images, "--images")
     refuse_odd_channels(channels, test_images, "--test-images")
@@ -163,7 +167,7 @@ def describe(
         channels=tuple(channels) or default_channels(first, first_image, len(images or test_images)),
         file_ending=PNG if first.geometry is None else NIFTI,
         flat=first.geometry is not None
-        and all(pages == "images" or is_flat(path, pages) for path in source.find([*images, *test_images][0]).values()),
+        and all(is_flat(path, pages) for path in source.find([*images, *test_images][0]).values()),
         regions=nested(rules.labels if label_map else names, all_overlap=bool(label_map)) if regions else None,
     )
 

@@ -103,8 +103,8 @@ def files_behind(path: Path) -> list[Path]:
 
 def is_flat(path: Path, reading: Reading = None) -> bool:
     """Whether a file holds an image rather than a volume of several slices."""
-    if has_pages(path) and reading == "volume":
-        return count_pages(path) == 1
+    if has_pages(path):
+        return reading != "volume" or count_pages(path) == 1
     if path.is_dir():
         return len(files_of(path)) == 1
     return not is_volume(path) or has_one_slice(path)

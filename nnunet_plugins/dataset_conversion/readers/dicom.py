@@ -131,10 +131,10 @@ def plain_values(one: Slice, image: sitk.Image) -> NDArray:
 def refuse_several_series(path: Path, slices: list[Slice]) -> None:
     series = Counter((one.tags.get(SERIES, ""), one.tags.get(SERIES_NAME, "")) for one in slices)
     if len(series) > 1:
-        found = ", ".join(f"{name or number} with {files} files" for (number, name), files in series.most_common(3))
+        found = ", ".join(f"{name or number}: {files}" for (number, name), files in series.most_common(3))
         raise UserError(
-            f"{path} has {len(series)} DICOM series ({found}), but one is expected: move each series into a folder of "
-            "its own"
+            f"{path} has {len(series)} DICOM series (files of {found}), but one is expected: move each series into a "
+            "folder of its own"
         )
 
 

@@ -70,7 +70,7 @@ def conversion(download: Path, target: Path, processes: int) -> None:
         Source(download) as source,
         contextlib.redirect_stdout(io.StringIO()),
     ):
-        dataset = folder.describe(source, ["images/*.jpg"], "masks/*.png", folder_name="Benchmark", dataset_id=999)
+        dataset = folder.describe(source, ["images/*.jpg"], ["masks/*.png"], folder_name="Benchmark", dataset_id=999)
         convert(dataset, source, Options(), processes=processes, check=False)
 
 

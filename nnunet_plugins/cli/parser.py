@@ -2,6 +2,7 @@
 
 import argparse
 import importlib.metadata
+import re
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -164,7 +165,7 @@ def add_convert(commands: "Commands[Command]") -> None:
     add("-d", "--dataset-id", type=int, metavar="N", help="number of the dataset; default: see --list")
     add("--dry-run", action="store_true", help="check everything and write nothing")
     add("--paper-split", action="store_true", help="the published split instead of five folds")
-    add("--regions", action="store_true", help="overlapping regions instead of labels (lits17)")
+    add("--regions", action="store_true", help="overlapping regions instead of labels: a class contains the next")
     add("--max-foreground-fraction", type=float, metavar="F", help="leave out cases with this much foreground or more")
     add("--resize", type=int, nargs=2, metavar=("H", "W"), help="resize images, or a volume's slices, and their masks")
     add(
@@ -172,7 +173,15 @@ def add_convert(commands: "Commands[Command]") -> None:
         action="store_true",
         help="give masks the spacing, origin and direction of their images",
     )
-    add("--groups", type=Path, metavar="CSV", help="table of cases and groups; folds never divide a group")
+    add("--threshold", type=float, metavar="T", help="foreground is what is brighter than T, for masks with grey edges")
+    add("--groups", type=Path, metavar="CSV", help="table of images and groups; folds never divide a group")
+    add("--group", metavar="REGEX", help="the group is what this finds in an image's path, e.g. 'patient[0-9]+'")
+    add(
+        "--splits",
+        type=Path,
+        metavar="FILE",
+        help="your folds: splits_final.json, or a table of images and train/val/test",
+    )
     add("--near-duplicates", action="store_true", help="keep images that look alike in one fold")
     add("--overwrite", action="store_true", help="replace the dataset and its folds if they exist")
     add("-np", type=int, metavar="N", help="number of processes; default: as many as cores")
@@ -181,15 +190,27 @@ def add_convert(commands: "Commands[Command]") -> None:
 
 def add_folder_options(convert: argparse.ArgumentParser) -> None:
     """Add the options of ``convert`` that describe a user's own images and masks."""
+    convert._negative_number_matcher = re.compile(r"^-\d+(\.\d+)?(=.*)?$")  # -1=ignore is no option
     group = convert.add_argument_group("only for 'folder'", "Patterns go in quotes; what * stands for pairs the files.")
     add = group.add_argument
     add("--images", nargs="+", metavar="PATTERN", help="of images, e.g. 'images/*.png'; one per channel")
-    add("--masks", metavar="PATTERN", help="of masks, e.g. 'masks/*_mask.png'")
+    masks = "of masks, e.g. 'masks/*_mask.png'; several are united; liver='*_liver.png' for files of one class"
+    add("--masks", nargs="+", metavar="PATTERN", help=masks)
+    add("--merge-masks", action="store_true", help="unite all masks of an image that a pattern finds")
+    add("--test-images", nargs="+", metavar="PATTERN", help="of images for testing, e.g. 'test/*.png'")
+    add("--test-masks", nargs="+", metavar="PATTERN", help="of their masks, if there are any")
+    missing = "images without a mask are background, or are left out; default: they are errors"
+    add("--missing-masks", choices=("background", "skip"), help=missing)
+    output = "new images (--test-images) for the models of dataset N, as N was converted, into this folder"
+    add("-o", "--output", type=Path, metavar="FOLDER", help=output)
     add("--dataset-name", metavar="NAME", help="the Name in DatasetNNN_Name")
     add("--channels", nargs="+", metavar="NAME", help="e.g. CT; default: R G B, grey or image")
-    label_map = "e.g. 0=background 128=polyp 255=tool; default: two classes"
+    label_map = (
+        "e.g. 0=background 128=polyp -1=ignore, or colours, '#ff0000=polyp' '255,0,0=polyp'; default: two classes"
+    )
     add("--label-map", nargs="+", metavar="VALUE=NAME", help=label_map)
-    add("--threshold", type=float, metavar="T", help="foreground is what is brighter than T")
+    pages = "what several pages of a TIFF file are: slices of one volume, or images of their own"
+    add("--pages", choices=("volume", "images"), help=pages)
 
 
 def add_planning(commands: "Commands[Command]") -> None:

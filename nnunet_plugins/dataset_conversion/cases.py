@@ -3,25 +3,28 @@
 import errno
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_plugins.dataset_conversion.dataset import NIFTI, Case, Dataset
+from nnunet_plugins.dataset_conversion.dataset import NIFTI, PNG, Case, Dataset
 from nnunet_plugins.dataset_conversion.labels import histogram
+from nnunet_plugins.dataset_conversion.masks import Shared, check_match, read_labels
 from nnunet_plugins.dataset_conversion.near_duplicates import thumbnail
 from nnunet_plugins.dataset_conversion.pictures import (
     Geometry,
     Picture,
-    data_files,
-    grid_difference,
-    one_channel,
+    flat_volume,
+    slice_first,
     write_image,
     write_volume,
 )
+from nnunet_plugins.dataset_conversion.readers import files_behind, has_pages
+from nnunet_plugins.dataset_conversion.readers.images import one_channel
 from nnunet_plugins.dataset_conversion.resizing import (
     in_plane,
     resize_labels,
@@ -29,7 +32,7 @@ from nnunet_plugins.dataset_conversion.resizing import (
     resized_geometry,
     vanished_objects,
 )
-from nnunet_plugins.dataset_conversion.source import UNPACKED
+from nnunet_plugins.dataset_conversion.source import relative_path
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.files import digest
 
@@ -74,6 +77,10 @@ class Outcome:
     """Number of objects of each label that have no pixel left after resizing."""
     thumbnail: NDArray[np.float32] | None = None
     """Small copy of the image, if near-duplicates are looked for."""
+    labelled: bool = True
+    """Whether the labels are known."""
+    shared: Shared = field(default_factory=dict)
+    """Overlaps of the classes, if they become regions."""
     problem: str = ""
     """Flaw of the data in one sentence; empty if there is none."""
     left_out: bool = False
@@ -106,16 +113,14 @@ def convert_case(dataset: Dataset, trust_image_geometry: bool, root: Path, folde
         UserError: nothing can be written any more.
     """
     row = Row(identifier(case.name), group=case.group)
-    row.images, row.label = (relative(files, root) for files in (case.images, case.label))
+    row.images, row.label = (relative(files, root) for files in (case.images, case.label or ()))
     outcome = Outcome(row)
     try:
         images = [fit_channels(dataset.read_image(path), path, dataset, len(case.images)) for path in case.images]
         image = images[0]
         for other, path in zip(images[1:], case.images[1:], strict=True):
             check_match(image, other, case.images[0], path, trust_image_geometry, "channel")
-        mask = dataset.read_label(case.label, image.shape)
-        check_match(image, mask, case.images[0], case.label[0], trust_image_geometry, "mask")
-        labels = to_labels(dataset, mask, case.label[0])
+        labels, outcome.shared = read_labels(dataset, case, image, trust_image_geometry)
         row.sha256 = source_digest(case)
     except UserError as error:
         outcome.problem = str(error)
@@ -127,23 +132,25 @@ def convert_case(dataset: Dataset, trust_image_geometry: bool, root: Path, folde
         return outcome
     if dataset.near_duplicates:
         outcome.thumbnail = thumbnail(image)
+    if dataset.flat:
+        labels = slice_first(Picture(labels, image.geometry)).array
+        images = [slice_first(picture) for picture in images]
+        image = images[0]
     if dataset.size:
         labels = resize_case_labels(outcome, dataset, image, labels, dataset.size)
         images = [resize_picture(picture, dataset.size) for picture in images] if folder else []
+    if case.label is None:
+        forget_labels(outcome)
     if folder:
-        write_case(folder, row.case, images, Picture(labels, images[0].geometry))
+        written = None if case.label is None else Picture(labels, images[0].geometry)
+        write_case(folder, row.case, images, written, dataset.flat)
     return outcome
 
 
-def relative(paths: Iterable[Path], root: Path) -> str:
+def relative(paths: Sequence[Path], root: Path) -> str:
     """Paths for the report, relative to the download or to the archive that a file comes from."""
-    texts = []
-    for path in paths:
-        unpacked = [i for i, part in enumerate(path.parts) if part.startswith(UNPACKED)]
-        texts.append(Path(*path.parts[unpacked[-1] + 1 :]) if unpacked else path.relative_to(root))
-    return (
-        " ".join(map(Path.as_posix, texts)) if len(texts) < 5 else f"{texts[0].parent.as_posix()}/ ({len(texts)} files)"
-    )
+    texts = [relative_path(path, root) for path in paths]
+    return " ".join(texts) if len(texts) < 5 else f"{Path(texts[0]).parent.as_posix()}/ ({len(texts)} files)"
 
 
 def fit_channels(picture: Picture, path: Path, dataset: Dataset, num_files: int) -> Picture:
@@ -152,54 +159,45 @@ def fit_channels(picture: Picture, path: Path, dataset: Dataset, num_files: int)
     Raises:
         UserError: the picture has other channels, or values that PNG cannot hold.
     """
+    if picture.geometry is not None and dataset.file_ending != NIFTI and picture.shape[0] == 1 and has_pages(path):
+        picture = Picture(as_unsigned(picture.array[0], path))
+    if picture.geometry is not None and dataset.file_ending != NIFTI:
+        raise UserError(f"{path} is a volume, but the other images are two-dimensional: convert them separately")
     array = picture.array
-    if picture.geometry is not None:
-        if dataset.file_ending != NIFTI:
-            raise UserError(f"{path} is a volume, but the other images are two-dimensional: convert them separately")
-        return picture
-    if dataset.file_ending == NIFTI:
+    if picture.geometry is None and dataset.flat and has_pages(path):
+        picture = flat_volume(array)
+    if picture.geometry is None and dataset.file_ending == NIFTI:
         raise UserError(f"{path} is a two-dimensional image, but the others are volumes: convert them separately")
+    if dataset.flat and 1 not in picture.shape:
+        raise UserError(f"{path} has several slices, but the first image has one: convert them separately")
     expected = len(dataset.channels) // num_files
-    if array.ndim == 3 and expected == 1:
+    if picture.geometry is None and picture.num_channels == 3 and expected == 1:
         array = one_channel(array, path)
-    elif array.ndim == 2 and expected == 3:
-        array = np.repeat(array[..., None], 3, -1)
-    elif (channels := 1 if array.ndim == 2 else array.shape[-1]) != expected:
-        raise UserError(f"{path} has {channels} channels, but {expected} are expected: name them with --channels")
-    if array.dtype not in (np.uint8, np.uint16):
-        if array.size and (array.min() < 0 or array.max() > np.iinfo(np.uint16).max):
-            raise UserError(
-                f"{path} has values from {array.min()} to {array.max()}, but PNG holds 0 to 65535: use NIfTI"
-            )
-        array = array.astype(np.uint16)
-    return Picture(array)
-
-
-def check_match(
-    image: Picture, other: Picture, image_path: Path, path: Path, trust_image_geometry: bool, what: str
-) -> None:
-    if image.shape != other.shape:
-        ours, theirs = ("x".join(map(str, picture.shape[::-1])) for picture in (image, other))
+    elif picture.geometry is None and picture.num_channels == 1 and expected == 3:
+        array = np.repeat(array.reshape(*picture.shape, 1), 3, -1)
+    elif picture.num_channels != expected:
         raise UserError(
-            f"{path} is {theirs}, but its image {image_path} is {ours}: one of them is not the published file"
+            f"{path} has {picture.num_channels} channels, but {expected} {'is' if expected == 1 else 'are'} expected: "
+            "name them with --channels, or convert files with other channels separately"
         )
-    if not trust_image_geometry and (difference := grid_difference(image, other)):
+    if picture.geometry is not None:
+        return picture
+    return Picture(array if array.dtype == np.uint8 else as_unsigned(array, path))
+
+
+def as_unsigned(array: NDArray, path: Path) -> NDArray[np.uint16]:
+    """Turn whole numbers of any type into those that PNG holds.
+
+    Raises:
+        UserError: PNG cannot hold the values.
+    """
+    lowest, highest = array.min(initial=0), array.max(initial=0)
+    if array.dtype.kind == "f" or lowest < 0 or highest > 65535:
         raise UserError(
-            f"{path} lies elsewhere than its image {image_path}: it has {difference}; mend its header, or give "
-            f"--trust-image-geometry if only the {what}'s header is wrong"
+            f"{path} has {array.dtype} values from {lowest:g} to {highest:g}, but PNG holds integers from 0 to 65535, "
+            "as the first image has: convert files with other values separately"
         )
-
-
-def to_labels(dataset: Dataset, mask: Picture, path: Path) -> NDArray[np.uint8]:
-    array = mask.array
-    if array.dtype.kind == "f" and (np.rint(array) == array).all() and np.abs(array).max(initial=0) < 2**31:
-        array = array.astype(np.int32)
-    if array.dtype.kind in "iu" and array.min(initial=0) >= 0 and array.max(initial=0) < 2**16:
-        array = array.astype(np.uint16)
-    try:
-        return dataset.to_labels(array)
-    except UserError as error:
-        raise UserError(f"{path} {error}") from None
+    return array.astype(np.uint16)
 
 
 def describe(outcome: Outcome, image: Picture, labels: NDArray[np.uint8]) -> None:
@@ -212,6 +210,14 @@ def describe(outcome: Outcome, image: Picture, labels: NDArray[np.uint8]) -> Non
     row.foreground_fraction = f"{1 - outcome.label_counts.get(0, 0) / max(labels.size, 1):.8g}"
     if not outcome.has_foreground:
         row.note = "no foreground"
+
+
+def forget_labels(outcome: Outcome) -> None:
+    """Describe a case whose labels are not known, rather than all background."""
+    outcome.labelled, outcome.label_counts = False, {}
+    row = outcome.row
+    row.label_counts = row.foreground_fraction = row.resized_label_counts = ""
+    row.note = "labels not known"
 
 
 def resize_case_labels(
@@ -249,16 +255,17 @@ def counts_text(counts: Mapping[int, int]) -> str:
     return " ".join(f"{value}:{count}" for value, count in counts.items())
 
 
-def write_case(folder: Path, case: str, images: list[Picture], labels: Picture) -> None:
-    """Write a case's images, one file for each picture, and its label map.
+def write_case(folder: Path, case: str, images: list[Picture], labels: Picture | None, flat: bool = False) -> None:
+    """Write a case's images, one file for each picture or channel, and its label map, if it has one.
 
-    A colour image of 16 bits becomes three files: nnU-Net's reader would keep 8 bits of it.
+    Only colours of 8 bits share a file: nnU-Net's reader would keep 8 bits of others.
     """
     planes = [plane for image in images for plane in channel_planes(image)]
     try:
         for channel, plane in enumerate(planes):
-            write(plane, folder / "images" / f"{case}_{channel:04}")
-        write(labels, folder / "labels" / case)
+            write(plane, folder / "images" / f"{case}_{channel:04}", flat)
+        if labels:
+            write(labels, folder / "labels" / case, flat)
     except OSError as error:
         reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or str(error)
         raise UserError(
@@ -267,24 +274,31 @@ def write_case(folder: Path, case: str, images: list[Picture], labels: Picture) 
 
 
 def channel_planes(image: Picture) -> list[Picture]:
-    if image.geometry is None and image.array.ndim == 3 and image.array.dtype != np.uint8:
-        return [Picture(np.ascontiguousarray(plane)) for plane in np.moveaxis(image.array, -1, 0)]
-    return [image]
+    array = image.array
+    if array.ndim == len(image.shape) or (image.geometry is None and array.dtype == np.uint8 and array.shape[2] == 3):
+        return [image]
+    return [image._replace(array=np.ascontiguousarray(plane)) for plane in np.moveaxis(array, -1, 0)]
 
 
-def write(picture: Picture, stem: Path) -> None:
+def write(picture: Picture, stem: Path, flat: bool) -> None:
     if picture.geometry is None:
-        write_image(picture.array, stem.with_name(stem.name + ".png"))
+        write_image(picture.array, stem.with_name(stem.name + PNG))
     else:
-        write_volume(picture, stem.with_name(stem.name + NIFTI))
+        write_volume(picture, stem.with_name(stem.name + NIFTI), flat)
 
 
 def source_files(case: Case) -> list[Path]:
     """List all files that a case comes from, each once."""
-    paths = dict.fromkeys((*case.images, *case.label))
-    return list(dict.fromkeys(file for path in paths for file in (path, *data_files(path))))
+    paths = (*case.images, *(case.label or ()))
+    return list(dict.fromkeys(file for path in paths for file in files_behind(path)))
 
 
 def source_digest(case: Case) -> str:
     """SHA-256 of all files that a case comes from."""
-    return digest(*source_files(case))
+    return digest_of_unchanged(tuple((file, file.stat().st_mtime_ns) for file in source_files(case)))
+
+
+@lru_cache(maxsize=2)
+def digest_of_unchanged(files: tuple[tuple[Path, int], ...]) -> str:
+    """SHA-256 of files with the times of their last changes; the pages of a file, which share it, come in a row."""
+    return digest(*(file for file, _ in files))

@@ -1,9 +1,8 @@
 """The command ``nnunet-plugins convert``: checks its options and calls the writer."""
 
 import argparse
-import csv
 import math
-from collections.abc import Mapping
+import os
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -12,6 +11,8 @@ from typing import Any
 from nnunet_plugins import __version__
 from nnunet_plugins.dataset_conversion.dataset import Dataset, Options
 from nnunet_plugins.dataset_conversion.datasets import CONVERTERS, folder
+from nnunet_plugins.dataset_conversion.labels import Binary, Threshold
+from nnunet_plugins.dataset_conversion.new_images import as_trained, conversion_of, convert_new_images, read_description
 from nnunet_plugins.dataset_conversion.source import Source
 from nnunet_plugins.dataset_conversion.writer import convert
 from nnunet_plugins.errors import UserError
@@ -22,7 +23,21 @@ from nnunet_plugins.text_tables import aligned
 
 MIN_SIZE, MAX_SIZE = 8, 8192
 """Bounds of ``--resize``, in pixels; the largest dermoscopic images have 6748."""
-FOLDER_OPTIONS = ("images", "masks", "dataset_name", "channels", "label_map", "threshold")
+FOLDER_OPTIONS = (
+    "images",
+    "masks",
+    "merge_masks",
+    "test_images",
+    "test_masks",
+    "missing_masks",
+    "dataset_name",
+    "channels",
+    "label_map",
+    "pages",
+    "output",
+)
+NEW_IMAGES = "convert folder new_photos -d 123 --test-images '*.jpg' --output new_photos_123"
+EXAMPLE = "--images 'images/*.png' --masks 'masks/*.png' --dataset-name Polyps -d 123"
 
 
 def list_converters() -> None:
@@ -31,6 +46,7 @@ def list_converters() -> None:
         classes = ", ".join(name for name in dataset.labels if name != "background")
         number = "-" if dataset.dataset_id is None else str(dataset.dataset_id)
         cases = "any" if dataset.num_cases is None else str(dataset.num_cases)
+        cases = f"of {cases}" if dataset.max_foreground_fraction else cases
         rows.append((dataset.name, number, dataset.modality, classes, cases, dataset.licence, dataset.page))
     print(aligned(rows))
     print("\nPublished splits, for --paper-split:")
@@ -46,38 +62,51 @@ def run(options: argparse.Namespace) -> None:
         UserError: an option or the data will not do; nothing was written.
     """
     check_options(options)
-    scratch = None if options.dry_run else make_nnunet_folder(RAW)
+    scratch = None if options.dry_run or options.output else make_nnunet_folder(RAW)
+    how = {"processes": options.np or usable_cores(), "overwrite": options.overwrite, "dry_run": options.dry_run}
+    decisions = Options(
+        paper_split=options.paper_split,
+        trust_image_geometry=options.trust_image_geometry,
+        groups=options.groups,
+        group=options.group,
+        splits=options.splits,
+        record=recorded_options(options),
+    )
     with exit_on_signals(), Source(options.source, scratch) as source:
-        convert(
-            apply_options(CONVERTERS[options.name], source, options),
-            source,
-            Options(
-                paper_split=options.paper_split,
-                trust_image_geometry=options.trust_image_geometry,
-                groups=read_groups(options.groups) if options.groups else {},
-                record=recorded_options(options),
-            ),
-            processes=options.np or usable_cores(),
-            overwrite=options.overwrite,
-            dry_run=options.dry_run,
-        )
+        if options.output:
+            description = read_description(options.dataset_id)
+            for name, value in conversion_of(description).items():
+                setattr(options, name, value if getattr(options, name) is None else getattr(options, name))
+            dataset = apply_options(folder.DATASET, source, options)
+            dataset = as_trained(dataset, description, has_masks=bool(options.test_masks))
+            convert_new_images(dataset, source, Path(os.path.abspath(options.output)), decisions, **how)
+        else:
+            convert(apply_options(CONVERTERS[options.name], source, options), source, decisions, **how)
 
 
 def check_options(options: argparse.Namespace) -> None:
     if not options.name or not options.source:
-        raise UserError("Give the name of a dataset and your download, or --list for all names: convert NAME SOURCE")
+        raise UserError(
+            "Give the name of a dataset and your download, or --list for all: convert NAME SOURCE, before all options"
+        )
     if options.name not in CONVERTERS:
         similar = get_close_matches(options.name.lower(), CONVERTERS, cutoff=0.5) or list(CONVERTERS)
         raise UserError(f"There is no dataset {options.name!r}. Did you mean {' or '.join(similar)}?")
-    given = [name for name in FOLDER_OPTIONS if getattr(options, name) is not None]
+    given = [name for name in FOLDER_OPTIONS if is_given(getattr(options, name))]
     if options.name != "folder" and given:
         raise UserError(f"--{given[0].replace('_', '-')} is for 'folder' only: {options.name} knows its own layout")
-    needed = {name: getattr(options, name) for name in ("images", "masks", "dataset_name", "dataset_id")}
+    if options.output and (options.images or options.masks or options.test_images is None or not options.dataset_id):
+        raise UserError(f"--output is for new images of a dataset that is there already, e.g. {NEW_IMAGES}")
+    names = ("dataset_id",) if options.output else ("images", "masks", "dataset_name", "dataset_id")
+    needed = {name: getattr(options, name) for name in names}
     if options.name == "folder" and (missing := [name for name, value in needed.items() if value is None]):
         listed = ", ".join(f"--{name.replace('_', '-')}" for name in missing)
-        raise UserError(f"'folder' needs {listed} too, e.g. --images 'images/*.png' --masks 'masks/*.png' -d 123")
+        raise UserError(f"'folder' needs {listed} too, e.g. {EXAMPLE}")
     if options.dataset_name is not None and not options.dataset_name.replace("_", "").replace("-", "").isalnum():
         raise UserError(f"--dataset-name {options.dataset_name!r} may only have letters, digits, _ and -")
+    for one, other in (("group", "groups"), ("splits", "paper_split")):
+        if is_given(getattr(options, one)) and is_given(getattr(options, other)):
+            raise UserError(f"--{one} and --{other.replace('_', '-')} contradict each other: give one of them")
     if options.max_foreground_fraction is not None and not 0 < options.max_foreground_fraction <= 1:
         raise UserError(f"--max-foreground-fraction {options.max_foreground_fraction} must be above 0 and at most 1")
     if options.threshold is not None and not math.isfinite(options.threshold):
@@ -100,17 +129,27 @@ def apply_options(dataset: Dataset, source: Source, options: argparse.Namespace)
     if dataset.name == "folder":
         dataset = folder.describe(
             source,
-            options.images,
-            options.masks,
+            options.images or (),
+            options.masks or (),
+            test_images=options.test_images or (),
+            test_masks=options.test_masks or (),
             dataset_id=options.dataset_id,
-            folder_name=options.dataset_name,
+            folder_name=options.dataset_name or "",
             channels=options.channels or (),
             label_map=options.label_map or (),
             threshold=options.threshold,
+            merge=options.merge_masks,
+            missing=options.missing_masks or "",
+            regions=options.regions,
+            pages=options.pages,
         )
     if options.regions and not dataset.regions:
         raise UserError(f"{dataset.name} has no overlapping regions: leave out --regions")
     changes: dict[str, Any] = {} if options.regions else {"regions": None}
+    if options.threshold is not None and dataset.name != "folder":
+        if not isinstance(dataset.to_labels, Binary | Threshold):
+            raise UserError(f"--threshold is for masks of two values, but {dataset.name} has other ones: leave it out")
+        changes["to_labels"] = Threshold(options.threshold, max_grey=1)
     if options.dataset_id is not None:
         changes["dataset_id"] = options.dataset_id
     if options.max_foreground_fraction is not None:
@@ -126,32 +165,21 @@ def apply_options(dataset: Dataset, source: Source, options: argparse.Namespace)
 
 def recorded_options(options: argparse.Namespace) -> dict[str, Any]:
     """Collect the given options that decide what is written, as ``dataset.json`` keeps them."""
-    names = ("name", "paper_split", "regions", "max_foreground_fraction", "trust_image_geometry", "near_duplicates")
-    given = {name: getattr(options, name) for name in (*names, "resize", *FOLDER_OPTIONS)}
-    if options.groups:
-        given["groups"] = digest(options.groups)
-    return {"version": __version__} | {name: value for name, value in given.items() if value not in (None, False)}
+    names = (
+        "name",
+        "paper_split",
+        "regions",
+        "group",
+        "max_foreground_fraction",
+        "trust_image_geometry",
+        "near_duplicates",
+    )
+    given = {name: getattr(options, name) for name in (*names, "threshold", "resize", *FOLDER_OPTIONS)}
+    for name in ("groups", "splits"):
+        if (table := getattr(options, name)) and table.is_file():
+            given[name] = digest(table)
+    return {"version": __version__} | {name: value for name, value in given.items() if is_given(value)}
 
 
-def read_groups(path: Path) -> Mapping[str, str]:
-    """Read the group of each case, which is named as its image without ending, from a CSV file with a header.
-
-    Raises:
-        UserError: the file is no such table, or a case has no group or two groups.
-    """
-    form = "give a CSV file with a header, and a case and its group in each row"
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = [row for row in csv.reader(file) if row][1:]
-    except (OSError, ValueError, csv.Error) as error:
-        raise UserError(f"{path} is no table of cases and groups ({error}): {form}") from error
-    groups: dict[str, str] = {}
-    for row in rows:
-        case, group = row[0].strip(), "".join(row[1:2]).strip()
-        if not group:
-            raise UserError(f"{path} has no group for {case!r}: {form}")
-        if groups.setdefault(case, group) != group:
-            raise UserError(f"{path} has two groups for {case!r}, {groups[case]!r} and {group!r}: keep one")
-    if not groups:
-        raise UserError(f"{path} has no rows: {form}")
-    return groups
+def is_given(value: object) -> bool:
+    return value is not None and value is not False  # a threshold may be 0

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nnunet_plugins.dataset_conversion.labels import LabelRule
-from nnunet_plugins.dataset_conversion.pictures import Picture, read_mask, read_picture
+from nnunet_plugins.dataset_conversion.pictures import Picture
+from nnunet_plugins.dataset_conversion.readers import read_mask, read_picture
 from nnunet_plugins.dataset_conversion.source import Source
 
 Part = Literal["train", "val", "test"]
@@ -22,8 +23,11 @@ class Case:
     """Published name; with characters replaced that make trouble in file names, it becomes nnU-Net's identifier."""
     images: tuple[Path, ...]
     """One file for each channel, or one file with all of them."""
-    label: tuple[Path, ...]
-    """Most often one file, or a file for each object if the dataset is published so."""
+    label: tuple[Path, ...] | None
+    """Most often one file, or files for the parts or classes; none: no foreground; None: the labels are not known."""
+    classes: tuple[int, ...] = ()
+    """Label of the foreground of each of these files, or 0 for a file whose values have labels of their own; empty:
+    ``read_label`` reads all files at once."""
     group: str = ""
     """Group that folds must not divide, such as the patient; empty: the case is a group of its own."""
     test: bool = False
@@ -56,6 +60,8 @@ class Dataset:
     """Number of published cases, test set included; None: any number."""
     channels: tuple[str, ...] = RGB
     file_ending: str = PNG
+    flat: bool = False
+    """Whether NIfTI files are written with two axes, for images that have a spacing or that PNG cannot hold."""
     regions: Mapping[str, tuple[int, ...]] | None = None
     """Overlapping regions instead of labels, for ``--regions``; the innermost last."""
     read_image: Callable[[Path], Picture] = read_picture
@@ -81,7 +87,11 @@ class Options:
 
     paper_split: bool = False
     trust_image_geometry: bool = False
-    groups: Mapping[str, str] = field(default_factory=dict)
-    """Group of each published name; empty: the converter's own groups."""
+    groups: Path | None = None
+    """Table with the group of each case."""
+    group: str | None = None
+    """Regular expression that finds the group in the path of a case's image."""
+    splits: Path | None = None
+    """The user's own folds, or table of training, validation and test set."""
     record: Mapping[str, Any] = field(default_factory=dict)
     """All given options as JSON, by which a conversion is recognised as the same."""

@@ -1,6 +1,6 @@
 """Rules that turn a mask's values into nnU-Net's labels, or refuse a mask with other values and show its histogram."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,9 @@ LabelRule = Callable[[NDArray], NDArray[np.uint8]]
 """Function from a mask ``(H, W)`` or ``(D, H, W)`` to its labels; it raises UserError for unexpected values."""
 
 PUBLISHED = "replace the file by the published one"
+PUBLISHED_BINARY = f"{PUBLISHED}, or give --threshold 127 if only its edges are grey"
+MAX_ENTRIES = 16
+"""Largest number of values that are taken for classes, not for grey edges."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,8 @@ class LabelMap:
         values, counts = histogram(mask)
         known = dict(self.labels) | dict.fromkeys(self.dropped, 0)
         if not set(values.tolist()) <= known.keys():
-            raise unexpected_values(values, counts, f"only {enumeration(sorted(known))} are expected", self.remedy)
+            expected = f"only {enumeration(sorted(known))} are expected"
+            raise unexpected_values(values, counts, expected, self.remedy, known)
         return look_up(mask, values, [known[value] for value in values.tolist()])
 
 
@@ -44,7 +48,7 @@ class LabelMap:
 class Binary:
     """Rule for masks of 0 and 255, or of 0 and 1."""
 
-    remedy: str = PUBLISHED
+    remedy: str = PUBLISHED_BINARY
 
     def __call__(self, mask: NDArray) -> NDArray[np.uint8]:
         values, counts = histogram(mask)
@@ -63,7 +67,7 @@ class Threshold:
 
     threshold: float = 127
     max_grey: float = 0.05
-    remedy: str = PUBLISHED
+    remedy: str = PUBLISHED_BINARY
 
     def __call__(self, mask: NDArray) -> NDArray[np.uint8]:
         values, counts = histogram(mask)
@@ -99,11 +103,25 @@ def look_up(mask: NDArray, values: NDArray, labels: Iterable[int]) -> NDArray[np
     return labels[np.searchsorted(values, mask)]
 
 
-def unexpected_values(values: NDArray, counts: NDArray, expected: str, remedy: str) -> UserError:
+def unexpected_values(
+    values: NDArray, counts: NDArray, expected: str, remedy: str, known: Collection[int] = ()
+) -> UserError:
+    """Error for values that are not expected, with their shares; ``{entries}`` in the remedy names them to fill in."""
     order = np.argsort(counts)[::-1][:8]
     shares = [f"{values[i]:g} ({counts[i] / counts.sum():.2%})" for i in sorted(order)]
     more = f" and {len(values) - len(order)} rarer ones" if len(values) > len(order) else ""
+    remedy = remedy.replace("{entries}", map_entries(values, known))
     return UserError(f"has the values {', '.join(shares)}{more}, but {expected}: {remedy}")
+
+
+def map_entries(values: NDArray, known: Collection[int]) -> str:
+    """Entries of ``--label-map`` for the values that are not known."""
+    whole = [f"{value:g}={'NAME' if value or known else 'background'}" for value in values if value not in known]
+    return " ".join(whole) if len(whole) <= MAX_ENTRIES and not (values % 1).any() else "VALUE=NAME and so on"
+
+
+def counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def enumeration(values: Iterable[object]) -> str:

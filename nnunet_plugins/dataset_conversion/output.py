@@ -4,7 +4,7 @@ import csv
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,8 @@ def move_to_parts(folder: Path, rows: Iterable[Row], ending: str) -> None:
             case = stem[: -len("_0000")] if kind == "images" else stem
             path.rename(folder / f"{kind}{parts[case]}" / path.name)
         (folder / kind).rmdir()
+    with suppress(OSError):
+        (folder / "labelsTs").rmdir()  # which is empty if the labels of the test set are not known
 
 
 def write_dataset_json(
@@ -101,7 +103,9 @@ def write_dataset_json(
         "file_ending": dataset.file_ending,
     }
     if dataset.regions:
-        description["labels"] = {"background": 0} | {name: list(values) for name, values in dataset.regions.items()}
+        ignored = {"ignore": dataset.labels["ignore"]} if "ignore" in dataset.labels else {}
+        regions = {name: list(values) for name, values in dataset.regions.items()}
+        description["labels"] = {"background": 0} | regions | ignored
         description["regions_class_order"] = list(range(1, 1 + len(dataset.regions)))
     write_json(path, description, indent=4)
 

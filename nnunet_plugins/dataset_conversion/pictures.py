@@ -1,23 +1,19 @@
-"""Lossless reading of published images, volumes and masks, and writing of files that nnU-Net reads."""
+"""Images and volumes in memory, their places in space, and the files that nnU-Net reads."""
 
-import gzip
 import math
 import zlib
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import nibabel
 import numpy as np
 import SimpleITK as sitk
 from nibabel.filebasedimages import ImageFileError
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageFile
+from PIL import Image
 
+from nnunet_plugins.dataset_conversion.nifti import check_nifti
 from nnunet_plugins.errors import UserError
 
-VOLUME_ENDINGS = (".nii.gz", ".nii", ".mhd", ".mha", ".nrrd")
-IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif")
 SAME_GRID = 0.1
 """Largest distance between the corners of two equal grids, in voxels; file formats round positions."""
 
@@ -29,6 +25,11 @@ class Geometry(NamedTuple):
     origin: tuple[float, ...]
     direction: tuple[float, ...]
 
+    @property
+    def affine(self) -> NDArray[np.float64]:
+        """Matrix ``(3, 4)`` from indices (x, y, z) to a position."""
+        return np.column_stack([np.reshape(self.direction, (3, 3)) * self.spacing, self.origin])
+
     def corners(self, shape: tuple[int, ...]) -> NDArray[np.float64]:
         """Positions ``(8, 3)`` of the corner voxels of a volume ``(D, H, W)``."""
         indices = np.stack(np.meshgrid(*([0, length - 1] for length in shape[::-1]), indexing="ij"), -1).reshape(-1, 3)
@@ -36,121 +37,50 @@ class Geometry(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """An image ``(H, W)`` or ``(H, W, C)`` without geometry, or a volume ``(D, H, W)`` with geometry."""
+    """An image ``(H, W)`` or ``(H, W, C)`` without geometry, or a volume ``(D, H, W)`` or ``(D, H, W, C)`` with it."""
 
     array: NDArray
     geometry: Geometry | None = None
+    is_part: bool = False
+    """Whether a mask may cover a part of its image, as those formats do that leave out empty slices."""
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape without channels."""
         return self.array.shape[: 2 if self.geometry is None else 3]
 
-
-def is_volume(path: Path) -> bool:
-    return path.name.lower().endswith(VOLUME_ENDINGS)
-
-
-def read_picture(path: Path) -> Picture:
-    """Read an image or a volume, as the file's ending says.
-
-    Raises:
-        UserError: the file is empty or damaged, or nnU-Net cannot train on its content.
-    """
-    return read_volume(path) if is_volume(path) else Picture(read_image(path, image_array))
+    @property
+    def num_channels(self) -> int:
+        return math.prod(self.array.shape[len(self.shape) :])
 
 
-def read_mask(paths: tuple[Path, ...], shape: tuple[int, ...]) -> Picture:
-    """Read a segmentation ``(H, W)`` or ``(D, H, W)`` with the values that the file has."""
-    (path,) = paths
-    return read_volume(path) if is_volume(path) else Picture(read_image(path, mask_array))
+UNKNOWN_PLACE = Geometry((1.0, 1.0, 1.0), (0.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0))
 
 
-# ---- images ----------------------------------------------------------------------------------------------------------
+def flat_volume(array: NDArray) -> Picture:
+    """Volume of one slice and unknown spacing, for images ``(H, W)`` or ``(H, W, C)`` that PNG cannot hold."""
+    return Picture(array[None], UNKNOWN_PLACE)
 
 
-def read_image(path: Path, to_array: Callable[[Image.Image], NDArray]) -> NDArray:
-    refuse_empty(path)
-    try:
-        with Image.open(path) as image:
-            if (frames := getattr(image, "n_frames", 1)) > 1:
-                raise UserError(f"{path} has {frames} frames, but one image is expected: save volumes as NIfTI")
-            deep = has_deep_colours(image)  # before Pillow looks for EXIF, for which it loads the pixels
-            if (orientation := image.getexif().get(ExifTags.Base.Orientation, 1)) > 1:
-                raise UserError(
-                    f"{path} is to be shown turned (EXIF orientation {orientation}), which nnU-Net ignores: save it "
-                    "upright, or remove this tag if its mask fits as it is"
-                )
-            if deep:  # Pillow would keep 8 bits
-                array = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))[..., :3]
-                return one_channel(array, path) if to_array is mask_array else array
-            return to_array(image)
-    except UserError:
-        raise
-    except Exception as error:  # decoders raise anything for a damaged file
-        raise UserError(
-            f"{path} cannot be read ({last_line(error)}): it is damaged or no image; download it again"
-        ) from error
+def slice_first(picture: Picture) -> Picture:
+    """Bring the axis of a volume that has one slice to the front; only the spacing remains of its place in space."""
+    assert picture.geometry is not None
+    axis = picture.shape.index(1)
+    order = [axis, *(other for other in range(3) if other != axis)]
+    spacing = tuple(picture.geometry.spacing[2 - old] for old in reversed(order))
+    array = np.ascontiguousarray(np.moveaxis(picture.array, axis, 0))
+    return Picture(array, UNKNOWN_PLACE._replace(spacing=spacing))
 
 
-def has_deep_colours(image: ImageFile.ImageFile) -> bool:
-    """Whether a colour image has more than 8 bits a channel."""
-    return image.mode not in ("I;16", "I;16B", "I;16L", "I", "F") and any(";16" in str(tile[3]) for tile in image.tile)
-
-
-def image_array(image: Image.Image) -> NDArray:
-    """Pixels ``(H, W)`` or ``(H, W, 3)`` of an image, without alpha."""
-    match image.mode:
-        case "1" | "LA" | "La":
-            image = image.convert("L")
-        case "P" | "PA":
-            grey = has_grey_palette(image)
-            image = image.convert("RGBA").convert("RGB")  # Pillow would blend transparency otherwise
-            return np.asarray(image)[..., 0] if grey else np.asarray(image)
-        case "RGBA" | "RGBa" | "RGBX":
-            return np.asarray(image)[..., :3]
-        case "F":
-            raise UserError(f"{image_name(image)} has floating-point values, which PNG cannot hold: save it as NIfTI")
-        case "L" | "RGB" | "I;16" | "I;16B" | "I;16L" | "I":
-            pass
-        case _:
-            image = image.convert("RGB")
-    return np.asarray(image)
-
-
-def mask_array(image: Image.Image) -> NDArray:
-    """Pixels ``(H, W)`` of a mask: grey values, or numbers of colours in a palette."""
-    if image.mode in ("P", "PA") and not has_grey_palette(image):
-        return np.asarray(image if image.mode == "P" else image.getchannel(0))
-    if image.mode in ("LA", "La", "RGBA", "RGBa") and len(set(image.getchannel("A").getextrema())) > 1:
-        raise UserError(f"{image_name(image)} is transparent in parts: save the mask without transparency")
-    array = image_array(image)
-    if array.ndim == 3:
-        array = one_channel(array, image_name(image))
-    return array
-
-
-def one_channel(array: NDArray, name: object) -> NDArray:
-    """Reduce a colour image ``(H, W, 3)`` of three equal channels to one channel.
-
-    Raises:
-        UserError: the channels differ.
-    """
-    if (array[..., :1] != array[..., 1:]).any():
-        raise UserError(f"{name} is coloured, but grey values are expected: save it with one channel")
-    return array[..., 0]
-
-
-def has_grey_palette(image: Image.Image) -> bool:
-    """Whether the palette has only greys, and no two colours that the image uses are the same grey."""
-    numbers = image if image.mode == "P" else image.getchannel(0)
-    palette = np.reshape(image.getpalette("RGB") or [], (-1, 3))
-    used = palette[np.flatnonzero(numbers.histogram()[: len(palette)]), 0]
-    return bool((palette == palette[:, :1]).all()) and len(set(used.tolist())) == len(used)
-
-
-def image_name(image: Image.Image) -> str:
-    return str(getattr(image, "filename", "the image"))
+def in_place_of(mask: Picture, image: Picture) -> Picture:
+    """Bring a mask of one slice, or of a part of the image, into the form of its image."""
+    if mask.is_part and image.geometry is not None:
+        return completed(mask, image)
+    if image.geometry is None and mask.geometry is not None and 1 in mask.shape:
+        return Picture(mask.array.squeeze(mask.shape.index(1)))
+    if image.geometry is not None and mask.geometry is None and 1 in image.shape:
+        return Picture(np.expand_dims(mask.array, image.shape.index(1)), image.geometry)
+    return mask
 
 
 def write_image(array: NDArray, path: Path) -> None:
@@ -158,68 +88,39 @@ def write_image(array: NDArray, path: Path) -> None:
     Image.fromarray(array).save(path, format="PNG")
 
 
-# ---- volumes ---------------------------------------------------------------------------------------------------------
-
-
-def read_volume(path: Path) -> Picture:
-    refuse_empty(path)
-    try:
-        refuse_cut_off(path)
-        volume = sitk.ReadImage(str(path))
-    except (OSError, EOFError, zlib.error, RuntimeError, ImageFileError) as error:
-        raise UserError(
-            f"{path} cannot be read ({last_line(error)}): it is damaged or incomplete; download it again"
-        ) from error
-    if volume.GetDimension() != 3 or volume.GetNumberOfComponentsPerPixel() > 1:
-        channels = volume.GetNumberOfComponentsPerPixel()
-        raise UserError(
-            f"{path} has {volume.GetDimension()} dimensions and {channels} channel(s), but a volume with one is "
-            "expected: save a file for each channel"
-        )
-    array = sitk.GetArrayFromImage(volume)
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise UserError(f"{path} has voxels that are not a number (NaN) or infinite: replace them by the value of air")
-    return Picture(array, Geometry(volume.GetSpacing(), volume.GetOrigin(), volume.GetDirection()))
-
-
-def data_files(path: Path) -> list[Path]:
-    """List the file with the voxels that a MetaImage header points to, if they are not in the header's file."""
-    if path.suffix.lower() != ".mhd":
-        return []
-    entries = (line.partition("=") for line in path.read_text(errors="replace").splitlines())
-    names = [value.strip() for key, _, value in entries if key.strip() == "ElementDataFile"]
-    return [path.with_name(name) for name in names if path.with_name(name).is_file()]
-
-
-def write_volume(picture: Picture, path: Path) -> None:
+def write_volume(picture: Picture, path: Path, flat: bool = False) -> None:
+    """Write ``(D, H, W)``, or the first slice of it as a file with two axes."""
     assert picture.geometry is not None
-    volume = sitk.GetImageFromArray(picture.array)
-    volume.SetSpacing(picture.geometry.spacing)
-    volume.SetOrigin(picture.geometry.origin)
-    volume.SetDirection(picture.geometry.direction)
+    volume = sitk.GetImageFromArray(picture.array[0] if flat else picture.array)
+    volume.SetSpacing(picture.geometry.spacing[: 2 if flat else 3])
+    if not flat:
+        volume.SetOrigin(picture.geometry.origin)
+        volume.SetDirection(picture.geometry.direction)
     try:
         sitk.WriteImage(volume, str(path))
-        refuse_cut_off(path)
+        check_nifti(path)
     except (EOFError, zlib.error, RuntimeError, ImageFileError) as error:
         raise OSError(last_line(error)) from error
 
 
-def refuse_cut_off(path: Path) -> None:
-    """Check that a NIfTI file has all its voxels, since SimpleITK reads and writes incomplete files without an error.
-
-    Raises:
-        OSError, EOFError, zlib.error, ImageFileError: not all voxels are there.
-    """
-    if not path.name.lower().endswith((".nii", ".nii.gz")):
-        return
-    image: Any = nibabel.load(path)  # reads the header
-    expected = image.dataobj.offset + math.prod(image.dataobj.shape) * image.dataobj.dtype.itemsize
-    length = 0
-    with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
-        while chunk := file.read(1 << 20):  # to the checksum at the end
-            length += len(chunk)
-    if length < expected:
-        raise EOFError(f"it ends after {length} of {expected} bytes")
+def completed(mask: Picture, image: Picture) -> Picture:
+    """Add what a mask leaves out of its image, as background; a mask that does not lie on its voxels stays as it is."""
+    assert mask.geometry is not None and image.geometry is not None
+    to_index = np.linalg.inv(image.geometry.affine[:, :3])
+    scale = to_index @ mask.geometry.affine[:, :3]
+    offset = to_index @ (mask.geometry.affine[:, 3] - image.geometry.affine[:, 3])
+    steps = np.sign(np.diag(scale))
+    lengths = np.array(mask.shape[::-1])
+    last = (scale @ np.diag(lengths - 1)).sum(1) + offset  # of the last voxel
+    exact = np.rint(offset) + steps * (lengths - 1)
+    if max(np.abs(offset - np.rint(offset)).max(), np.abs(last - exact).max()) > SAME_GRID:
+        return mask
+    indices = [np.rint(o) + s * np.arange(n) for o, s, n in zip(offset, steps, lengths, strict=True)][::-1]
+    if any(i.min() < 0 or i.max() >= n for i, n in zip(indices, image.shape, strict=True)):
+        return mask
+    array = np.zeros(image.shape, mask.array.dtype)
+    array[np.ix_(*(index.astype(int) for index in indices))] = mask.array
+    return Picture(array, image.geometry)
 
 
 def grid_difference(image: Picture, mask: Picture) -> str:
@@ -249,6 +150,23 @@ def refuse_empty(path: Path) -> None:
         raise UserError(f"{path} cannot be read ({error.strerror}): check it and its permissions") from error
     if not first:
         raise UserError(f"{path} is empty (0 bytes): download it again")
+
+
+def count_not_finite(array: NDArray) -> int:
+    return int(np.count_nonzero(~np.isfinite(array))) if array.dtype.kind in "fc" else 0
+
+
+def refuse_not_finite(path: Path, number: int, of: int, what: str) -> None:
+    """Refuse a file in which some pixels or voxels are no numbers.
+
+    Raises:
+        UserError: there are any.
+    """
+    if number:
+        raise UserError(
+            f"{path} has {number} of {of} {what} that are not a number (NaN) or infinite: replace them by a value, "
+            "in images that of air or of the background"
+        )
 
 
 def last_line(error: Exception) -> str:

@@ -16,15 +16,16 @@ Size = tuple[int, int]
 
 def resize_picture(picture: Picture, size: Size) -> Picture:
     """Resize an image, or each slice of a volume, which keeps its place in space; values keep their type."""
-    array, is_volume = picture.array, picture.geometry is not None
     old_size = in_plane(picture.shape)
     if old_size == size:
         return picture
-    planes = array if is_volume else np.moveaxis(array, -1, 0) if array.ndim == 3 else array[None]
-    resized = np.stack([resize_plane(plane, size) for plane in planes])
-    if picture.geometry is not None:
-        return Picture(resized, resized_geometry(picture.geometry, old_size, size))
-    return Picture(np.ascontiguousarray(np.moveaxis(resized, 0, -1)) if array.ndim == 3 else resized[0])
+    if picture.array.ndim > len(picture.shape):
+        channels = [resize_picture(picture._replace(array=plane), size) for plane in np.moveaxis(picture.array, -1, 0)]
+        return Picture(np.stack([channel.array for channel in channels], -1), channels[0].geometry)
+    if picture.geometry is None:
+        return Picture(resize_plane(picture.array, size))
+    resized = np.stack([resize_plane(plane, size) for plane in picture.array])
+    return Picture(resized, resized_geometry(picture.geometry, old_size, size))
 
 
 def in_plane(shape: tuple[int, ...]) -> Size:

@@ -3,17 +3,22 @@
 import os
 import re
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
 
 from nnunet_plugins.dataset_conversion import archives
-from nnunet_plugins.dataset_conversion.pictures import IMAGE_ENDINGS, VOLUME_ENDINGS
+from nnunet_plugins.dataset_conversion.labels import enumeration
+from nnunet_plugins.dataset_conversion.readers import IMAGE_ENDINGS, VOLUME_ENDINGS, files_behind
+from nnunet_plugins.dataset_conversion.readers.dicom import is_dicom
 from nnunet_plugins.errors import UserError
 
 UNPACKED = ".nnunet_plugins_unpacked_"
 """Beginning of the names of folders with unpacked archives."""
+JUNK = ("thumbs.db", "desktop.ini")
+"""Files that Windows leaves in folders with pictures, in lower case."""
 
 
 class Source(AbstractContextManager):
@@ -43,6 +48,7 @@ class Source(AbstractContextManager):
         """Problems found while looking for cases, a sentence each."""
         self.notices: list[str] = []
         """Facts that are no errors, but that the user should know, a sentence each."""
+        self._found: set[Path] = set()
         self._unpacked: tempfile.TemporaryDirectory | None = None
 
     def __exit__(self, *_: object) -> None:
@@ -50,7 +56,7 @@ class Source(AbstractContextManager):
             self._unpacked.cleanup()
 
     def find(self, pattern: str) -> dict[str, Path]:
-        """Find the files whose path ends as ``pattern`` says.
+        """Find the files, and the folders with a series of DICOM, whose path ends as ``pattern`` says.
 
         Upper and lower case are the same. ``*`` stands for any part of a name, ``#`` for a number, ``?`` for a
         character and ``{a,b}`` for either of two texts. Two files for one text are a problem of the source.
@@ -58,7 +64,9 @@ class Source(AbstractContextManager):
         Returns:
             The files in order, by the text that ``*`` and ``#`` stand for; several texts are joined with ``/``.
         """
-        return self._matches(pattern, self._plain_files) or self._matches(pattern, self._archived_files)
+        found = self._matches(pattern, self._plain_files) or self._matches(pattern, self._archived_files)
+        self._found.update(found.values())
+        return found
 
     @property
     def unopened(self) -> list[Path]:
@@ -71,16 +79,42 @@ class Source(AbstractContextManager):
         files = [*self._plain_files, *(self._archived_files if self._unpacked else [])]
         return [path for path in files if path.name.lower().endswith(archives.FOREIGN_ENDINGS)]
 
+    @property
+    def others(self) -> list[Path]:
+        """Files in or below the folders of all files that were found, which no pattern has found."""
+        folders = {path.parent for path in self._found}
+        known = self._found | {file for path in self._found for file in files_behind(path)}
+        files = [*self._plain_files, *(self._archived_files if self._unpacked else [])]
+        return [path for path in files if path not in known and not folders.isdisjoint(path.parents)]
+
+    def contents(self) -> str:
+        """The most frequent kinds of files, for a sentence on a pattern that finds none."""
+        files = [*self._plain_files, *(self._archived_files if self._unpacked else [])]
+        kinds = Counter(
+            f"{path.parent.name}/*{path.name.removeprefix(without_ending(path.name)) or path.suffix}" for path in files
+        )
+        listed = [f"{number} {kind}" for kind, number in kinds.most_common(4)]
+        return f"it has {enumeration(listed)}" if listed else "it is empty"
+
+    def note_files(self, what: str, files: Sequence[Path]) -> None:
+        """Note a fact about files, with three of them as examples."""
+        examples = [relative_path(path, self.path) for path in files[:3]]
+        self.note(f"{what}, such as {enumeration(examples)}" if len(files) > 1 else f"{what}: {examples[0]}")
+
     def _matches(self, pattern: str, files: Sequence[Path]) -> dict[str, Path]:
-        expression = pattern_expression(pattern)
+        expression = pattern_expression(pattern.rstrip("/"))
         found: dict[str, Path] = {}
-        for path in files:
+        for path in (*files, *series_folders(files, expression)):
             if match := expression.search(path.as_posix()):
                 key = without_ending("/".join(match.groups()))
                 if key in found:
-                    self.problem(f"{found[key]} and {path} are both {key!r}: keep one of them")
+                    self.problem(f"{found[key]} and {path} are both {key!r}: give a pattern that tells them apart")
                 found.setdefault(key, path)
         return found
+
+    def note(self, sentence: str) -> None:
+        if sentence not in self.notices:
+            self.notices.append(sentence)
 
     def problem(self, sentence: str) -> None:
         if sentence not in self.problems:
@@ -112,7 +146,7 @@ class Source(AbstractContextManager):
 
 
 def walk(folder: Path) -> list[Path]:
-    """List all files below a folder in order, without hidden files and those that macOS adds."""
+    """List all files below a folder in order, without hidden files and those that macOS and Windows add."""
     files, visited = [], set()
     for root, folders, names in os.walk(folder, followlinks=True):
         if (real := os.path.realpath(root)) in visited:  # a link to a folder above
@@ -120,8 +154,20 @@ def walk(folder: Path) -> list[Path]:
             continue
         visited.add(real)
         folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
-        files += [Path(root, name) for name in names if not name.startswith(".")]
+        files += [Path(root, name) for name in names if not name.startswith(".") and name.lower() not in JUNK]
     return sorted(files)
+
+
+def relative_path(path: Path, root: Path) -> str:
+    """Path relative to the download or to the archive that a file comes from."""
+    unpacked = [i for i, part in enumerate(path.parts) if part.startswith(UNPACKED)]
+    return (Path(*path.parts[unpacked[-1] + 1 :]) if unpacked else path.relative_to(root)).as_posix()
+
+
+def series_folders(files: Sequence[Path], expression: re.Pattern[str]) -> list[Path]:
+    """List the folders with a series of DICOM whose path fits, in order."""
+    folders = sorted({path.parent for path in files})
+    return [folder for folder in folders if expression.search(folder.as_posix()) and is_dicom(folder)]
 
 
 def pattern_expression(pattern: str) -> re.Pattern[str]:

@@ -4,9 +4,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from nnunet_plugins.dataset_conversion.cases import Outcome
+from nnunet_plugins.dataset_conversion.cases import Outcome, identifier
 from nnunet_plugins.dataset_conversion.dataset import Case, Dataset, Options
 from nnunet_plugins.dataset_conversion.near_duplicates import near_duplicate_groups
+from nnunet_plugins.dataset_conversion.own_splits import read_own_splits
+from nnunet_plugins.dataset_conversion.source import Source
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.nnunet_folders import Split
 
@@ -15,7 +17,9 @@ SEED = 12345  # nnU-Net's own
 PARTS = "train", "val", "test"
 
 
-def assign(dataset: Dataset, options: Options, cases: Sequence[Case], outcomes: Sequence[Outcome]) -> list[Split]:
+def assign(
+    dataset: Dataset, source: Source, options: Options, cases: Sequence[Case], outcomes: Sequence[Outcome]
+) -> list[Split]:
     """Give each row of the report its group and part, and return the folds.
 
     With the published split there is one fold. Its validation set is the published one, or the published test set if
@@ -37,6 +41,11 @@ def assign(dataset: Dataset, options: Options, cases: Sequence[Case], outcomes: 
         raise UserError(f"{dataset.name} has a test set here, but no training case: complete the download")
     if options.paper_split:
         return [published_fold(dataset, parts, validation)]
+    if options.splits and (folds := read_own_splits(options.splits, cases, source).folds):
+        return [
+            {part: [name for name in map(identifier, fold[part]) if name in parts] for part in ("train", "val")}
+            for fold in folds
+        ]
     return cross_validation({name: groups[name] for name, part in parts.items() if part == "train"})
 
 
@@ -54,9 +63,16 @@ def refuse_without_foreground(dataset: Dataset, kept: Sequence[Outcome]) -> None
 def groups_of(dataset: Dataset, options: Options, kept: Sequence[Outcome]) -> dict[str, str]:
     """Group of each case: near-duplicates, the published group, or the case alone."""
     groups = {outcome.row.case: outcome.row.group or outcome.row.case for outcome in kept}
-    if dataset.near_duplicates and not options.groups:
+    if dataset.near_duplicates and not options.groups and options.group is None:
         thumbnails = {outcome.row.case: outcome.thumbnail for outcome in kept if outcome.thumbnail is not None}
-        groups |= {name: f"alike{number}" for name, number in near_duplicate_groups(thumbnails).items()}
+        alike: dict[int, list[str]] = {}
+        for name, number in near_duplicate_groups(thumbnails).items():
+            alike.setdefault(number, []).append(name)
+        for number, names in alike.items():
+            united = {groups[name] for name in names}
+            declared = united.difference(names)
+            new = min(declared, default=f"alike{number}")
+            groups = {name: new if group in united else group for name, group in groups.items()}
     return groups
 
 
@@ -123,8 +139,8 @@ def draw_parts(groups: Mapping[str, str], ratio: tuple[int, int, int]) -> dict[s
         ratio: training : validation : test.
     """
     members: dict[str, list[str]] = {}
-    for identifier in sorted(groups):
-        members.setdefault(groups[identifier], []).append(identifier)
+    for name in sorted(groups):
+        members.setdefault(groups[name], []).append(name)
     order = np.random.default_rng(SEED).permutation(list(members)).tolist()
     lacking = {part: len(groups) * share / sum(ratio) for part, share in zip(PARTS, ratio, strict=True)}
     parts: dict[str, str] = {}

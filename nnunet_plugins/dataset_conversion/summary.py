@@ -7,6 +7,7 @@ from pathlib import Path
 
 from nnunet_plugins.dataset_conversion.cases import Outcome
 from nnunet_plugins.dataset_conversion.dataset import PNG, Dataset
+from nnunet_plugins.dataset_conversion.labels import counted, enumeration
 from nnunet_plugins.dataset_conversion.output import REPORT
 from nnunet_plugins.dataset_conversion.source import Source
 from nnunet_plugins.nnunet_folders import Split
@@ -35,7 +36,7 @@ def print_summary(
     print(f"  licence    {dataset.licence}")
     print(f"  page       {dataset.page}")
     print(f"  cite       {dataset.citation}")
-    for notice in (*source.notices, *notices(outcomes, folds), *losses(dataset, kept)):
+    for notice in (*source.notices, *notices(outcomes, folds), *rare_labels(dataset, kept), *losses(dataset, kept)):
         print(f"  Note: {notice}.")
 
 
@@ -51,8 +52,31 @@ def notices(outcomes: Sequence[Outcome], folds: Sequence[Split]) -> Iterator[str
         both |= {groups[case] for case in train} & {groups[case] for case in other}
     if both:
         yield f"{len(both)} groups, such as {min(both)}, are on both sides of the published split"
-    if empty := [outcome.row.case for outcome in kept if not outcome.has_foreground]:
-        yield f"{len(empty)} cases, such as {empty[0]}, have no foreground"
+    if empty := [outcome.row.case for outcome in kept if outcome.labelled and not outcome.has_foreground]:
+        yield f"No foreground in {counted(len(empty), 'case')}, such as {enumeration(empty[:3])}"
+    if large := [row.case for row in rows if row.foreground_fraction and float(row.foreground_fraction) > 0.5]:
+        told = f"{counted(len(large), 'image')}, such as {enumeration(large[:3])}"
+        yield (
+            f"The foreground covers more than half of {told}: if it should be the background there, name both in "
+            "--label-map, as in 255=background 0=object"
+        )
+
+
+def rare_labels(dataset: Dataset, kept: Sequence[Outcome]) -> Iterator[str]:
+    """Sentences about the labels that no case, or only one group, of the training set has."""
+    training = [outcome for outcome in kept if outcome.row.part == "Tr"]
+    for name, value in dataset.labels.items():
+        cases = [outcome.row.case for outcome in training if value in outcome.label_counts]
+        groups = {outcome.row.group for outcome in training if value in outcome.label_counts}
+        if not cases:
+            yield f"No training case has the label {name}"
+        elif value and len(groups) == 1 < len({outcome.row.group for outcome in training}):
+            who = f"{cases[0]}, has" if len(cases) == 1 else f"of the group {min(groups)}, have"
+            cases_text = counted(len(cases), "training case")
+            yield (
+                f"Only {cases_text}, {who} the label {name}: the fold that is validated on it has not learnt it, and "
+                "no other fold tells how well it is found"
+            )
 
 
 def sizes_text(shapes: Sequence[str]) -> str:
@@ -75,8 +99,10 @@ def losses(dataset: Dataset, kept: Sequence[Outcome]) -> Iterator[str]:
 
 
 def print_next_steps(dataset: Dataset, planned: bool) -> None:
-    configuration = "2d" if dataset.file_ending == PNG or dataset.size else "3d_fullres"
+    configuration = "2d" if dataset.file_ending == PNG or dataset.flat or dataset.size else "3d_fullres"
     print("Next:")
     print(f"  nnUNetv2_plan_and_preprocess -d {dataset.dataset_id} -c {configuration}{' --clean' if planned else ''}")
+    train = f"nnUNetv2_train {dataset.dataset_id} {configuration} 0 -tr DCFFSNetTrainer"
+    print(f"  {train}   # 'nnunet-plugins list' has the other trainers")
     if planned:
         print("--clean, because nnU-Net would otherwise go on with what it knows of the dataset that was there before.")

@@ -3,7 +3,7 @@
 import json
 import multiprocessing
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import nullcontext
@@ -12,19 +12,26 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from PIL import Image
 from tqdm import tqdm
 
 from nnunet_plugins.dataset_conversion import output
 from nnunet_plugins.dataset_conversion.cases import Outcome, convert_case, identifier, source_digest
-from nnunet_plugins.dataset_conversion.dataset import Case, Dataset, Options
+from nnunet_plugins.dataset_conversion.dataset import NIFTI, Case, Dataset, Options
 from nnunet_plugins.dataset_conversion.integrity import check_integrity
-from nnunet_plugins.dataset_conversion.source import Source, without_ending
+from nnunet_plugins.dataset_conversion.masks import nested_regions
+from nnunet_plugins.dataset_conversion.own_splits import read_own_splits
+from nnunet_plugins.dataset_conversion.preview import PREVIEW, choose_cases, draw_tile, write_sheet
+from nnunet_plugins.dataset_conversion.problems import by_folder, refuse_problems
+from nnunet_plugins.dataset_conversion.source import Source
 from nnunet_plugins.dataset_conversion.splits import assign
 from nnunet_plugins.dataset_conversion.summary import print_next_steps, print_summary
+from nnunet_plugins.dataset_conversion.tables import group_by_name, group_by_table
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.files import recover_folder, replace_folder
 from nnunet_plugins.nnunet_folders import RAW, find_nnunet_folder, make_nnunet_folder, was_planned
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -61,14 +68,16 @@ def convert(
     if not dry_run:
         recover_folder(target)
         if target.exists() and not overwrite:
-            refuse_problems(source, source.problems)
+            refuse_problems(dataset, source, source.problems)
             refuse_other_conversion(target, options, cases, processes)
             print(f"{target} was already converted from these files: nothing to do.")
             output.place_splits(target, overwrite=False)
             return
     with output.temporary_dataset(folder) if folder else nullcontext():
         outcomes = convert_cases(dataset, source, options, cases, processes, folder)
-        folds = assign(dataset, options, cases, outcomes)
+        if any(outcome.shared for outcome in outcomes):
+            dataset = replace(dataset, regions=nested_regions(dataset.labels, [o.shared for o in outcomes]))
+        folds = assign(dataset, source, options, cases, outcomes)
         print_summary(dataset, source, target, outcomes, folds)
         output.refuse_other_splits(name, folds, overwrite)
         if folder is None:
@@ -76,10 +85,11 @@ def convert(
             return
         rows = [outcome.row for outcome in outcomes]
         output.complete_dataset(folder, dataset, source.path, options.record, rows, folds)
+        draw_preview(folder, dataset, outcomes, processes)
         if check:
             check_integrity(folder, processes)
         replace_folder(folder, target)
-    print(f"Written: {target}")
+    print(f"Written: {target}\nLook at {target / PREVIEW}, which has some cases with their labels.")
     output.place_splits(target, overwrite)
     print_next_steps(dataset, was_planned(name))
 
@@ -100,7 +110,7 @@ def find_cases(dataset: Dataset, source: Source, options: Options) -> list[Case]
         )
     cases = list(dataset.find_cases(source))
     if not cases:
-        refuse_problems(source, source.problems)
+        refuse_problems(dataset, source, source.problems)
         raise other_dataset(dataset, source)
     if dataset.num_cases and len(cases) != dataset.num_cases:
         unopened = f"; {len(source.unopened)} archives beside them were not opened" if source.unopened else ""
@@ -110,17 +120,14 @@ def find_cases(dataset: Dataset, source: Source, options: Options) -> list[Case]
         if not cases:
             raise UserError(f"{source.path} has no case of the published {dataset.name} split: leave out --paper-split")
     if options.groups:
-        cases = [replace(case, group=user_group(case, options.groups, source)) for case in cases]
+        cases = group_by_table(cases, options.groups, source)
+    if options.splits:
+        test = read_own_splits(options.splits, cases, source).test
+        cases = [replace(case, test=case.test or case.name in test) for case in cases]
+    if options.group is not None:
+        cases = group_by_name(cases, options.group, source)
     note_equal_identifiers(cases, source)
     return cases
-
-
-def user_group(case: Case, groups: Mapping[str, str], source: Source) -> str:
-    for name in (case.name, without_ending(case.images[0].name)):
-        if name in groups:
-            return groups[name]
-    source.problem(f"The table of groups has no row for {case.name!r}: add one")
-    return ""
 
 
 def note_equal_identifiers(cases: Sequence[Case], source: Source) -> None:
@@ -143,9 +150,10 @@ def other_dataset(dataset: Dataset, source: Source) -> UserError:
         if name != dataset.name and any(True for _ in other.find_cases(source))
     ]
     packed = [path.name for path in source.foreign_archives]
-    hint = f" It looks like {' or '.join(fitting)}." if fitting else ""
-    hint += f" Unpack {', '.join(packed)} first." if packed else ""
-    return UserError(f"{source.path} is not the published {dataset.name}, which has {dataset.layout}.{hint}")
+    hint = f". It looks like {' or '.join(fitting)}" if fitting else ""
+    hint += f". Unpack {', '.join(packed)} first" if packed else ""
+    hint = hint or f"; {by_folder(dataset, source)}"
+    return UserError(f"{source.path} is not the published {dataset.name}, which has {dataset.layout}{hint}")
 
 
 def convert_cases(
@@ -163,11 +171,11 @@ def convert_cases(
     """
     work = partial(convert_case, dataset, options.trust_image_geometry, source.path, folder)
     outcomes = in_parallel(work, cases, processes, f"{'Converting' if folder else 'Checking'} {dataset.name}")
-    refuse_problems(source, [*source.problems, *(outcome.problem for outcome in outcomes if outcome.problem)])
+    refuse_problems(dataset, source, [*source.problems, *(outcome.problem for outcome in outcomes if outcome.problem)])
     return outcomes
 
 
-def in_parallel(work: Callable[[Case], T], cases: Sequence[Case], processes: int, description: str) -> list[T]:
+def in_parallel(work: Callable[[S], T], cases: Sequence[S], processes: int, description: str) -> list[T]:
     """Call ``work`` with each case, in several processes, and return the results in the order of the cases.
 
     Raises:
@@ -189,12 +197,20 @@ def in_parallel(work: Callable[[Case], T], cases: Sequence[Case], processes: int
             pool.shutdown(cancel_futures=True)
 
 
-def refuse_problems(source: Source, problems: Sequence[str]) -> None:
-    if len(problems) == 1:
-        raise UserError(problems[0])
-    if problems:
-        listed = "\n".join(f"- {problem}" for problem in problems)
-        raise UserError(f"{listed}\n{source.path} has these {len(problems)} problems: nothing was converted.")
+def draw_preview(folder: Path, dataset: Dataset, outcomes: Sequence[Outcome], processes: int) -> None:
+    """Draw some of the converted cases in ``folder``."""
+    parts = {outcome.row.case: outcome.row.part for outcome in outcomes}
+    tiles = in_parallel(
+        partial(draw_case, folder, dataset.file_ending, dict(dataset.labels), parts),
+        choose_cases(outcomes, dataset.labels),
+        processes if dataset.file_ending == NIFTI else 1,
+        "Drawing",
+    )
+    write_sheet(tiles, folder / PREVIEW)
+
+
+def draw_case(folder: Path, ending: str, labels: dict[str, int], parts: dict[str, str], case: str) -> Image.Image:
+    return draw_tile(folder, ending, labels, parts[case], case)
 
 
 # ---- repeated conversions --------------------------------------------------------------------------------------------

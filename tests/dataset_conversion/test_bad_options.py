@@ -91,7 +91,7 @@ def test_dataset_name_that_is_no_folder_name_is_refused(download, name):
 
 
 @pytest.mark.parametrize(
-    "option", [("--images", "*.png"), ("--masks", "*.png"), ("--dataset-name", "a"), ("--threshold", "0")]
+    "option", [("--images", "*.png"), ("--masks", "*.png"), ("--dataset-name", "a"), ("--label-map", "0=a")]
 )
 def test_option_of_folder_with_a_named_dataset_is_refused(download, option):
     assert_says(refusal_in_one_sentence("isic2018", download, *option), option[0], "'folder' only", "isic2018")
@@ -130,7 +130,7 @@ def test_number_that_is_no_number_is_refused_by_the_parser(download, capsys):
 
 
 def test_regions_and_paper_split_where_there_are_none_are_refused(download):
-    assert_says(refusal_in_one_sentence(*with_source(PNGS, download), "--regions"), "leave out --regions")
+    assert_says(refusal_in_one_sentence(*with_source(PNGS, download), "--regions"), "leave it out")
     assert_says(
         refusal_in_one_sentence(*with_source(PNGS, download), "--paper-split"),
         "no published split",
@@ -157,26 +157,29 @@ def test_table_of_groups_that_is_missing_is_named(download):
     assert_says(
         refusal_in_one_sentence(*with_source(PNGS, download), "--groups", download / "g.csv"),
         download / "g.csv",
-        "No such file",
+        "does not exist",
         "CSV file",
     )
 
 
-@pytest.mark.parametrize("text", ["", "case,group\n0\n", "case\n0\n1\n2\n", "case,group\n"])
+@pytest.mark.parametrize("text", ["", "case,group\n0\n", "case\n0\n1\n2\n", "case,group\n0,\n"])
 def test_table_of_groups_that_is_broken_is_named(download, text):
     path = download / "g.csv"
     path.write_text(text)
     assert_says(
         refusal_in_one_sentence(*with_source(PNGS, download), "--groups", path),
         path,
-        "a header, and a case and its group in each row",
+        "an image and its group in each row",
+        "'image,group' and then 'img00.png,p1'",
     )
 
 
 def test_table_of_groups_that_is_no_text_is_named(download):
     path = download / "images/0.png"
     assert_says(
-        refusal_in_one_sentence(*with_source(PNGS, download), "--groups", path), path, "no table of cases and groups"
+        refusal_in_one_sentence(*with_source(PNGS, download), "--groups", path),
+        path,
+        "no table of images and their group",
     )
 
 
@@ -228,4 +231,6 @@ def test_published_split_without_any_of_its_cases_is_refused(tmp_path):
 def test_case_without_group_is_named(download):
     path = download / "g.csv"
     path.write_text("case,group\n0,a\n2,b\n")
-    assert_says(refusal_in_one_sentence(*with_source(PNGS, download), "--groups", path), "no row for '1'", "add one")
+    assert_says(
+        refusal_in_one_sentence(*with_source(PNGS, download), "--groups", path), "no row for 1 image, such as 1: add"
+    )

@@ -27,7 +27,7 @@ def test_missing_mask_is_named(download):
         download / "images/1.png",
         "has no mask",
         "masks/1.png",
-        "add it, or remove",
+        "add it, or",
     )
 
 
@@ -38,7 +38,7 @@ def test_mask_without_image_is_named(download):
         download / "masks/9.png",
         "has no image",
         "images/9.png",
-        "add it, or remove",
+        "add it, or",
     )
 
 
@@ -64,7 +64,7 @@ def test_image_and_mask_of_different_sizes_are_named_with_sizes(download):
         "is 23x20",
         download / "images/1.png",
         "is 24x20",
-        "published file",
+        "do not belong together",
     )
 
 
@@ -92,7 +92,7 @@ def test_two_files_for_one_case_are_named(download):
         download / "masks/1.png",
         again,
         "'1'",
-        "keep one of them",
+        "a pattern that tells them apart",
     )
 
 
@@ -158,9 +158,9 @@ def test_coloured_mask_is_refused(download):
     assert_says(
         refusal_in_one_sentence(*with_source(PNGS, download)),
         path,
-        "is coloured",
+        "has the colours",
         "grey values are expected",
-        "save it with one channel",
+        "--label-map",
     )
 
 
@@ -169,7 +169,7 @@ def test_unexpected_label_value_is_shown_with_the_expected_ones(volumes):
     array[0, 0, 0] = 7
     path = save_volume(volumes / "masks/1.nii.gz", array)
     text = refusal_in_one_sentence(*with_source(VOLUMES, volumes), "--label-map", "0=background", "1=cell")
-    assert_says(text, path, "7 (0.21%)", "only 0 and 1 are expected", "name every value in --label-map")
+    assert_says(text, path, "7 (0.21%)", "only 0 and 1 are expected", "add to --label-map 7=NAME")
 
 
 def test_fractional_and_negative_label_values_are_shown(volumes):

@@ -10,10 +10,7 @@ from PIL import Image
 from support.property_inputs import noise, seeds, temporary_folder
 
 from nnunet_plugins.dataset_conversion import pictures
-from nnunet_plugins.dataset_conversion.pictures import (
-    read_mask,
-    read_picture,
-)
+from nnunet_plugins.dataset_conversion.readers import read_mask, read_picture
 from nnunet_plugins.errors import UserError
 
 

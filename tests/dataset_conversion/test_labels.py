@@ -6,9 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from nnunet_plugins.dataset_conversion.cases import to_labels
 from nnunet_plugins.dataset_conversion.dataset import Dataset
-from nnunet_plugins.dataset_conversion.datasets.folder import parse_label_map
+from nnunet_plugins.dataset_conversion.label_maps import parse_label_map
 from nnunet_plugins.dataset_conversion.labels import (
     Binary,
     LabelMap,
@@ -18,6 +17,7 @@ from nnunet_plugins.dataset_conversion.labels import (
     instances,
     look_up,
 )
+from nnunet_plugins.dataset_conversion.masks import to_labels
 from nnunet_plugins.dataset_conversion.pictures import Picture
 from nnunet_plugins.errors import UserError
 

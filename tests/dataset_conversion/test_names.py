@@ -63,7 +63,9 @@ def convert(download: Path, raw: Path, ending: str = ".png") -> Path:
         monkeypatch.setenv("nnUNet_raw", str(raw))
         for variable in ("nnUNet_preprocessed", "nnUNet_results"):
             monkeypatch.delenv(variable, raising=False)
-        dataset = folder.describe(source, [f"images/*{ending}"], f"masks/*{ending}", folder_name="Names", dataset_id=3)
+        dataset = folder.describe(
+            source, [f"images/*{ending}"], [f"masks/*{ending}"], folder_name="Names", dataset_id=3
+        )
         writer.convert(dataset, source, writer.Options(), processes=1, check=False)
     return raw / "Dataset003_Names"
 
@@ -132,12 +134,12 @@ def test_first_picture_decides_about_channels(tmp_path):
             (tmp_path / kind / f"{index}.png").write_bytes(png(array))
     with Source(tmp_path) as source:
         options = {"folder_name": "N", "dataset_id": 1}
-        assert folder.describe(source, ["images/*"], "masks/*", **options).channels == ("R", "G", "B")
-        assert folder.describe(source, ["images/*"], "masks/*", channels="abc", **options).channels == ("a", "b", "c")
-        assert folder.describe(source, ["masks/*"], "masks/*", **options).channels == ("grey",)
-        assert folder.describe(source, ["images/*"], "masks/*", **options).file_ending == ".png"
+        assert folder.describe(source, ["images/*"], ["masks/*"], **options).channels == ("R", "G", "B")
+        assert folder.describe(source, ["images/*"], ["masks/*"], channels="abc", **options).channels == ("a", "b", "c")
+        assert folder.describe(source, ["masks/*"], ["masks/*"], **options).channels == ("grey",)
+        assert folder.describe(source, ["images/*"], ["masks/*"], **options).file_ending == ".png"
         with pytest.raises(UserError, match="contradict"):
-            folder.describe(source, ["images/*"], "masks/*", label_map=["0=background"], threshold=0.0, **options)
+            folder.describe(source, ["images/*"], ["masks/*"], label_map=["0=background"], threshold=0.0, **options)
 
 
 def test_wildcards_pair_one_by_one_not_as_the_name_that_they_make(tmp_path):

@@ -16,11 +16,8 @@ from support.property_inputs import noise, seeds, sizes, temporary_folder
 from nnunet_plugins.dataset_conversion.cases import fit_channels, write_case
 from nnunet_plugins.dataset_conversion.dataset import Dataset
 from nnunet_plugins.dataset_conversion.datasets.folder import DATASET
-from nnunet_plugins.dataset_conversion.pictures import (
-    Picture,
-    read_mask,
-    read_picture,
-)
+from nnunet_plugins.dataset_conversion.pictures import Picture
+from nnunet_plugins.dataset_conversion.readers import read_mask, read_picture
 from nnunet_plugins.errors import UserError
 
 
@@ -180,7 +177,7 @@ def test_wide_integers_arrive_or_are_refused(size, seed, highest):
         if 0 <= highest <= 65535:
             assert np.array_equal(read_by_nnunet(folder / "x.tif", channels=1), array[None])
         else:
-            with pytest.raises(UserError, match="PNG holds 0 to 65535: use NIfTI"):
+            with pytest.raises(UserError, match="PNG holds integers from 0 to 65535"):
                 read_by_nnunet(folder / "x.tif", channels=1)
 
 

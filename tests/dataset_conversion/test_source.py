@@ -129,9 +129,19 @@ def make(root: Path, *names: str) -> Path:
     return root
 
 
-def test_hidden_files_and_those_of_macos_are_no_files(tmp_path):
-    make(tmp_path, "b/1.png", "a/2.png", ".hidden/3.png", "a/.4.png", "a/._2.png", "__MACOSX/a/5.png", "c/Thumbs.db")
-    assert [path.relative_to(tmp_path).as_posix() for path in walk(tmp_path)] == ["a/2.png", "b/1.png", "c/Thumbs.db"]
+def test_hidden_files_and_those_of_macos_and_windows_are_no_files(tmp_path):
+    make(
+        tmp_path,
+        "b/1.png",
+        "a/2.png",
+        ".hidden/3.png",
+        "a/.4.png",
+        "a/._2.png",
+        "__MACOSX/a/5.png",
+        "c/Thumbs.db",
+        "c/notes.txt",
+    )
+    assert [path.relative_to(tmp_path).as_posix() for path in walk(tmp_path)] == ["a/2.png", "b/1.png", "c/notes.txt"]
 
 
 def test_links_are_followed_but_not_in_circles(tmp_path):
@@ -162,7 +172,9 @@ def test_two_files_for_one_name_are_one_problem(tmp_path):
     with Source(tmp_path) as source:
         assert source.find("*.png") == {"1": tmp_path / "a/1.png"}
         source.find("*.png")
-        assert source.problems == [f"{tmp_path}/a/1.png and {tmp_path}/b/1.png are both '1': keep one of them"]
+        assert source.problems == [
+            f"{tmp_path}/a/1.png and {tmp_path}/b/1.png are both '1': give a pattern that tells them apart"
+        ]
 
 
 def test_pairs_need_both_and_the_others_are_problems(tmp_path):
@@ -172,6 +184,6 @@ def test_pairs_need_both_and_the_others_are_problems(tmp_path):
         assert (case.name, case.group, case.paper_part, case.test) == ("case2", "g2", "val", False)
         assert case.images == (tmp_path / "i/2.png",) and case.label == (tmp_path / "m/2_x.png",)
         assert source.problems == [
-            f"{tmp_path}/i/1.png has no mask: there is no m/1_x.png; add it, or remove the file",
-            f"{tmp_path}/m/3_x.png has no image: there is no i/3.png; add it, or remove the file",
+            f"{tmp_path}/i/1.png has no mask: there is no m/1_x.png; add it, or move the file away",
+            f"{tmp_path}/m/3_x.png has no image: there is no i/3.png; add it, or move the file away",
         ]

@@ -17,9 +17,9 @@ from nnunet_plugins.dataset_conversion.pictures import (
     Geometry,
     Picture,
     grid_difference,
-    read_picture,
     write_volume,
 )
+from nnunet_plugins.dataset_conversion.readers import read_picture
 from nnunet_plugins.errors import UserError
 
 TENTH = 0.1  # of a voxel

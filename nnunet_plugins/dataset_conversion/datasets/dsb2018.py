@@ -7,7 +7,8 @@ import numpy as np
 
 from nnunet_plugins.dataset_conversion.dataset import Case, Dataset
 from nnunet_plugins.dataset_conversion.labels import Binary
-from nnunet_plugins.dataset_conversion.pictures import Picture, read_mask
+from nnunet_plugins.dataset_conversion.pictures import Picture
+from nnunet_plugins.dataset_conversion.readers import read_mask
 from nnunet_plugins.dataset_conversion.source import Source
 from nnunet_plugins.errors import UserError
 

@@ -1,22 +1,81 @@
 """Any folder of images and masks, paired by the wildcards of the user's patterns."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
+from nnunet_plugins.dataset_conversion.annotations import coco_cases, is_coco, labels_of
+from nnunet_plugins.dataset_conversion.colours import ColourMap, read_colours, read_values
 from nnunet_plugins.dataset_conversion.dataset import NIFTI, PNG, RGB, Case, Dataset
-from nnunet_plugins.dataset_conversion.labels import Binary, LabelMap, LabelRule, Threshold
-from nnunet_plugins.dataset_conversion.pairing import paired
-from nnunet_plugins.dataset_conversion.pictures import is_volume, read_picture
+from nnunet_plugins.dataset_conversion.label_maps import nested, parse_label_map, parse_masks
+from nnunet_plugins.dataset_conversion.labels import Binary, LabelRule, Threshold, counted
+from nnunet_plugins.dataset_conversion.pairing import Masks, count_wildcards, paired
+from nnunet_plugins.dataset_conversion.pictures import Picture
+from nnunet_plugins.dataset_conversion.readers import has_pages, is_flat, read_mask, read_picture
+from nnunet_plugins.dataset_conversion.readers.pages import Reading, page_path
+from nnunet_plugins.dataset_conversion.readers.polygons import class_names, is_annotation, read_polygons
 from nnunet_plugins.dataset_conversion.source import Source
+from nnunet_plugins.dataset_conversion.stacks import separate_pages
+from nnunet_plugins.dataset_conversion.tables import group_by_folder
 from nnunet_plugins.errors import UserError
 
-REMEDY = "give --threshold T for masks with grey edges, or --label-map VALUE=NAME ... for several classes"
+REMEDY = "give --threshold T for masks with grey edges, or for several classes --label-map {entries}"
 
 
-def find_cases(source: Source, images: Sequence[str] = (), masks: str = "") -> Iterator[Case]:
-    return paired(source, images, masks) if images else iter(())
+@dataclass(frozen=True)
+class Layout:
+    """Patterns that find a user's files, and how they belong together."""
+
+    images: tuple[str, ...]
+    """A pattern for each channel."""
+    masks: tuple[Masks, ...]
+    test_images: tuple[str, ...] = ()
+    test_masks: tuple[Masks, ...] = ()
+    """Patterns of the test set; without masks, its labels are not known."""
+    merge: bool = False
+    """Whether several masks that one pattern finds for an image are parts of one mask; so are those of two patterns."""
+    missing: str = ""
+    """Meaning of an image without a mask: "background", "skip", or empty for a problem."""
+    pages: Reading = None
+    """Meaning of a file's pages."""
+
+
+def find_cases(source: Source, layout: Layout | None = None) -> Iterator[Case]:
+    if layout is None:
+        return
+    cases: list[Case] = []
+    for images, masks, test in (
+        (layout.images, layout.masks, False),
+        (layout.test_images, layout.test_masks, True),
+    ):
+        if not images:
+            continue
+        group = first_wildcard(images[0])
+        if masks and is_coco(masks[0].pattern):
+            cases += coco_cases(source, images[0], masks[0].pattern, group=group, test=test)
+        else:
+            cases += paired(source, images, masks, test=test, group=group, merge=layout.merge, missing=layout.missing)
+    cases = tell_apart(group_by_folder(cases, source))
+    yield from separate_pages(cases, source) if layout.pages == "images" else cases
+    if others := source.others:
+        source.note_files(f"{counted(len(others), 'file')} beside those of the patterns left out", others)
+
+
+def tell_apart(cases: Sequence[Case]) -> list[Case]:
+    """Let the names of all test cases begin with ``test_`` if one of them is the name of a training case."""
+    training = {case.name for case in cases if not case.test}
+    if not any(case.test and case.name in training for case in cases):
+        return list(cases)
+    return [replace(case, name=f"test_{case.name}") if case.test else case for case in cases]
+
+
+def first_wildcard(pattern: str) -> Callable[[str], str]:
+    """Function that gives the text of the first wildcard, if it stands for a folder or for a part of its name."""
+    if count_wildcards(pattern.rpartition("/")[0]):
+        return lambda key: key.split("/")[0]
+    return lambda key: ""
 
 
 DATASET = Dataset(
@@ -39,97 +98,167 @@ DATASET = Dataset(
 def describe(
     source: Source,
     images: Sequence[str],
-    masks: str,
+    masks: Sequence[str],
     *,
+    test_images: Sequence[str] = (),
+    test_masks: Sequence[str] = (),
     dataset_id: int,
     folder_name: str,
     channels: Sequence[str] = (),
     label_map: Sequence[str] = (),
     threshold: float | None = None,
+    merge: bool = False,
+    missing: str = "",
+    regions: bool = False,
+    pages: Reading = None,
 ) -> Dataset:
     """Complete the record for a folder.
 
     Args:
         source: the folder; its first image and mask tell whether all are volumes, coloured, or JPEG.
         images: the images' pattern, or a pattern for each channel.
-        masks: the masks' pattern, with the same wildcards.
+        masks: the masks' patterns, with the same wildcards; ``NAME=PATTERN`` for files of one class.
+        test_images: the same of a test set; then there need be no training set.
+        test_masks: the same of a test set.
         dataset_id: ``NNN`` in ``DatasetNNN_Name``.
         folder_name: ``Name`` in ``DatasetNNN_Name``.
         channels: names of the channels, which decide on nnU-Net's normalisation ("CT").
         label_map: ``VALUE=NAME`` for each value in the masks; the values get the labels 0, 1, 2, ... in this order.
         threshold: value above which a mask with two classes has foreground.
+        merge: whether several masks that one pattern finds for an image are parts of one mask.
+        missing: what an image without a mask is, "background" or "skip"; empty: an error.
+        regions: whether each class contains those that are named after it, where they overlap.
+        pages: what the pages of a file are.
 
     Raises:
         UserError: the options contradict each other or the files.
     """
-    for pattern in (*images, masks):
-        if not set("*#") & set(pattern):
-            raise UserError(
-                f"The pattern {pattern!r} has no wildcard to tell cases apart: give, in quotes, one like 'images/*.png'"
-            )
-    if label_map and threshold is not None:
-        raise UserError("--label-map and --threshold contradict each other: give one of them")
-    first_image, first_mask = (first_match(source, pattern) for pattern in (images[0], masks))
-    to_labels: LabelRule = Binary(REMEDY)
-    labels = {"background": 0, "foreground": 1}
-    if label_map:
-        labels, to_labels = parse_label_map(label_map)
-    elif threshold is not None:
-        to_labels = Threshold(threshold, max_grey=1)
-    elif first_mask.suffix.lower() in (".jpg", ".jpeg"):
-        to_labels = Threshold(remedy=REMEDY)
-    volumes = is_volume(first_image)
-    if len(channels) % len(images) or (volumes and channels and len(channels) != len(images)):
-        raise UserError(f"--channels names {len(channels)}, but --images has {len(images)} patterns: name all channels")
+    (entries, named), (test_entries, test_named) = parse_masks(masks), parse_masks(test_masks, "--test-masks")
+    refuse_fixed_patterns([*images, *test_images, *(entry.pattern for entry in (*entries, *test_entries))])
+    if entries and test_entries and named != test_named:
+        raise UserError("--masks and --test-masks name different classes, or in another order: name the same")
+    names = named if entries else test_named
+    rules = label_rules(source, [*entries, *test_entries], names, label_map, threshold, pages)
+    first_image = first_match(source, [*images, *test_images][0])
+    if pages and not has_pages(first_image):
+        raise UserError(f"--pages {pages} is for TIFF and arrays, but {first_image} is neither: leave it out")
+    first = read_picture(page_path(first_image, 1) if pages == "images" else first_image, pages)
+    refuse_odd_channels(channels, images, "--images")
+    refuse_odd_channels(channels, test_images, "--test-images")
+    layout = Layout(
+        tuple(images),
+        tuple(entries),
+        tuple(test_images),
+        tuple(test_entries),
+        merge=merge or any(len(e) > 1 and not e[0].name for e in (entries, test_entries)),
+        missing=missing,
+        pages=pages,
+    )
     return replace(
         DATASET,
         dataset_id=dataset_id,
         folder_name=folder_name,
-        title=f"{folder_name}, images {' '.join(images)} and masks {masks}",
-        find_cases=partial(find_cases, images=tuple(images), masks=masks),
-        to_labels=to_labels,
-        labels=labels,
-        channels=tuple(channels) or default_channels(first_image, len(images)),
-        file_ending=NIFTI if volumes else PNG,
+        title=f"{folder_name}, images {' '.join(images)} and masks {' '.join(masks)}",
+        find_cases=partial(find_cases, layout=layout),
+        read_image=partial(read_picture, reading=pages),
+        read_label=rules.read_label,
+        to_labels=rules.to_labels,
+        labels=rules.labels,
+        channels=tuple(channels) or default_channels(first, first_image, len(images or test_images)),
+        file_ending=PNG if first.geometry is None else NIFTI,
+        flat=first.geometry is not None
+        and all(is_flat(path, pages) for path in source.find([*images, *test_images][0]).values()),
+        regions=nested(rules.labels if label_map else names, all_overlap=bool(label_map)) if regions else None,
     )
+
+
+def refuse_fixed_patterns(patterns: Sequence[str]) -> None:
+    for pattern in patterns:
+        if not count_wildcards(pattern) and not is_coco(pattern):
+            raise UserError(
+                f"The pattern {pattern!r} has no wildcard to tell cases apart: give, in quotes, one like 'images/*.png'"
+            )
+
+
+def refuse_odd_channels(channels: Sequence[str], patterns: Sequence[str], option: str) -> None:
+    if patterns and len(channels) % len(patterns):
+        raise UserError(
+            f"--channels names {len(channels)}, but {option} has {len(patterns)} patterns: name all channels"
+        )
+
+
+class Rules(NamedTuple):
+    """Labels, and how they come out of masks."""
+
+    labels: dict[str, int]
+    to_labels: LabelRule
+    read_label: Callable[..., Picture]
+
+
+def label_rules(
+    source: Source,
+    entries: Sequence[Masks],
+    labels: dict[str, int],
+    label_map: Sequence[str],
+    threshold: float | None,
+    pages: Reading,
+) -> Rules:
+    """Choose labels and rules by the options and by the first mask of each pattern.
+
+    Raises:
+        UserError: options contradict each other or the files.
+    """
+    firsts = [first_match(source, entry.pattern) for entry in entries]
+    if any(map(is_annotation, firsts)):
+        return annotation_rules(source, entries, firsts, named=bool(label_map) or threshold is not None)
+    read = partial(read_mask, reading=pages)
+    if label_map:
+        refuse_contradiction(entries, threshold)
+        labels, rule = parse_label_map(label_map)
+        if isinstance(rule, ColourMap):
+            return Rules(labels, rule, partial(read_colours, colours=tuple(rule.labels)))
+        return Rules(labels, rule, partial(read_values, read=read))
+    return Rules(labels, binary_rule(threshold, firsts), partial(read_values, read=read, binary=True))
+
+
+def annotation_rules(source: Source, entries: Sequence[Masks], firsts: Sequence[Path], named: bool) -> Rules:
+    if named or entries[0].name or not all(map(is_annotation, firsts)):
+        raise UserError(f"{firsts[0]} names its classes itself: leave out --label-map and --threshold, and other masks")
+    classes = class_names(path for entry in entries for path in source.find(entry.pattern).values())
+    labels, rule = labels_of(classes)
+    return Rules(labels, rule, partial(read_polygons, classes=classes))
+
+
+def binary_rule(threshold: float | None, first_masks: Sequence[Path]) -> LabelRule:
+    if threshold is not None:
+        return Threshold(threshold, max_grey=1)
+    if any(path.suffix.lower() in (".jpg", ".jpeg") for path in first_masks):
+        return Threshold(remedy=REMEDY)
+    return Binary(REMEDY)
+
+
+def refuse_contradiction(entries: Sequence[Masks], threshold: float | None) -> None:
+    if threshold is not None:
+        raise UserError("--label-map and --threshold contradict each other: give one of them")
+    if any(entry.name for entry in entries):
+        raise UserError("--label-map and --masks with names of classes contradict each other: leave out --label-map")
 
 
 def first_match(source: Source, pattern: str) -> Path:
     for path in source.find(pattern).values():
         return path
-    raise UserError(f"No file in {source.path} matches {pattern!r}: a pattern must fit the end of a file's path")
+    there = source.contents()
+    raise UserError(
+        f"No file in {source.path} matches {pattern!r}, but {there}: a pattern must fit the end of a file's path"
+    )
 
 
-def default_channels(first_image: Path, num_files: int) -> tuple[str, ...]:
+def default_channels(first: Picture, path: Path, num_files: int) -> tuple[str, ...]:
     if num_files > 1:
         raise UserError(f"There are {num_files} patterns of images, but no names: give --channels, e.g. T1 T2")
-    if is_volume(first_image):
-        return ("image",)
-    return RGB if read_picture(first_image).array.ndim == 3 else ("grey",)
-
-
-def parse_label_map(entries: Sequence[str]) -> tuple[dict[str, int], LabelMap]:
-    """Turn ``VALUE=NAME`` entries into nnU-Net's labels and the rule for masks.
-
-    "background" becomes 0 and "ignore" the highest label, at any place in the list.
-
-    Raises:
-        UserError: an entry has another form, repeats a value or a name, or there is no background.
-    """
-    names: dict[int, str] = {}
-    for entry in entries:
-        value, separator, name = entry.partition("=")
-        if not separator or not name or not value.strip().removeprefix("-").isdecimal():
-            raise UserError(f"--label-map {entry!r} is not VALUE=NAME, as in 255=polyp")
-        if int(value) in names or name in names.values():
-            raise UserError(f"--label-map {entry!r} repeats a value or a name: each value must have a label of its own")
-        names[int(value)] = name
-    if not 2 <= len(names) <= 256:
-        raise UserError(
-            f"--label-map names {len(names)} values, but 2 to 256 are possible: name background and objects"
-        )
-    if "background" not in names.values():
-        raise UserError("--label-map names no background: add e.g. 0=background")
-    order = sorted(names, key=lambda value: {"background": -1, "ignore": 1}.get(names[value], 0))
-    rule = LabelMap({value: label for label, value in enumerate(order)}, remedy="name every value in --label-map")
-    return {names[value]: label for label, value in enumerate(order)}, rule
+    match first.num_channels, first.geometry:
+        case 1, geometry:
+            return ("grey",) if geometry is None else ("image",)
+        case 3, None:
+            return RGB
+    raise UserError(f"{path} has {first.num_channels} channels: name them with --channels, e.g. T1 T2")

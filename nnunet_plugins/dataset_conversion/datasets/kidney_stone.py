@@ -7,8 +7,8 @@ from nnunet_plugins.dataset_conversion.labels import Binary
 from nnunet_plugins.dataset_conversion.pairing import paired
 from nnunet_plugins.dataset_conversion.source import Source
 
-IMAGES = "{image,images}/*.{png,tif,tiff}"
-MASKS = "{mask,masks}/*.{png,tif,tiff}"
+IMAGES = "{image,images}/*.{png,tif,tiff,jpg,jpeg,bmp}"
+MASKS = "{mask,masks,label,labels}/*.{png,tif,tiff,jpg,jpeg,bmp}"
 
 
 def find_cases(source: Source) -> Iterator[Case]:

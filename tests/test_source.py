@@ -28,7 +28,9 @@ ROOMS_ABOVE = (
     "cli",
     "dataset_conversion",
     "demo",
+    "deployed",
     "doctor",
+    "export",
     "losses",
     "planning",
     "selftest",
@@ -54,7 +56,9 @@ FORBIDDEN = {
         "nnunet_plugins.cli",
         "nnunet_plugins.dataset_conversion",
         "nnunet_plugins.demo",
+        "nnunet_plugins.deployed",
         "nnunet_plugins.doctor",
+        "nnunet_plugins.export",
         "nnunet_plugins.planning",
         "nnunet_plugins.selftest",
     ),
@@ -64,6 +68,18 @@ FORBIDDEN = {
     "dataset_conversion": (
         "torch",
         *(f"nnunet_plugins.{room}" for room in ("architectures", *ROOMS_ABOVE) if room != "dataset_conversion"),
+    ),
+    "deployed": (
+        "nnunetv2",
+        "batchgenerators",
+        "torch",
+        "nnunet_plugins.checkpoint_files",
+        *(f"nnunet_plugins.{room}" for room in ("architectures", *ROOMS_ABOVE) if room != "deployed"),
+    ),
+    "export": tuple(
+        f"nnunet_plugins.{room}"
+        for room in ("architectures", *ROOMS_ABOVE)
+        if room not in ("deployed", "export", "planning", "trainers")
     ),
     "benchmark": tuple(
         f"nnunet_plugins.{room}" for room in ("architectures", *ROOMS_ABOVE) if room not in ("benchmark", "planning")

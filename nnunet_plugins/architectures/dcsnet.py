@@ -14,6 +14,7 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from nnunet_plugins.architectures.layers.boxes import crop_boxes, paste_boxes, perturbed
+from nnunet_plugins.architectures.layers.detection_graph import DetectionGraph
 from nnunet_plugins.architectures.layers.detector import ANCHOR_SIZES, Detector, Objects, runs_eagerly
 from nnunet_plugins.architectures.layers.encoders import timm_encoder
 from nnunet_plugins.architectures.layers.msfa import GROUPS, MSFA, Segments
@@ -207,6 +208,10 @@ class DCSNet(nn.Module):
                 detected = self.detector.detect(features, proposals, size) if self.use_dghc else boxes
                 logits = self.predict(features, detected, images)
         return DCSNetOutput(logits, segments, boxes, weights, losses)
+
+    def for_export(self) -> DetectionGraph:
+        """Make a module of the same weights for formats of exported networks, which takes one image at a time."""
+        return DetectionGraph(self)
 
     def pyramid(self, images: Tensor) -> list[Tensor]:
         """Compute P2 ... P5, and P6, which only proposes boxes: ``(B, C, H / r, W / r)`` of the padded images."""

@@ -89,6 +89,20 @@ def evaluate(options: argparse.Namespace) -> None:
     run(options)
 
 
+def export(options: argparse.Namespace) -> None:
+    require_nnunet()
+    from nnunet_plugins.export.command import export_model
+
+    export_model(options.model, options.output, options.format, options.folds, options.checkpoint)
+
+
+def predict_exported(options: argparse.Namespace) -> None:
+    from nnunet_plugins.deployed.command import predict_exported
+
+    if not predict_exported(options.model, options.images, options.output):
+        raise SystemExit(1)
+
+
 def print_completion(options: argparse.Namespace) -> None:
     from nnunet_plugins.cli.completion import completion_script
 
@@ -115,6 +129,8 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "memory": memory,
     "evaluate": evaluate,
     "benchmark": benchmark,
+    "export": export,
+    "predict-exported": predict_exported,
     "completion": print_completion,
 }
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_plugins import __version__
+from nnunet_plugins.nnunet_folders import CHECKPOINTS
 
 PREFIX = "nnUNetv2_"
 """Start of the names of nnU-Net's own commands."""
@@ -43,6 +44,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_planning(commands)
     add_evaluate(commands)
     add_benchmark(commands)
+    add_export(commands)
     add_completion(commands)
     return parser
 
@@ -299,6 +301,30 @@ def add_benchmark(commands: "Commands[Command]") -> None:
     for action in (run, status, report, cost):
         action.add_argument("suite", type=Path, metavar="SUITE", help="the suite file")
     verify.add_argument("report", type=Path, metavar="REPORT", help="the folder of a report")
+
+
+def add_export(commands: "Commands[Command]") -> None:
+    help = "write a trained model as files that predict without nnU-Net and torch"
+    results = "nnUNet_results/Dataset123_Mine/DCFFSNetTrainer__nnUNetPlans__2d"
+    export = add_command(commands, "export", help, f"nnunet-plugins export {results} -o my_model")
+    add = export.add_argument
+    add("model", type=Path, metavar="DIR", help="folder Trainer__Plans__configuration in nnU-Net's results")
+    add("-o", dest="output", type=Path, required=True, metavar="DIR", help="new folder for the files")
+    add("--format", choices=("onnx", "pt2"), default="onnx", help="of the networks; default: %(default)s")
+    add("-f", dest="folds", nargs="+", default=[], metavar="FOLD", help="folds; default: all that are finished")
+    add("--checkpoint", default=CHECKPOINTS[0], metavar="NAME", help="file of each fold; default: %(default)s")
+    predict = add_command(
+        commands,
+        "predict-exported",
+        "segment images with an exported model, without nnU-Net and torch",
+        "nnunet-plugins predict-exported my_model -i images -o segmentations",
+        "Segment images with an exported model as nnUNetv2_predict does, without nnU-Net and torch. See "
+        "docs/deployment.md.",
+    )
+    add = predict.add_argument
+    add("model", type=Path, metavar="DIR", help="folder that 'export' has written")
+    add("-i", dest="images", type=Path, required=True, metavar="DIR", help="images, CASE_0000 and so on")
+    add("-o", dest="output", type=Path, required=True, metavar="DIR", help="folder for the segmentations")
 
 
 def add_completion(commands: "Commands[Command]") -> None:

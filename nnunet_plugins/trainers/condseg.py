@@ -187,7 +187,8 @@ def load_stage_1_encoder(encoder: nn.Module) -> str:
     except RuntimeError as error:
         raise UserError(
             f"{STAGE_1_VARIABLE}={name} does not fit: expected a ConDSeg training of images with as many channels, "
-            f"and with the same backbone ({' '.join(str(error).split()[:40])} ...)."
+            f"and with the same backbone, or of volumes with the same stages in its plans "
+            f"({' '.join(str(error).split()[:40])} ...)."
         ) from error
     return name
 

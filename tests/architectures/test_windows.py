@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from support.references import literal_aggregation, literal_aggregation_of_volumes
 from torch.nn import functional as F
 
-from nnunet_plugins.architectures.layers.windows import aggregate_windows
+from nnunet_plugins.architectures.layers.windows import aggregate_windows, unfold_and_fold
 
 
 def value_and_gradients(function, *inputs):
@@ -27,7 +27,8 @@ def test_values_and_gradients_equal_those_of_unfold_and_fold(window, size, dtype
     values = torch.randn(2, 4, 3, *size, dtype=dtype)
     outer, inner = torch.randn(2, 2, 4, members, members, *size, dtype=dtype).softmax(4).unbind()
     ours, literal = (value_and_gradients(f, values, outer, inner) for f in (aggregate_windows, literal_aggregation))
-    for mine, theirs in zip(ours, literal, strict=True):
+    exported = unfold_and_fold(values, outer, inner)
+    for mine, theirs in zip([*ours, exported], [*literal, literal[0]], strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5 if dtype == torch.float32 else 1e-9)
 
 
@@ -37,10 +38,11 @@ def test_values_and_gradients_in_volumes_equal_those_of_cubes(window, size, dtyp
     torch.manual_seed(0)
     values = torch.randn(2, 2, 3, *size, dtype=dtype)
     outer, inner = torch.randn(2, 2, 2, window**3, window**3, *size, dtype=dtype).softmax(4).unbind()
-    ours, literal = (
-        value_and_gradients(f, values, outer, inner) for f in (aggregate_windows, literal_aggregation_of_volumes)
+    ours, exported, literal = (
+        value_and_gradients(f, values, outer, inner)
+        for f in (aggregate_windows, unfold_and_fold, literal_aggregation_of_volumes)
     )
-    for mine, theirs in zip(ours, literal, strict=True):
+    for mine, theirs in zip([*ours, *exported], [*literal, *literal], strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5 if dtype == torch.float32 else 1e-9)
 
 

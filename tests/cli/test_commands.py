@@ -92,7 +92,7 @@ def test_version_is_the_packages(capsys):
     ("wrong", "right"),
     [
         ("trian", "train"),
-        ("nnUNetv2_predict", "predict or predict_from_modelfolder"),
+        ("nnUNetv2_predict", "predict-exported or predict or predict_from_modelfolder"),
         ("docter", "doctor"),
         ("plan_and_preproces", "plan_and_preprocess"),
         ("bench", "benchmark"),
@@ -117,7 +117,7 @@ def test_without_a_command_the_help_is_printed(capsys):
         main(["--help"])
     assert capsys.readouterr().out == without
     for name in COMMANDS:
-        assert f"\n    {name} " in without
+        assert f"\n    {name}" in without
     names = {point.name.removeprefix("nnUNetv2_") for point in distribution("nnunetv2").entry_points}
     assert len(names) > 20 and names <= set(without.replace(",", "").split())
 

@@ -93,5 +93,9 @@ def datasets_for_loss(trainer_name: str) -> list[int]:
 
 
 def richest_dataset(trainer_name: str) -> int:
-    """The dataset with the most that can go wrong: regions and ignored voxels, of volumes if it can train them."""
-    return THICK_VOLUMES if in_3d(trainer_name) else REGIONS_IGNORE
+    """The dataset with the most that can go wrong: regions and ignored voxels, of volumes if it can train them.
+
+    The suite's weights of a stage 1 are of images.
+    """
+    of_volumes = in_3d(trainer_name) and trainer_name != "ConDSegTrainer_stage2"
+    return THICK_VOLUMES if of_volumes else REGIONS_IGNORE

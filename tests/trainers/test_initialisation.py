@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from support import cell_datasets
-from support.cell_datasets import LABELS, initialized_trainer, make_trainer
+from support.cell_datasets import LABELS, VOLUMES, initialized_trainer, make_trainer
 from support.imagenet import BACKBONE, imagenet_weights, write_imagenet_weights
 from support.real_data import convert, plan_and_preprocess, validate
 
 from nnunet_plugins.architectures.layers.encoders import load_imagenet_weights, timm_encoder
+from nnunet_plugins.errors import UserError
 from nnunet_plugins.trainers import find_trainer
 
 
@@ -102,3 +103,13 @@ def test_imagenet_weights_help_condseg_to_find_polyps(shared_data, weights_folde
         trainer.run_training()
         dice[start] = validate(trainer)["foreground_mean"]["Dice"]
     assert dice["_pretrained"] > dice[""] + 0.15, dice
+
+
+@pytest.mark.parametrize("name", ["ConDSegTrainer", "ConDSegNet0Trainer", "DCFFSNetTrainer"])
+def test_volumes_have_no_imagenet_weights_which_is_said_in_one_sentence(name, planned):
+    sentence = (
+        f"^{name}_pretrained works in 2D only, but configuration 3d_fullres is 3D: .*, or leave out _pretrained, for "
+        r"the weights of ImageNet are of images\.$"
+    )
+    with pytest.raises(UserError, match=sentence):
+        make_trainer(f"{name}_pretrained", VOLUMES)

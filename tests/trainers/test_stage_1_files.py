@@ -3,6 +3,7 @@
 import pytest
 import torch
 from safetensors.torch import save_file
+from support.cell_datasets import THICK_VOLUMES, VOLUMES, initialized_trainer, make_trainer
 from support.hostile_files import FORMATS, Command
 from torch import nn
 
@@ -48,3 +49,20 @@ def test_weights_of_other_kinds_are_refused_in_a_sentence(stage_1, weights):
     torch.save({"network_weights": weights}, stage_1("odd.pth"))
     with pytest.raises(UserError, match=r"odd.pth does not fit: expected a ConDSeg training"):
         condseg.load_stage_1_encoder(nn.Conv2d(1, 1, 1))
+
+
+@pytest.mark.usefixtures("results", "narrow")
+def test_stage_2_of_volumes_begins_with_the_encoder_of_a_stage_1_of_volumes(planned, stage_1):
+    stage_1_trainer = initialized_trainer("ConDSegNet0Trainer", VOLUMES)
+    weights = stage_1_trainer.network.state_dict()
+    torch.save({"network_weights": weights}, stage_1("checkpoint_final.pth"))
+    trainer = initialized_trainer("ConDSegTrainer_stage2", VOLUMES)
+    for name, value in stage_1_trainer.network.encoder.state_dict().items():
+        assert torch.equal(trainer.network.net0.encoder.state_dict()[name], value)
+
+
+@pytest.mark.usefixtures("results", "narrow")
+def test_stage_1_of_images_does_not_fit_volumes_which_is_said_in_a_sentence(planned, stage_1):
+    torch.save({"network_weights": {"encoder.conv1.weight": torch.zeros(64, 3, 7, 7)}}, stage_1("images.pth"))
+    with pytest.raises(UserError, match=r"images.pth does not fit: .* or of volumes with the same stages in its plans"):
+        make_trainer("ConDSegTrainer_stage2", THICK_VOLUMES).initialize()

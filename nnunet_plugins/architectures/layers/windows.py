@@ -22,6 +22,9 @@ Place = tuple[int, ...]
 def aggregate_windows(values: Tensor, outer: Tensor, inner: Tensor) -> Tensor:
     """Compute ``fold(outer @ (inner @ unfold(values)))``, zero-padded, for every head.
 
+    Where a network is exported, the windows are unfolded, of all heads at once: hundreds of operations take the
+    exporter minutes.
+
     Args:
         values: ``(B, heads, C, *S)``.
         outer: ``(B, heads, M, M, *S)``, a matrix for the window around every position with its M = K^2 (in volumes K^3)
@@ -31,7 +34,31 @@ def aggregate_windows(values: Tensor, outer: Tensor, inner: Tensor) -> Tensor:
     Returns:
         ``(B, heads, C, *S)``.
     """
+    if is_exporting():
+        return unfold_and_fold(values, outer, inner)
     return WindowAggregation.apply(values, outer, inner)
+
+
+def is_exporting() -> bool:
+    """Whether ``torch.export`` is at work, which torch tells from version 2.7 on."""
+    return getattr(torch.compiler, "is_exporting", lambda: False)()
+
+
+def unfold_and_fold(values: Tensor, outer: Tensor, inner: Tensor) -> Tensor:
+    """Aggregate as the equation is written, in few operations."""
+    size, window = values.shape[3:], window_of(outer)
+    members, reach = list(places(window, len(size))), window // 2
+    padded = pad(values, reach, len(size))
+    unfolded = torch.stack([part(padded, place, size) for place in members], 3)  # (B, heads, C, M, *S)
+    matrices = torch.einsum("bhmk...,bhkn...->bhmn...", outer, inner)
+    mixed = pad(torch.einsum("bhmn...,bhcn...->bhcm...", matrices, unfolded), reach, len(size))
+    shares = zip(members, mixed.unbind(3), strict=True)
+    return torch.stack([part(share, mirrored(place, window), size) for place, share in shares]).sum(0)
+
+
+def window_of(matrices: Tensor) -> int:
+    """Edge of the windows that have matrices ``(B, heads, M, M, *S)``."""
+    return round(matrices.shape[2] ** (1 / (matrices.ndim - 4)))
 
 
 class WindowAggregation(torch.autograd.Function):
@@ -59,7 +86,7 @@ def heads_of(*tensors: Tensor) -> Iterable[tuple[Tensor, ...]]:
 
 
 def aggregate_head(values: Tensor, outer: Tensor, inner: Tensor) -> Tensor:
-    """Aggregate the values of one head."""
+    """Aggregate the values of one or more heads."""
     taps = taps_of_windows(outer, inner)
     size, edge = values.shape[3:], taps.shape[2]
     padded, result = pad(values, edge // 2, len(size)), torch.zeros_like(values)
@@ -118,7 +145,7 @@ def taps_of_windows(outer: Tensor, inner: Tensor) -> Tensor:
     matrices = torch.einsum("bhmk...,bhkn...->bhmn...", outer, inner)
     size = matrices.shape[4:]
     dimensions = len(size)
-    window = round(matrices.shape[2] ** (1 / dimensions))
+    window = window_of(matrices)
     edges = (window,) * dimensions
     padded = pad(matrices, window // 2, dimensions).unflatten(3, edges).unflatten(2, edges)
     taps = matrices.new_zeros((*matrices.shape[:2], *(2 * edge - 1 for edge in edges), *size))

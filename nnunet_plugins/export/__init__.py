@@ -1,0 +1,1 @@
+"""Trained models as files that predict without nnU-Net, see :mod:`nnunet_plugins.deployed`."""

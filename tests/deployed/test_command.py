@@ -1,0 +1,100 @@
+"""Proves: ``predict-exported`` tells in a sentence what it cannot segment, segments the rest, and exits with 1."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from skimage import io
+from support.deployed import described, trained_model
+
+from nnunet_plugins.cli import main
+from nnunet_plugins.deployed.images import FORMATS
+from nnunet_plugins.export.formats import write_network
+from nnunet_plugins.files import digest
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    """A model of pictures in grey, whose network finds bright pixels."""
+    folder = tmp_path_factory.mktemp("model")
+    network = torch.nn.Conv2d(1, 2, 1)
+    with torch.no_grad():
+        network.weight[:, 0, 0, 0], network.bias[:] = torch.tensor([0.0, 1.0]), torch.tensor([0.0, -100.0])
+    write_network("onnx", network.eval(), (1, 8, 8), folder / "fold_0.onnx")
+    model = described(trained_model({"background": 0, "cell": 1}, (0, 1), patch_size=[8, 8], spacing=[1.0, 1.0]))
+    replace(
+        model,
+        networks=[{"fold": "0", "file": "fold_0.onnx", "sha256": digest(folder / "fold_0.onnx")}],
+        transpose_forward=[0, 1, 2],
+        transpose_backward=[0, 1, 2],
+        channels=["grey"],
+        normalization=[{"scheme": "NoNormalization", "use_mask": False}],
+        postprocessing=[[1]],
+        file_ending=".png",
+        image_reader_writer="NaturalImage2DIO",
+    ).write(folder)
+    return folder
+
+
+@pytest.fixture
+def images(tmp_path) -> Path:
+    """A picture of a large and a small bright spot."""
+    pixels = np.full((12, 30), 20, np.uint8)
+    pixels[2:9, 3:12], pixels[5, 20:23] = 150, 200
+    (tmp_path / "images").mkdir()
+    io.imsave(tmp_path / "images" / "good_0000.png", pixels, check_contrast=False)
+    return tmp_path / "images"
+
+
+def predict(model, images, output):
+    main(["predict-exported", str(model), "-i", str(images), "-o", str(output)])
+
+
+def test_bright_pixels_are_segmented_and_postprocessed(model, images, tmp_path, capsys):
+    predict(model, images, tmp_path / "out")
+    expected = np.zeros((12, 30))
+    expected[2:9, 3:12] = 1  # the largest component alone
+    assert np.array_equal(io.imread(tmp_path / "out" / "good.png"), expected)
+    printed = capsys.readouterr()
+    assert printed.out == f"1 of 1 cases were segmented into {tmp_path / 'out'}\n"
+    assert "good: 100%" in printed.err
+
+
+def test_broken_input_is_told_and_the_rest_segmented(model, images, tmp_path, capsys):
+    (images / "bad_0000.png").write_bytes(b"no picture")
+    io.imsave(images / "colours_0000.png", np.zeros((9, 9, 3), np.uint8), check_contrast=False)
+    with pytest.raises(SystemExit, match="1"):
+        predict(model, images, tmp_path / "out")
+    printed = capsys.readouterr()
+    told = [line for line in printed.err.splitlines() if line.startswith(("bad: ", "colours: "))]
+    assert len(told) == 2
+    assert "bad_0000.png cannot be read" in told[0] and "colours_0000.png with 3 of the 1 channels" in told[1]
+    assert "1 of 3 cases were segmented" in printed.out
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["good.png"]
+
+
+def test_no_half_written_segmentation_is_left(model, images, tmp_path, capsys, monkeypatch):
+    def write(labels, path, geometry):
+        path.write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setitem(FORMATS, "NaturalImage2DIO", FORMATS["NaturalImage2DIO"]._replace(write=write))
+    with pytest.raises(SystemExit, match="1"):
+        predict(model, images, tmp_path / "out")
+    assert "good.png cannot be written (No space left on device): make room" in capsys.readouterr().err
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_folder_without_images_is_refused(model, tmp_path):
+    for images in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(SystemExit, match=r"has no images CASE_0000\.png: name them so, or give another folder"):
+            predict(model, images, tmp_path / "out")
+
+
+def test_missing_onnxruntime_is_named(model, images, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(SystemExit, match=r"onnxruntime cannot be imported .+: pip install onnxruntime"):
+        predict(model, images, tmp_path / "out")

@@ -1,0 +1,63 @@
+"""Proves: a network's file computes what the network computes, for any number of images, and holds no pickle."""
+
+import pickletools
+import zipfile
+
+import pytest
+import torch
+from torch import nn
+
+from nnunet_plugins.errors import UserError
+from nnunet_plugins.export import formats
+
+
+class Network(nn.Module):
+    """A network of one convolution, and a part of its own behind it."""
+
+    def __init__(self, part=None):
+        super().__init__()
+        self.convolution = nn.Conv2d(2, 3, 3, padding=1)
+        self.part = part or (lambda x: x)
+
+    def forward(self, x):
+        return self.part(self.convolution(x))
+
+
+@pytest.mark.parametrize("name", formats.FORMATS)
+def test_file_computes_the_networks_logits_for_any_number_of_images(name, tmp_path):
+    network, path = Network().eval(), tmp_path / f"network.{name}"
+    assert formats.write_network(name, network, (2, 6, 8), path) < 1e-5
+    for number in (1, 2, 5):
+        images = torch.randn(number, 2, 6, 8)
+        torch.testing.assert_close(formats.FORMATS[name].run(path, images), network(images), rtol=0, atol=1e-5)
+
+
+def test_pt2_file_holds_no_pickle(tmp_path):
+    path = tmp_path / "network.pt2"
+    formats.write_network("pt2", Network().eval(), (2, 6, 8), path)
+    with zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            with pytest.raises(Exception):  # noqa: B017
+                list(pickletools.genops(archive.read(name)))
+
+
+@pytest.mark.parametrize("name", formats.FORMATS)
+def test_network_that_the_format_cannot_express_is_refused(name, tmp_path):
+    network = Network(lambda x: x if x.sum() > 0 else -x).eval()
+    with pytest.raises(UserError, match=rf"^Network cannot be exported to {name} \(.+\): try --format "):
+        formats.write_network(name, network, (2, 6, 8), tmp_path / "network")
+
+
+def test_file_that_computes_something_else_is_refused(tmp_path, monkeypatch):
+    network, other = Network().eval(), formats.FORMATS["onnx"].run
+    wrong = formats.FORMATS["onnx"]._replace(run=lambda path, images: other(path, images) + 0.01)
+    monkeypatch.setitem(formats.FORMATS, "onnx", wrong)
+    with pytest.raises(UserError, match=r"file of Network differs from torch by 0\.01, but 0\.0001 is allowed"):
+        formats.write_network("onnx", network, (2, 6, 8), tmp_path / "network.onnx")
+
+
+def test_missing_packages_are_named(monkeypatch):
+    monkeypatch.setattr(formats, "find_spec", lambda name: None if name == "onnxscript" else name)
+    with pytest.raises(UserError, match="onnxscript is not installed: pip install onnx onnxscript onnxruntime"):
+        formats.require("onnx")
+    formats.require("pt2")

@@ -87,7 +87,7 @@ def run(options: argparse.Namespace) -> None:
 def check_options(options: argparse.Namespace) -> None:
     if not options.name or not options.source:
         raise UserError(
-            "Give the name of a dataset and your download, or --list for all: convert NAME SOURCE, before all options"
+            "Give the name of a dataset and your download, or --list for all names: convert NAME SOURCE, before options"
         )
     if options.name not in CONVERTERS:
         similar = get_close_matches(options.name.lower(), CONVERTERS, cutoff=0.5) or list(CONVERTERS)

@@ -59,7 +59,7 @@ def test_each_class_occurs_in_the_miniature(name, converted):
 @for_all
 def test_nothing_but_the_dataset_is_written(name, converted):
     conversion, facts = converted(name), FACTS[name]
-    expected = {"dataset.json", "conversion_report.csv", "splits_final.json"}
+    expected = {"dataset.json", "conversion_report.csv", "splits_final.json", "preview.png"}
     for case, sample in conversion.cases():
         expected |= {
             f"images{sample.part}/{case}_0000{facts.ending}",

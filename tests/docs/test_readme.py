@@ -16,7 +16,7 @@ from nnunet_plugins.synthetic import write_dataset
 
 README = (REPOSITORY / "README.md").read_text()
 BLOCKS = re.findall(r"^```sh\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
-OWN_DATA = [block for block in BLOCKS if re.search(r"\b123\b|new_labels", block)]
+OWN_DATA = [block for block in BLOCKS if re.search(r"\b123\b|new_data_123", block)]
 ELSEWHERE = {
     "nnUNetv2_train 501": "test_demo",
     "make ": "test_workflows, and .ci/run",
@@ -44,20 +44,19 @@ def test_the_networks_work_without_nnunet():
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory) -> Path:
-    """A folder with what the README presumes: images and masks of ten patients, and new images with labels."""
+    """A folder with what the README presumes: images and masks of five patients, and new images with masks."""
     home = tmp_path_factory.mktemp("readme")
     write_dataset(home / "synthetic", num_train=10, num_test=2)
-    for name, source in {"images": "imagesTr", "masks": "labelsTr"}.items():
-        (home / "my_data" / name).mkdir(parents=True)
-        for path in sorted((home / "synthetic" / source).glob("*.png")):
-            pixels = imread(path)
-            target = home / "my_data" / name / f"{path.stem.removesuffix('_0000')}.png"
-            imsave(target, pixels * np.uint8(255) if name == "masks" else pixels, check_contrast=False)
+    for folder, part in {"my_data": "Tr", "new_data": "Ts"}.items():
+        for name, source in {"images": f"images{part}", "masks": f"labels{part}"}.items():
+            (home / folder / name).mkdir(parents=True)
+            for path in sorted((home / "synthetic" / source).glob("*.png")):
+                pixels = imread(path)
+                target = home / folder / name / f"{path.stem.removesuffix('_0000')}.png"
+                imsave(target, pixels * np.uint8(255) if name == "masks" else pixels, check_contrast=False)
     cases = sorted(path.stem for path in (home / "my_data" / "images").glob("*.png"))
     rows = [f"{case},patient{number // 2}" for number, case in enumerate(cases)]
     (home / "patients.csv").write_text("\n".join(["case,patient", *rows]) + "\n")
-    (home / "new_images").symlink_to(home / "synthetic" / "imagesTs")
-    (home / "new_labels").symlink_to(home / "synthetic" / "labelsTs")
     activate = home / ".venv" / "bin" / "activate"
     activate.parent.mkdir(parents=True)
     activate.write_text(f'export PATH="{sysconfig.get_path("scripts")}:$PATH"\n')
@@ -79,6 +78,8 @@ def test_own_data_come_from_two_folders_to_scores(home):
         assert (fold / name).is_file()
     assert list(fold.glob("training_log_*.txt"))
     assert (home / "predictions" / "summary.json").is_file() and (home / "metrics.csv").is_file()
+    for path in (home / "predictions").glob("*.png"):
+        assert (imread(home / "predictions_of_my_model" / path.name) == imread(path)).mean() > 0.999
     patients = dict(line.split(",") for line in (home / "patients.csv").read_text().split()[1:])
     for split in json.loads((home / "preprocessed" / "Dataset123_Mine" / "splits_final.json").read_text()):
         assert not {patients[case] for case in split["train"]} & {patients[case] for case in split["val"]}

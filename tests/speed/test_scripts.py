@@ -188,7 +188,7 @@ def test_memory_prints_estimates_and_the_gpu_on_which_they_fit(capsys, monkeypat
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(memory, "DEFAULT_PLANS", (step_time.Setting(patch=(16, 32, 32), batch=2, channels=1),))
-    monkeypatch.setattr(memory, "MAIN_TRAINERS", ("nnUNetTrainer", "DCFFSNetTrainer", "DLKUNetSTrainer"))
+    monkeypatch.setattr(memory, "MAIN_TRAINERS", ("nnUNetTrainer", "DCSNetTrainer", "DLKUNetSTrainer"))
     memory.main([])
     _, _, stock, ours = capsys.readouterr().out.splitlines()
     assert re.fullmatch(r"\| 2 x 16 x 32 x 32 \| nnUNetTrainer \| [\d.]+ \| 1\.00 \| 8 (\| - ){3}\|", stock)

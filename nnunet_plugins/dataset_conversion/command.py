@@ -142,6 +142,7 @@ def apply_options(dataset: Dataset, source: Source, options: argparse.Namespace)
             missing=options.missing_masks or "",
             regions=options.regions,
             pages=options.pages,
+            own_groups=bool(options.groups or options.group),
         )
     if options.regions and not dataset.regions:
         raise UserError(f"{dataset.name} has no overlapping regions: leave out --regions")

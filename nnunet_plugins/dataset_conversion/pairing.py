@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from nnunet_plugins.dataset_conversion.dataset import Case, Part
 from nnunet_plugins.dataset_conversion.labels import counted
+from nnunet_plugins.dataset_conversion.readers.dicom import is_dicom
 from nnunet_plugins.dataset_conversion.source import Source
 
 
@@ -57,12 +58,13 @@ def paired(
     masks_of = find_masks(source, entries, count_wildcards(patterns[0]), merge)
     unmasked: list[Path] = []
     without_class: dict[str, list[Path]] = {}
-    for key in sorted({key for found in channels for key in found} | masks_of.keys()):
+    no_images = refuse_masks_as_images(source, channels, masks_of)
+    for key in sorted(({key for found in channels for key in found} | masks_of.keys()) - no_images):
         paths = [path for found in channels if (path := found.get(key))]
         files = masks_of.get(key, [])
         if len(paths) < len(channels) or (entries and not files and not missing):
-            remedy = " or give --missing-masks," if merge is not None and len(paths) == len(channels) else ""
             present = (paths or [file.path for file in files])[0]
+            remedy = other_remedies(present, lacks_mask=merge is not None and len(paths) == len(channels))
             note_lacking(
                 source,
                 key,
@@ -110,6 +112,28 @@ def find_masks(
             known = {file.path for file in masks_of.get(key, [])}
             masks_of.setdefault(key, []).extend(file for file in files if entry.label or file.path not in known)
     return masks_of
+
+
+def other_remedies(present: Path, lacks_mask: bool) -> str:
+    """Remedies for a file without its counterpart, besides adding it and moving the file away."""
+    options = " or give --missing-masks skip (or background)," if lacks_mask else ""
+    if present.is_file() and is_dicom(present):
+        options += f" or give a series of DICOM by its folder, as in --images '*/{present.parent.name}',"
+    return options
+
+
+def refuse_masks_as_images(
+    source: Source, channels: Sequence[Mapping[str, Path]], masks_of: Mapping[str, Sequence[MaskFile]]
+) -> set[str]:
+    """Note a problem for files that are found as images and as masks of others, and tell by what text they were."""
+    owners = {file.path: key for key, files in masks_of.items() for file in files}
+    found = {key: path for images in channels for key, path in images.items() if path in owners and owners[path] != key}
+    for path in found.values():
+        source.problem(
+            f"{path} is found as an image, but it is a mask of {owners[path]!r}: narrow the pattern of the images, "
+            "e.g. with # for a number, or move the masks to a folder of their own"
+        )
+    return set(found)
 
 
 def note_lacking(

@@ -12,7 +12,7 @@ from pathlib import Path
 from nnunet_plugins.dataset_conversion import archives
 from nnunet_plugins.dataset_conversion.labels import enumeration
 from nnunet_plugins.dataset_conversion.readers import IMAGE_ENDINGS, VOLUME_ENDINGS, files_behind
-from nnunet_plugins.dataset_conversion.readers.dicom import is_dicom
+from nnunet_plugins.dataset_conversion.readers.dicom import DICOM_ENDINGS, is_dicom
 from nnunet_plugins.errors import UserError
 
 UNPACKED = ".nnunet_plugins_unpacked_"
@@ -94,7 +94,9 @@ class Source(AbstractContextManager):
             f"{path.parent.name}/*{path.name.removeprefix(without_ending(path.name)) or path.suffix}" for path in files
         )
         listed = [f"{number} {kind}" for kind, number in kinds.most_common(4)]
-        return f"it has {enumeration(listed)}" if listed else "it is empty"
+        series = " (a series of DICOM is given by its folder, as in --images '*/ct')"
+        hint = series if any(kind.lower().endswith(DICOM_ENDINGS) for kind in kinds) else ""
+        return f"it has {enumeration(listed)}{hint}" if listed else "it is empty"
 
     def note_files(self, what: str, files: Sequence[Path]) -> None:
         """Note a fact about files, with three of them as examples."""

@@ -85,14 +85,15 @@ def look_up(rows: Rows, cases: Sequence[Case], source: Source, path: Path, what:
         raise UserError(
             f"{path} names none of the {len(cases)} images: its first column has {rows[-1][0]!r}, but one is {image!r}"
         )
-    if lacking := [case.name for case in cases if case.name not in found]:
-        source.problem(
-            f"{path} has no row for {counted(len(lacking), 'image')}, such as {enumeration(lacking[:3])}: add them"
-        )
     if foreign and rows[0][0] == foreign[0]:  # the header
         foreign = foreign[1:]
-    if foreign:
-        source.note(f"{path} has {counted(len(foreign), 'row')} of no image, such as {enumeration(foreign[:3])}")
+    strange = f"{counted(len(foreign), 'row')} of no image, such as {enumeration(foreign[:3])}" if foreign else ""
+    if lacking := [case.name for case in cases if case.name not in found]:
+        but = f", but {strange}" if strange else ""
+        images = f"{counted(len(lacking), 'image')}, such as {enumeration(lacking[:3])}"
+        source.problem(f"{path} has no row for {images}{but}: add them")
+    elif strange:
+        source.note(f"{path} has {strange}")
     return found
 
 

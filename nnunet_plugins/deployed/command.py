@@ -3,6 +3,7 @@
 import functools
 import re
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from nnunet_plugins.deployed.images import FORMATS, read_case
-from nnunet_plugins.deployed.model import INPUT, OUTPUT, Model, read_model
+from nnunet_plugins.deployed.model import DESCRIPTION, INPUT, OUTPUT, Model, read_model
 from nnunet_plugins.deployed.postprocessing import keep_largest
 from nnunet_plugins.deployed.preprocessing import prepare, segment
 from nnunet_plugins.deployed.sliding_window import Network, number_of_tiles, predict_logits
@@ -30,8 +31,11 @@ def predict_exported(folder: Path, images: Path, output: Path) -> bool:
         UserError: the model cannot be used, or there are no images.
     """
     model = read_model(folder)
-    cases = find_cases(images, model.file_ending)
-    networks = [load_network(folder / network["file"]) for network in model.networks]
+    cases, strange = find_cases(images, model.file_ending)
+    make_writable(output)
+    networks = [load_network(folder / network["file"], model) for network in model.networks]
+    for path in strange:
+        print(f"{path.name} is not called CASE_0000{model.file_ending}: rename it", file=sys.stderr)
     failed = 0
     for case, paths in cases.items():
         try:
@@ -39,24 +43,45 @@ def predict_exported(folder: Path, images: Path, output: Path) -> bool:
         except UserError as error:
             failed += 1
             print(f"{case}: {error}", file=sys.stderr)
+        except Exception as error:  # one image that the libraries cannot bear leaves the others alone
+            failed += 1
+            reason = " ".join(str(error).split()[:30])
+            print(f"{case}: it cannot be segmented ({type(error).__name__}: {reason})", file=sys.stderr)
     print(f"{len(cases) - failed} of {len(cases)} cases were segmented into {output}")
-    return failed == 0
+    return failed == 0 and not strange
 
 
-def find_cases(folder: Path, ending: str) -> dict[str, list[Path]]:
-    """Files of the images in a folder by the names of their cases, the channels in their order.
+def find_cases(folder: Path, ending: str) -> tuple[dict[str, list[Path]], list[Path]]:
+    """Files of the images in a folder by the names of their cases, the channels in their order, and oddly named ones.
 
     Raises:
         UserError: there are none.
     """
-    pattern = re.compile(rf"(?P<case>.+)_\d{{4}}{re.escape(ending)}")
+    pattern = re.compile(rf"(?P<case>.+)_\d{{4}}{re.escape(ending)}", re.DOTALL)
     cases: dict[str, list[Path]] = {}
+    strange = []
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         if match := pattern.fullmatch(path.name):
             cases.setdefault(match["case"], []).append(path)
+        elif path.name.lower().endswith(ending.lower()) and not path.name.startswith("."):
+            strange.append(path)
     if not cases:
         raise UserError(f"{folder} has no images CASE_0000{ending}: name them so, or give another folder")
-    return cases
+    return cases, strange
+
+
+def make_writable(folder: Path) -> None:
+    """Make a folder, and prove that files can be written there, before anything is computed.
+
+    Raises:
+        UserError: they cannot.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written ({error.strerror}): give -o another folder") from error
 
 
 def predict_case(case: str, paths: Sequence[Path], target: Path, networks: Sequence[Network], model: Model) -> None:
@@ -65,6 +90,7 @@ def predict_case(case: str, paths: Sequence[Path], target: Path, networks: Seque
     Raises:
         UserError: a file cannot be read, used or written.
     """
+    refuse_missing_channels(paths, model.file_ending)
     image = read_case(model.image_reader_writer, paths, model.channels)
     prepared = prepare(image, model)
     number = len(networks) * number_of_tiles(prepared.data.shape[1:], model)
@@ -78,11 +104,23 @@ def predict_case(case: str, paths: Sequence[Path], target: Path, networks: Seque
         raise UserError(f"{target} cannot be written ({error}): make room or mend the permissions") from error
 
 
-def load_network(path: Path) -> Network:
+def refuse_missing_channels(paths: Sequence[Path], ending: str) -> None:
+    """Check that a case's files are those of its first channels.
+
+    Raises:
+        UserError: a number is left out.
+    """
+    for number, path in enumerate(paths):
+        if not path.name.endswith(f"_{number:04}{ending}"):
+            missing = f"_{number:04}{ending}"
+            raise UserError(f"{path.name} is there, but no file {missing}: add it, or number the channels anew")
+
+
+def load_network(path: Path, model: Model) -> Network:
     """Load a network for the CPU.
 
     Raises:
-        UserError: onnxruntime is not installed or cannot read the file.
+        UserError: onnxruntime is not installed, cannot read the file, or the network is for other images.
     """
     try:
         import onnxruntime
@@ -94,6 +132,11 @@ def load_network(path: Path) -> Network:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # classes of onnxruntime that it does not export
         raise UserError(f"onnxruntime {onnxruntime.__version__} cannot load {path} ({error}): update it") from error
+    channels = {INPUT: len(model.channels), OUTPUT: model.num_segmentation_heads}
+    expected = {name: [number, *model.patch_size] for name, number in channels.items()}
+    found = {value.name: value.shape[1:] for value in (*session.get_inputs(), *session.get_outputs())}
+    if found != expected:
+        raise UserError(f"{path} computes {found}, but {DESCRIPTION} has {expected}: export the model again")
     return functools.partial(run_network, session)
 
 

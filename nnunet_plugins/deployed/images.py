@@ -58,10 +58,12 @@ def read_volume(path: Path) -> Image:
     elif voxels.ndim == 3:
         voxels = voxels[None]
     elif voxels.ndim == 4:
-        spacing = spacing[1:]
+        spacing, sizes = spacing[1:], sizes[:3]
     else:
         raise UserError(f"It has {voxels.ndim} dimensions: expected an image or a volume")
-    geometry = {"Spacing": sizes, "Origin": file.GetOrigin(), "Direction": file.GetDirection()}
+    axes = len(sizes)
+    direction = np.reshape(file.GetDirection(), (file.GetDimension(),) * 2)[:axes, :axes].flatten().tolist()
+    geometry = {"Spacing": sizes, "Origin": file.GetOrigin()[:axes], "Direction": direction}
     return Image(voxels.astype(np.float32), spacing, geometry)
 
 

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from nnunet_plugins.deployed.checks import check
 from nnunet_plugins.deployed.images import FORMATS
 from nnunet_plugins.deployed.normalization import SCHEMES
 from nnunet_plugins.deployed.resampling import FUNCTIONS
@@ -66,7 +67,7 @@ def read_model(folder: Path) -> Model:
     """
     path = folder / DESCRIPTION
     content = read_json(path, "give the folder that 'nnunet-plugins export' has written")
-    if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
+    if not isinstance(content, dict) or repr(content.pop("format", None)) != repr(FORMAT):
         raise UserError(f"{path} has not format {FORMAT}: export the model again with this version of nnunet-plugins")
     if content.keys() != {field.name for field in fields(Model)}:
         different = sorted(content.keys() ^ {field.name for field in fields(Model)})
@@ -77,6 +78,7 @@ def read_model(folder: Path) -> Model:
             f"{folder} has networks in the format {model.network_format}, which only torch can run: export the model "
             f"with --format {ONNX}"
         )
+    check(model, path)
     refuse_unknown(model)
     for network in model.networks:
         if digest(folder / network["file"]) != network["sha256"]:

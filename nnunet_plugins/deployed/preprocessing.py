@@ -9,6 +9,7 @@ from nnunet_plugins.deployed.images import Image
 from nnunet_plugins.deployed.model import Model
 from nnunet_plugins.deployed.normalization import SCHEMES
 from nnunet_plugins.deployed.resampling import FUNCTIONS, new_shape
+from nnunet_plugins.errors import UserError
 
 
 class Prepared(NamedTuple):
@@ -29,7 +30,11 @@ class Prepared(NamedTuple):
 
 
 def prepare(image: Image, model: Model) -> Prepared:
-    """Transpose, crop to what is not zero, normalise and resample."""
+    """Transpose, crop to what is not zero, normalise and resample.
+
+    Raises:
+        UserError: at the model's spacing nothing is left of the image.
+    """
     data = image.data.transpose(0, *(axis + 1 for axis in model.transpose_forward))
     original_spacing = [image.spacing[axis] for axis in model.transpose_forward]
     # A network of images leaves the distance of a volume's slices as it is.
@@ -38,6 +43,11 @@ def prepare(image: Image, model: Model) -> Prepared:
     box = bounding_box(mask)
     mask, cropped = mask[box], data[(slice(None), *box)]
     shape = new_shape(cropped.shape[1:], original_spacing, spacing)
+    if 0 in shape:
+        raise UserError(
+            f"It has the spacing {image.spacing} and, at the model's {spacing}, not one voxel along an axis: correct "
+            "the spacing in its file, or give a thicker image"
+        )
     step = model.resampling["data"]
     channels = []
     for channel, norm in zip(cropped, model.normalization, strict=True):

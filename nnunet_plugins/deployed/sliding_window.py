@@ -3,6 +3,8 @@
 Sums are kept in half precision, as nnU-Net does.
 """
 
+import math
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations, product
@@ -63,11 +65,35 @@ def predict_fold(network: Network, padded: np.ndarray, model: Model, advance: Ca
 
 
 def zeros(shape: tuple[int, ...]) -> np.ndarray:
-    """Make an array of zeros in half precision, in memory or, if it is large, in a temporary file."""
-    if 2 * np.prod(shape, dtype=float) <= MOST_IN_MEMORY:
+    """Make an array of zeros in half precision, in memory or, if it is large, in a temporary file.
+
+    Raises:
+        UserError: there is no room for the file.
+    """
+    size = 2 * math.prod(shape)
+    if size <= MOST_IN_MEMORY:
         return np.zeros(shape, np.float16)
-    with tempfile.TemporaryFile() as file:  # the array keeps the file
-        return np.memmap(file, np.float16, "w+", shape=shape)
+    try:
+        with tempfile.TemporaryFile() as file:  # the array keeps the file
+            reserve(file.fileno(), size)
+            return np.memmap(file, np.float16, "r+", shape=shape)
+    except OSError as error:
+        raise UserError(
+            f"{tempfile.gettempdir()} has no room for {size / 2**30:.1f} GiB of logits ({error.strerror}): set TMPDIR "
+            "to a folder that has"
+        ) from error
+
+
+def reserve(file: int, size: int) -> None:
+    """Take the room of a file on the disk: writing where a disk is full would end the process without a word.
+
+    Raises:
+        OSError: there is too little.
+    """
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file, 0, size)
+    else:  # macOS
+        os.ftruncate(file, size)
 
 
 def predict_mirrored(network: Network, image: np.ndarray, mirror_axes: Sequence[int]) -> np.ndarray:

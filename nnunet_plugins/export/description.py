@@ -91,7 +91,9 @@ def postprocessing(folder: Path, folds: Sequence[str]) -> list[list[int]]:
     Raises:
         UserError: the JSON is missing beside the pickle, or has a step that is not nnU-Net's.
     """
-    path = folder / f"crossval_results_folds_{'_'.join(folds)}" / "postprocessing.json"
+    start = "crossval_results_folds_"
+    found_for = {frozenset(found.name.removeprefix(start).split("_")): found for found in folder.glob(f"{start}*")}
+    path = found_for.get(frozenset(folds), folder / start) / "postprocessing.json"
     if not path.exists() and not path.with_suffix(".pkl").exists():
         return []
     found = read_json(path, "run nnUNetv2_determine_postprocessing, which writes it beside postprocessing.pkl")

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -53,13 +54,13 @@ class TrainedModel:
         """
         checkpoint = read_fold(self.folder, fold, self.checkpoint)
         trainer: Any = find_trainer_class(self.trainer_name)
-        network = trainer.build_network_architecture(
-            self.plans,
-            self.configuration,
-            self.num_channels,
-            self.labels.num_segmentation_heads,
-            enable_deep_supervision=False,
-        )
+        build, configuration = trainer.build_network_architecture, self.configuration
+        head: tuple[Any, ...] = (self.plans, configuration)
+        if "plans_manager" not in signature(build).parameters:  # of trainers made before nnU-Net 2.8
+            arch = configuration.network_arch_class_name, configuration.network_arch_init_kwargs
+            head = (*arch, configuration.network_arch_init_kwargs_req_import)
+        heads = self.labels.num_segmentation_heads
+        network = build(*head, self.num_channels, heads, enable_deep_supervision=False)
         try:
             network.load_state_dict(checkpoint["network_weights"])
         except UserError:
@@ -83,7 +84,7 @@ def read_trained_model(folder: Path, folds: Sequence[str], checkpoint: str) -> T
     Raises:
         UserError: it is no such folder, lacks a fold, or is a cascade's second stage.
     """
-    folds = folds or find_folds(folder, checkpoint)
+    folds = list(dict.fromkeys(folds)) or find_folds(folder, checkpoint)
     remedy = "give a folder Trainer__Plans__configuration in nnU-Net's results"
     plans, dataset_json = (read_json(folder / name, remedy) for name in ("plans.json", "dataset.json"))
     first = read_fold(folder, folds[0], checkpoint)
@@ -111,10 +112,11 @@ def find_folds(folder: Path, checkpoint: str) -> list[str]:
     Raises:
         UserError: there are none.
     """
-    paths = sorted(folder.glob(f"fold_[0-9]*/{checkpoint}"))
-    if not paths:
+    names = [path.parent.name.removeprefix("fold_") for path in folder.glob(f"fold_*/{checkpoint}")]
+    numbers = sorted(int(name) for name in names if name.isdecimal())
+    if not numbers:
         raise UserError(f"{folder} has no fold_0/{checkpoint}: train it to the end, or choose folds and checkpoint")
-    return [path.parent.name.removeprefix("fold_") for path in paths]
+    return list(map(str, numbers))
 
 
 def read_fold(folder: Path, fold: str, name: str) -> dict[str, Any]:

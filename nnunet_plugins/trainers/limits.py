@@ -43,7 +43,8 @@ class Limits:
             offered = " or ".join(f"{d}D" for d in cls.supported_dimensions)
             fitting = [name for name in plans["configurations"] if dimensions(name) in cls.supported_dimensions]
             remedy = f"train {' or '.join(fitting)} instead" if fitting else "use another trainer"
-            if getattr(cls, "pretrained", False):
+            without = next(base for base in cls.__mro__ if not getattr(base, "pretrained", False))
+            if dimensions(configuration) in getattr(without, "supported_dimensions", ()) and without is not cls:
                 remedy += ", or leave out _pretrained, for the weights of ImageNet are of images"
             raise UserError(
                 f"{cls.__name__} works in {offered} only, but configuration {configuration} is "

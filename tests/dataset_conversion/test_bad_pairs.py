@@ -11,6 +11,7 @@ from support.refusals import (
     mask_volume,
     picture,
     refusal_in_one_sentence,
+    refusal_text,
     with_source,
 )
 
@@ -40,6 +41,24 @@ def test_mask_without_image_is_named(download):
         "images/9.png",
         "add it, or",
     )
+
+
+def test_masks_that_the_images_pattern_finds_too_never_become_images(tmp_path):
+    for index in range(3):
+        save(tmp_path / f"mixed/v{index}.png", picture(index))
+        save(tmp_path / f"mixed/v{index}_seg.png", mask())
+    options = ("--images", "*.png", "--masks", "*_seg.png", *PNGS[5:], "--missing-masks", "background")
+    text = refusal_text("folder", tmp_path / "mixed", *options)
+    assert_says(text, "v0_seg.png is found as an image, but it is a mask of 'v0': narrow the pattern of the images")
+
+
+def test_files_of_a_series_are_to_be_given_by_their_folder(tmp_path):
+    path = tmp_path / "scans/p0/ct/0.dcm"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(bytes(128) + b"DICM")
+    save_volume(tmp_path / "scans/p0/seg.nii.gz", mask_volume())
+    options = ("--images", "*/ct/*.nii.gz", "--masks", "*/seg.nii.gz", *PNGS[5:])
+    assert "a series of DICOM is given by its folder, as in" in refusal_text("folder", tmp_path / "scans", *options)
 
 
 def test_missing_channel_is_named(download):

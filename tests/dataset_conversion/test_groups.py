@@ -57,6 +57,7 @@ def test_slices_in_patients_folders_stay_together_and_that_is_said(slices, capsy
 def test_images_are_groups_of_their_own_if_the_expression_finds_all_of_their_paths(slices, capsys):
     convert("folder", slices, *FOLDERS, "--group", ".+")
     assert len(set(groups().values())) == 18
+    assert "is one group" not in capsys.readouterr().out
 
 
 def test_folder_for_each_image_is_no_group(tmp_path, capsys):

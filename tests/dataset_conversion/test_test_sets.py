@@ -63,6 +63,16 @@ def test_test_set_with_masks(download):
     assert json.loads((raw_dataset() / "dataset.json").read_text())["numTraining"] == 6
 
 
+def test_test_images_that_are_not_there_are_named(download):
+    text = refusal_in_one_sentence(*with_source(PNGS, download), "--test-images", "new/*.jpg")
+    assert_says(text, "No file in", "matches 'new/*.jpg'")
+
+
+def test_training_images_are_no_test_set(download):
+    text = refusal_text(*with_source(PNGS, download), "--test-images", "images/*.png")
+    assert_says(text, "0.png is found by --images and by --test-images: a test set has images of its own")
+
+
 def test_test_images_need_no_masks(download, capsys):
     (download / "test/0.jpg").unlink()
     convert(*with_source(PNGS, download), *TEST)

@@ -1,5 +1,7 @@
 """Proves: ``predict-exported`` tells in a sentence what it cannot segment, segments the rest, and exits with 1."""
 
+import json
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +13,9 @@ from skimage import io
 from support.deployed import described, trained_model
 
 from nnunet_plugins.cli import main
+from nnunet_plugins.deployed import command
 from nnunet_plugins.deployed.images import FORMATS
+from nnunet_plugins.deployed.preprocessing import prepare
 from nnunet_plugins.export.formats import write_network
 from nnunet_plugins.files import digest
 
@@ -74,6 +78,98 @@ def test_broken_input_is_told_and_the_rest_segmented(model, images, tmp_path, ca
     assert "bad_0000.png cannot be read" in told[0] and "colours_0000.png with 3 of the 1 channels" in told[1]
     assert "1 of 3 cases were segmented" in printed.out
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["good.png"]
+
+
+def test_an_image_that_the_libraries_cannot_bear_leaves_the_others_alone(model, images, tmp_path, capsys, monkeypatch):
+    def bearable(image, model):
+        if image.data.shape[-1] == 9:
+            raise MemoryError("Unable to allocate 8 EiB")
+        return prepare(image, model)
+
+    monkeypatch.setattr(command, "prepare", bearable)
+    io.imsave(images / "a_huge_0000.png", np.zeros((9, 9), np.uint8), check_contrast=False)
+    with pytest.raises(SystemExit, match="1"):
+        predict(model, images, tmp_path / "out")
+    printed = capsys.readouterr()
+    assert "a_huge: it cannot be segmented (MemoryError: Unable to allocate 8 EiB)\n" in printed.err
+    assert "1 of 2 cases were segmented" in printed.out and (tmp_path / "out" / "good.png").is_file()
+
+
+def test_files_with_other_names_are_named(model, images, tmp_path, capsys):
+    for name in ("scan.png", "other_0000.PNG"):
+        (images / name).write_bytes((images / "good_0000.png").read_bytes())
+    with pytest.raises(SystemExit, match="1"):
+        predict(model, images, tmp_path / "out")
+    told = capsys.readouterr().err
+    assert all(f"{name} is not called CASE_0000.png: rename it\n" in told for name in ("scan.png", "other_0000.PNG"))
+    assert (tmp_path / "out" / "good.png").is_file()
+
+
+def test_channels_with_a_gap_are_named(model, images, tmp_path, capsys):
+    (images / "good_0000.png").rename(images / "good_0001.png")
+    with pytest.raises(SystemExit, match="1"):
+        predict(model, images, tmp_path / "out")
+    assert "good: good_0001.png is there, but no file _0000.png: add it" in capsys.readouterr().err
+
+
+def test_output_that_cannot_be_written_is_told_before_anything_is_computed(model, images, tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "load_network", lambda *_: pytest.fail("a network was loaded"))
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(SystemExit, match=r"out cannot be written \(File exists\): give -o another folder"):
+        predict(model, images, tmp_path / "out")
+
+
+WRONG = [
+    ("networks", []),
+    ("networks", [{"file": "../fold_0.onnx", "sha256": ""}]),
+    ("networks", [{"file": "/etc/passwd", "sha256": ""}]),
+    ("networks", [{"fold": "0"}]),
+    ("patch_size", [8, "8"]),
+    ("patch_size", [8]),
+    ("spacing", [1.0, 0.0]),
+    ("spacing", [1.0, float("nan")]),
+    ("transpose_forward", [0, 1]),
+    ("channels", []),
+    ("normalization", []),
+    ("normalization", [{"scheme": "CTNormalization", "use_mask": False}]),
+    ("normalization", [{"scheme": ["NoNormalization"], "use_mask": False}]),
+    ("resampling", {}),
+    (
+        "resampling",
+        {
+            name: {"function": "resample_data_or_seg_to_shape", "kwargs": {"is_seg": True}}
+            for name in ("data", "probabilities")
+        },
+    ),
+    ("num_segmentation_heads", True),
+    ("regions_class_order", [1]),
+    ("bytes_of_labels", 3),
+    ("mirror_axes", [7]),
+    ("mirror_axes", [0, 0]),
+    ("tile_step_size", 1e-9),
+    ("tile_step_size", 2),
+    ("postprocessing", [1]),
+    ("file_ending", "png"),
+    ("image_reader_writer", ["NaturalImage2DIO"]),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), WRONG, ids=str)
+def test_a_wrong_description_is_refused_in_one_sentence(model, images, tmp_path, name, value):
+    shutil.copytree(model, tmp_path / "wrong")
+    description = tmp_path / "wrong" / "model.json"
+    description.write_text(json.dumps(json.loads(description.read_text()) | {name: value}))
+    with pytest.raises(SystemExit, match=rf"^\S+model.json has {name} = .+: expected [^\n]+; export the model again$"):
+        predict(tmp_path / "wrong", images, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_network_for_other_images_is_refused(model, images, tmp_path):
+    shutil.copytree(model, tmp_path / "wrong")
+    description = tmp_path / "wrong" / "model.json"
+    description.write_text(json.dumps(json.loads(description.read_text()) | {"patch_size": [8, 9]}))
+    with pytest.raises(SystemExit, match=r"fold_0.onnx computes .+, but model.json has .+: export the model again"):
+        predict(tmp_path / "wrong", images, tmp_path / "out")
 
 
 def test_no_half_written_segmentation_is_left(model, images, tmp_path, capsys, monkeypatch):

@@ -64,3 +64,15 @@ def test_files_that_cannot_be_used_are_refused(tmp_path, rng):
         read_case("NaturalImage2DIO", [grey], "RGB")
     with pytest.raises(UserError, match=r"larger\.png has shape \(1, 7, 8\) .+ expected the same of all channels"):
         read_case("NaturalImage2DIO", [grey, larger], "RG")
+
+
+def test_segmentation_of_channels_in_one_file_has_the_three_axes_of_space(tmp_path):
+    channels = SimpleITK.JoinSeries([SimpleITK.GetImageFromArray(np.full((4, 6, 8), c, np.uint8)) for c in range(2)])
+    channels.SetSpacing((1.5, 2.0, 5.0, 1.0))
+    channels.SetOrigin((3.0, 4.0, 5.0, 0.0))
+    SimpleITK.WriteImage(channels, tmp_path / "a_0000.nii.gz")
+    image = read_case("SimpleITKIO", [tmp_path / "a_0000.nii.gz"], ["T1", "T2"])
+    assert image.data.shape == (2, 4, 6, 8) and image.spacing == (5.0, 2.0, 1.5)
+    FORMATS["SimpleITKIO"].write(np.ones((4, 6, 8), np.uint8), tmp_path / "out.nii.gz", image.geometry)
+    written = SimpleITK.ReadImage(tmp_path / "out.nii.gz")
+    assert written.GetSpacing() == (1.5, 2.0, 5.0) and written.GetOrigin() == (3.0, 4.0, 5.0)

@@ -170,3 +170,20 @@ def test_postprocessing_is_that_of_nnunet(steps, rng):
         expected = remove_all_but_largest_component_from_segmentation(expected, labels)
     assert np.array_equal(keep_largest(segmentation, steps), expected)
     assert not steps or (expected != segmentation).sum() > 50
+
+
+def test_image_of_which_nothing_is_left_at_the_models_spacing_is_refused():
+    model = described(trained_model())
+    thin = Image(np.ones((2, 1, 20, 20), np.float32), (0.3, 1.0, 1.0), {})
+    with pytest.raises(UserError, match=r"not one voxel along an axis: correct the spacing in its file"):
+        prepare(thin, model)
+
+
+def test_logits_for_which_a_disk_has_no_room_are_refused(monkeypatch):
+    def full(file, offset, size):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(sliding_window, "MOST_IN_MEMORY", 10)
+    monkeypatch.setattr(sliding_window.os, "posix_fallocate", full, raising=False)
+    with pytest.raises(UserError, match=r"has no room for .* GiB of logits \(No space left on device\): set TMPDIR"):
+        sliding_window.zeros((2, 100, 100))

@@ -14,6 +14,8 @@ from nnunet_plugins.deployed.model import read_model
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.export import command
 from nnunet_plugins.export.command import export_model
+from nnunet_plugins.export.description import KEEP_LARGEST, postprocessing
+from nnunet_plugins.export.trained_model import find_folds
 from nnunet_plugins.files import digest
 
 pytestmark = pytest.mark.usefixtures("results", "narrow")
@@ -142,3 +144,15 @@ def test_networks_that_only_torch_can_run_are_refused(tmp_path):
     export_model(write_model("nnUNetTrainer", LABELS), tmp_path / "a", "pt2", (), "checkpoint_final.pth")
     with pytest.raises(SystemExit, match="in the format pt2, which only torch can run: export the model with --format"):
         main(["predict-exported", str(tmp_path / "a"), "-i", str(tmp_path), "-o", str(tmp_path / "b")])
+
+
+def test_folds_are_the_numbered_ones_in_order_and_postprocessing_is_theirs_in_any(tmp_path):
+    for fold in ("0", "1", "2", "10", "0_old", "all"):
+        (tmp_path / f"fold_{fold}").mkdir()
+        (tmp_path / f"fold_{fold}" / "checkpoint_final.pth").touch()
+    assert find_folds(tmp_path, "checkpoint_final.pth") == ["0", "1", "2", "10"]
+    found = tmp_path / "crossval_results_folds_1_0"
+    found.mkdir()
+    steps = {"postprocessing_fns": [KEEP_LARGEST], "postprocessing_kwargs": [{"labels_or_regions": 1}]}
+    (found / "postprocessing.json").write_text(json.dumps(steps))
+    assert postprocessing(tmp_path, ["0", "1"]) == [[1]] and postprocessing(tmp_path, ["0", "2"]) == []

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from nnunet_plugins.architectures import DCFFSNet
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.export import formats
 
@@ -30,6 +31,14 @@ def test_file_computes_the_networks_logits_for_any_number_of_images(name, tmp_pa
     for number in (1, 2, 5):
         images = torch.randn(number, 2, 6, 8)
         torch.testing.assert_close(formats.FORMATS[name].run(path, images), network(images), rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", formats.FORMATS)
+def test_votes_of_connectivity_can_be_exported(name, tmp_path):
+    """DCFFSNet votes in float32, which is a region of its own in the exported program."""
+    network = DCFFSNet(1, 2, backbone="resnet10t", decoder_channels=(8,) * 5).eval()
+    assert formats.write_network(name, network, (1, 32, 32), tmp_path / f"network.{name}") < 1e-4
 
 
 def test_pt2_file_holds_no_pickle(tmp_path):

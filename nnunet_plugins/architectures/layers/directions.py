@@ -119,13 +119,12 @@ def both_ends(pairs: Tensor, directions: Directions = DIRECTIONS) -> Iterator[tu
         yield there, values
 
 
-@torch.no_grad()
 def largest_pair(pairs: Tensor, directions: Directions = DIRECTIONS) -> Tensor:
     """Find every pixel's pair with the largest value: index ``(B, K, N)`` into the ``D/2 * N`` of N pixels.
 
     Gathering by this index trains only the winners, at a fraction of the cost of a maximum over all directions.
     """
-    size = pairs.shape[3:]
+    pairs, size = pairs.detach(), pairs.shape[3:]
     pixels = prod(size)
     best = pairs.new_full((*pairs.shape[:2], *size), -torch.inf)
     choice = torch.zeros_like(best, dtype=torch.uint8)
@@ -168,8 +167,8 @@ def directional_vote(connectivity: Tensor, voting: str = "max", directions: Dire
     connectivity = connectivity.to(torch.promote_types(connectivity.dtype, torch.float32))
     if voting == "max":  # the logits of the winning pairs only
         a, b = pair_ends(connectivity, directions)
-        with torch.no_grad():
-            winners = largest_pair(F.logsigmoid(a).add_(F.logsigmoid(b)), directions)
+        # Detached: torch.export cannot load a file with a no_grad inside an autocast.
+        winners = largest_pair(F.logsigmoid(a.detach()).add_(F.logsigmoid(b.detach())), directions)
         a, b = pick(a, winners), pick(b, winners)
         return -torch.logaddexp(torch.logaddexp(-a, -b), -a - b)  # v / (1 - v) = 1 / (e^-a + e^-b + e^-(a+b))
     return vote_of_pairs(pair_votes(connectivity, directions), voting, directions)

@@ -38,6 +38,8 @@ class Layout:
     """Whether several masks that one pattern finds for an image are parts of one mask; so are those of two patterns."""
     missing: str = ""
     """Meaning of an image without a mask: "background", "skip", or empty for a problem."""
+    own_groups: bool = False
+    """Whether the user gives the groups, in whose place folders are none."""
     pages: Reading = None
     """Meaning of a file's pages."""
 
@@ -57,10 +59,18 @@ def find_cases(source: Source, layout: Layout | None = None) -> Iterator[Case]:
             cases += coco_cases(source, images[0], masks[0].pattern, group=group, test=test)
         else:
             cases += paired(source, images, masks, test=test, group=group, merge=layout.merge, missing=layout.missing)
-    cases = tell_apart(group_by_folder(cases, source))
+    refuse_training_images(cases, source)
+    cases = tell_apart(cases if layout.own_groups else group_by_folder(cases, source))
     yield from separate_pages(cases, source) if layout.pages == "images" else cases
     if others := source.others:
         source.note_files(f"{counted(len(others), 'file')} beside those of the patterns left out", others)
+
+
+def refuse_training_images(cases: Sequence[Case], source: Source) -> None:
+    """Note a problem of the source for test images that are training images too."""
+    training = {path for case in cases if not case.test for path in case.images}
+    for path in sorted({path for case in cases if case.test for path in case.images} & training):
+        source.problem(f"{path} is found by --images and by --test-images: a test set has images of its own")
 
 
 def tell_apart(cases: Sequence[Case]) -> list[Case]:
@@ -111,6 +121,7 @@ def describe(
     missing: str = "",
     regions: bool = False,
     pages: Reading = None,
+    own_groups: bool = False,
 ) -> Dataset:
     """Complete the record for a folder.
 
@@ -129,6 +140,7 @@ def describe(
         missing: what an image without a mask is, "background" or "skip"; empty: an error.
         regions: whether each class contains those that are named after it, where they overlap.
         pages: what the pages of a file are.
+        own_groups: whether the user gives the groups, in whose place folders are none.
 
     Raises:
         UserError: the options contradict each other or the files.
@@ -139,7 +151,7 @@ def describe(
         raise UserError("--masks and --test-masks name different classes, or in another order: name the same")
     names = named if entries else test_named
     rules = label_rules(source, [*entries, *test_entries], names, label_map, threshold, pages)
-    first_image = first_match(source, [*images, *test_images][0])
+    first_image, *_ = [first_match(source, pattern) for pattern in (*images, *test_images)]
     if pages and not has_pages(first_image):
         raise UserError(f"--pages {pages} is for TIFF and arrays, but {first_image} is neither: leave it out")
     first = read_picture(page_path(first_image, 1) if pages == "images" else first_image, pages)
@@ -152,6 +164,7 @@ def describe(
         tuple(test_entries),
         merge=merge or any(len(e) > 1 and not e[0].name for e in (entries, test_entries)),
         missing=missing,
+        own_groups=own_groups,
         pages=pages,
     )
     return replace(

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from nnunet_plugins.architectures import DCFFSNet
+from nnunet_plugins.architectures import ConDSeg, DCFFSNet
+from nnunet_plugins.architectures.layers.scales import EncoderPlan
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.export import formats
 
@@ -39,6 +40,14 @@ def test_votes_of_connectivity_can_be_exported(name, tmp_path):
     """DCFFSNet votes in float32, which is a region of its own in the exported program."""
     network = DCFFSNet(1, 2, backbone="resnet10t", decoder_channels=(8,) * 5).eval()
     assert formats.write_network(name, network, (1, 32, 32), tmp_path / f"network.{name}") < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [DCFFSNet, ConDSeg])
+def test_networks_of_volumes_can_be_exported(kind, tmp_path):
+    plan = EncoderPlan([(1, 1, 1), (2, 2, 2), (2, 2, 2)], [(3, 3, 3)] * 3, [8, 16, 24])
+    network = kind(1, 2, plan=plan).eval()
+    assert formats.write_network("onnx", network, (1, 8, 12, 8), tmp_path / "network.onnx") < 1e-4
 
 
 def test_pt2_file_holds_no_pickle(tmp_path):

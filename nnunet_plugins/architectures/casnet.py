@@ -18,6 +18,7 @@ from nnunet_plugins.architectures.layers.logits import MAX_LOGIT, bounded
 from nnunet_plugins.architectures.layers.padding import crop, pad_to_size, total_stride
 from nnunet_plugins.architectures.layers.recomputation import Recomputable, recomputable
 from nnunet_plugins.architectures.layers.resize import resize
+from nnunet_plugins.architectures.layers.scales import EncoderPlan, round_up
 from nnunet_plugins.architectures.layers.tokens import SelfAttention
 from nnunet_plugins.architectures.layers.transformer_fusion import TransformerFusion
 
@@ -222,14 +223,15 @@ class CASNet(nn.Module):
         max_tokens: int = 512,
     ):
         super().__init__()
-        check_levels(convert_conv_op_to_dim(conv_op), strides, kernel_sizes, features_per_stage)
+        plan = EncoderPlan(list(map(tuple, strides)), list(map(tuple, kernel_sizes)), features_per_stage)
+        plan.check(fewest=2, dimensions=convert_conv_op_to_dim(conv_op))
         self.deep_supervision = deep_supervision
         self.modality_groups = (1,) * in_channels if modality_groups is None else tuple(modality_groups)
         check_modalities(self.modality_groups, in_channels)
         self.total_stride = total_stride(strides)
 
         num_modalities, bottleneck = len(self.modality_groups), features_per_stage[-1]
-        widths = [multiple_of_8(features / math.sqrt(num_modalities)) for features in features_per_stage]
+        widths = [round_up(features / math.sqrt(num_modalities), 8) for features in features_per_stage]
         self.encoders = nn.ModuleList(
             ModalityEncoder(conv_op, channels, widths, strides, kernel_sizes) for channels in self.modality_groups
         )
@@ -266,11 +268,6 @@ class CASNet(nn.Module):
         return (logits, *coarser) if self.deep_supervision else logits
 
 
-def multiple_of_8(features: float) -> int:
-    """Round up to a multiple of 8, which tensor cores and the heads of attention need."""
-    return 8 * math.ceil(features / 8)
-
-
 def check_modalities(modality_groups: Sequence[int], in_channels: int) -> None:
     """Refuse modalities whose channels are not all channels."""
     if sum(modality_groups) != in_channels or min(modality_groups) < 1:
@@ -278,24 +275,3 @@ def check_modalities(modality_groups: Sequence[int], in_channels: int) -> None:
             f"modality_groups {modality_groups} of {in_channels} channels: give the number of channels of each "
             "modality, so that they add up to all channels"
         )
-
-
-def check_levels(
-    dimensions: int,
-    strides: Sequence[Sequence[int]],
-    kernel_sizes: Sequence[Sequence[int]],
-    features_per_stage: Sequence[int],
-) -> None:
-    """Refuse plans that the network cannot follow."""
-    num_levels = {len(strides), len(kernel_sizes), len(features_per_stage)}
-    if len(num_levels) > 1 or len(strides) < 2:
-        raise ValueError(
-            f"{len(strides)} strides, {len(kernel_sizes)} kernel sizes, {len(features_per_stage)} features: give each "
-            "level one, and at least two levels"
-        )
-    if wrong := [size for size in (*strides, *kernel_sizes) if len(size) != dimensions]:
-        raise ValueError(f"strides and kernels have {dimensions} numbers in {dimensions}D, not {wrong[0]}")
-    if any(step != 1 for step in strides[0]):
-        raise ValueError(f"strides begin with {strides[0]}: the first level works at full resolution, give ones")
-    if wrong := [size for size in kernel_sizes if any(k % 2 == 0 for k in size)]:
-        raise ValueError(f"kernel size {wrong[0]} has no centre: choose odd ones")

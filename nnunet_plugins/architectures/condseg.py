@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from nnunet_plugins.architectures.layers.attention import ChannelGate, SpatialGate
 from nnunet_plugins.architectures.layers.contrast import SID, ContrastFusion, ConvolutionFusion
-from nnunet_plugins.architectures.layers.convolutions import ConvOp, Size, conv_norm, conv_norm_relu
+from nnunet_plugins.architectures.layers.convolutions import ConvOp, Size, conv_norm, conv_norm_relu, functional_conv
 from nnunet_plugins.architectures.layers.logits import bounded
 from nnunet_plugins.architectures.layers.padding import crop, pad_to_stride, total_stride
 from nnunet_plugins.architectures.layers.recomputation import Recomputable, recomputable
@@ -64,8 +64,7 @@ class Net0Head(nn.Module):
     @recomputable
     def share(self, feature: Tensor, weight: Tensor, reduce: nn.Module, norm: nn.Module, size: Size) -> Tensor:
         """Compute a level's share of the logits: ``(B, C, *s)`` to ``(B, K, *size)``."""
-        convolve = F.conv2d if feature.ndim == 4 else F.conv3d
-        return convolve(F.relu(norm(resize(reduce(feature), size))), weight)
+        return functional_conv(feature)(F.relu(norm(resize(reduce(feature), size))), weight)
 
 
 class Net0(nn.Module):

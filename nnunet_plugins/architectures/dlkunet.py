@@ -12,9 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from dynamic_network_architectures.building_blocks.helper import convert_conv_op_to_dim, get_matching_convtransp
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from nnunet_plugins.architectures.layers.convolutions import ConvOp, Size, conv_norm, depthwise_conv
+from nnunet_plugins.architectures.layers.convolutions import ConvOp, Size, conv_norm, depthwise_conv, functional_conv
 from nnunet_plugins.architectures.layers.depthwise import convolve_depthwise
 from nnunet_plugins.architectures.layers.dilation import dilated_conv
 from nnunet_plugins.architectures.layers.lean import MaxPool, SaturatingReLU
@@ -86,7 +85,7 @@ def separable_conv(
     A depthwise convolution acts on each part by itself, and a pointwise convolution is the sum of those of the parts.
     """
     assert depthwise.bias is not None
-    conv = F.conv2d if parts[0].ndim == 4 else F.conv3d
+    conv = functional_conv(parts[0])
     widths = [part.shape[1] for part in parts]
     weights = depthwise.weight.split(widths), depthwise.bias.split(widths), pointwise.weight.split(widths, 1)
     biases = [pointwise.bias] + [None] * (len(parts) - 1)

@@ -2,6 +2,8 @@
 
 import math
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -167,6 +169,21 @@ def refuse_not_finite(path: Path, number: int, of: int, what: str) -> None:
             f"{path} has {number} of {of} {what} that are not a number (NaN) or infinite: replace them by a value, "
             "in images that of air or of the background"
         )
+
+
+@contextmanager
+def told_if_damaged(path: Path, what: str) -> Iterator[None]:
+    """Turn any error of a library that reads a file into a sentence; decoders raise anything for a damaged one.
+
+    Raises:
+        UserError: the file cannot be read, because it is ``what``; or that which was raised already.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{path} cannot be read ({last_line(error)}): {what}") from error
 
 
 def last_line(error: Exception) -> str:

@@ -5,12 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nnunet_plugins.deployed.normalization import STATISTICS
+from nnunet_plugins.deployed.resampling import OPTIONS
 from nnunet_plugins.errors import UserError
 
 if TYPE_CHECKING:
     from nnunet_plugins.deployed.model import Model
 
-INTENSITIES = {"mean", "std", "percentile_00_5", "percentile_99_5"}
 Check = Callable[[Any, "Model"], bool]
 
 
@@ -36,22 +37,21 @@ def is_file_here(network: Any) -> bool:
 def is_normalization(value: Any) -> bool:
     if not isinstance(value, dict) or not isinstance(value.get("scheme"), str):
         return False
-    numbers = value.get("intensities", dict.fromkeys(INTENSITIES, 0) if value["scheme"] != "CTNormalization" else {})
+    numbers = value.get("intensities", dict.fromkeys(STATISTICS, 0) if value["scheme"] != "CTNormalization" else {})
     return (
         isinstance(value.get("use_mask"), bool)
         and isinstance(numbers, dict)
-        and numbers.keys() == INTENSITIES
+        and numbers.keys() == set(STATISTICS)
         and all(isinstance(number, int | float) and math.isfinite(number) for number in numbers.values())
     )
 
 
 def is_resampling(value: Any) -> bool:
-    known = {"is_seg", "order", "order_z", "force_separate_z", "separate_z_anisotropy_threshold"}
     return (
         isinstance(value, dict)
         and isinstance(value.get("function"), str)
         and isinstance(kwargs := value.get("kwargs"), dict)
-        and kwargs.keys() <= known
+        and kwargs.keys() <= OPTIONS
         and not kwargs.get("is_seg")
     )
 

@@ -6,6 +6,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -140,5 +141,5 @@ def load_network(path: Path, model: Model) -> Network:
     return functools.partial(run_network, session)
 
 
-def run_network(session: object, image: np.ndarray) -> np.ndarray:
-    return session.run([OUTPUT], {INPUT: image})[0]  # type: ignore[attr-defined]
+def run_network(session: Any, image: np.ndarray) -> np.ndarray:
+    return session.run([OUTPUT], {INPUT: image})[0]

@@ -7,6 +7,8 @@ import numpy as np
 from nnunet_plugins.errors import UserError
 
 SMALLEST_STD = 1e-8
+STATISTICS = ("mean", "std", "percentile_00_5", "percentile_99_5")
+"""Numbers of the training data's foreground that schemes may read."""
 Scheme = Callable[[np.ndarray, np.ndarray | None, Mapping[str, float]], np.ndarray]
 
 

@@ -1,6 +1,7 @@
 """Resampling of images and logits, as nnU-Net's default function computes it."""
 
 from collections.abc import Callable, Sequence
+from inspect import Parameter, signature
 
 import numpy as np
 from scipy import ndimage
@@ -43,6 +44,9 @@ def resample(
     in_plane = [n for index, n in enumerate(shape) if index != axis]
     stacked = np.stack([resized(image, in_plane, order) for image in slices])
     return np.moveaxis(resampled_axis(stacked, shape[axis], order_z), 0, axis).astype(data.dtype)
+
+
+OPTIONS = {name for name, option in signature(resample).parameters.items() if option.kind is Parameter.KEYWORD_ONLY}
 
 
 def resized(image: np.ndarray, shape: Sequence[int], order: int) -> np.ndarray:

@@ -7,13 +7,13 @@ from typing import Any
 
 import nnunet_plugins
 from nnunet_plugins.deployed.model import Model
+from nnunet_plugins.deployed.normalization import STATISTICS
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.export.trained_model import TrainedModel
 from nnunet_plugins.files import read_json
 
 TILE_STEP_SIZE = 0.5
 """nnU-Net's default."""
-STATISTICS = ("mean", "std", "percentile_00_5", "percentile_99_5")
 STANDARD = {"preprocessor_name": "DefaultPreprocessor", "label_manager": "LabelManager"}
 """Parts of nnU-Net that plans may replace, and an exported model may not."""
 KEEP_LARGEST = "remove_all_but_largest_component_from_segmentation"

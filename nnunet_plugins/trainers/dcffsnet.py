@@ -5,7 +5,6 @@ from typing import ClassVar
 from torch import nn
 
 from nnunet_plugins.architectures import DCFFSNet
-from nnunet_plugins.architectures.dcffsnet import directions_of
 from nnunet_plugins.losses import DCFFSNetLoss
 from nnunet_plugins.trainers.base import PluginTrainer
 from nnunet_plugins.trainers.plan import NetworkPlan
@@ -39,11 +38,10 @@ class DCFFSNetTrainer(PluginTrainer):
         )
 
     def _build_loss(self) -> nn.Module:
-        plan = NetworkPlan(self.plans_manager, self.configuration_manager, self.num_input_channels)
-        directions = directions_of(plan.encoder_plan(FEWEST_STAGES), self.network_options().get("diagonal"))
+        assert isinstance(self.bare_network, DCFFSNet), "the network is built before its loss"
         return DCFFSNetLoss(
             self.label_format,
             batch_dice=self.configuration_manager.batch_dice,
             voting=self.voting,
-            directions=directions,
+            directions=self.bare_network.directions,
         )

@@ -101,8 +101,8 @@ def test_what_cannot_be_exported_is_refused_and_leaves_nothing(wrong, tmp_path):
         case "reader":
             edit(model / "plans.json", lambda plans: plans.update(image_reader_writer="NibabelIO"))
         case "preprocessor":
-            set_own = lambda plans: plans["configurations"]["2d"].update(preprocessor_name="MyPreprocessor")  # noqa: E731
-            edit(model / "plans.json", set_own)
+            own = {"preprocessor_name": "MyPreprocessor"}
+            edit(model / "plans.json", lambda plans: plans["configurations"]["2d"].update(own))
         case "weights":
             path = model / "fold_0" / "checkpoint_final.pth"
             checkpoint = torch.load(path, weights_only=False)

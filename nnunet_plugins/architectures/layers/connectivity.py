@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nnunet_plugins.architectures.layers.attention import ChannelAttention, SpatialAttention
-from nnunet_plugins.architectures.layers.convolutions import ConvOp, Size, conv, conv_norm_relu
+from nnunet_plugins.architectures.layers.convolutions import ConvOp, Size, conv, conv_norm_relu, functional_conv
 from nnunet_plugins.architectures.layers.devices import has_cpu_forms
 from nnunet_plugins.architectures.layers.directions import Directions, shift_groups
 from nnunet_plugins.architectures.layers.recomputation import recomputable
@@ -101,6 +101,5 @@ def convolve_groups(conv: nn.Module, x: Tensor, groups: int) -> Tensor:
     if not has_cpu_forms(x):
         return conv(x.unflatten(1, (groups, -1)).flatten(0, 1)).view_as(x)
     assert isinstance(conv, nn.Conv2d | nn.Conv3d)
-    convolve = F.conv2d if x.ndim == 4 else F.conv3d
     kernels = torch.cat([conv.weight] * groups)
-    return convolve(x, kernels, padding=conv.padding, groups=groups)
+    return functional_conv(x)(x, kernels, padding=conv.padding, groups=groups)

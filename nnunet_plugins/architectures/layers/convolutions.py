@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from dynamic_network_architectures.building_blocks.helper import convert_conv_op_to_dim, get_matching_batchnorm
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 Size = tuple[int, ...]
 """One number for each spatial axis."""
@@ -13,6 +14,11 @@ ConvOp = type[nn.Conv2d] | type[nn.Conv3d]
 
 NormOp = Callable[[int], nn.Module]
 """From a number of channels to the layer that normalises them."""
+
+
+def functional_conv(x: Tensor) -> Callable[..., Tensor]:
+    """Convolution of torch's functions for maps ``(B, C, *S)``."""
+    return F.conv2d if x.ndim == 4 else F.conv3d
 
 
 def conv(

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from nnunet_plugins.architectures.layers.convolutions import functional_conv
 from nnunet_plugins.architectures.layers.devices import has_cpu_forms
 
 BAND = 3
@@ -36,8 +37,7 @@ def channels_last(x: Tensor) -> Tensor:
 
 def same_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Compute the depthwise convolution by torch."""
-    conv = F.conv2d if x.ndim == 4 else F.conv3d
-    return conv(x, weight, bias, padding=[edge // 2 for edge in weight.shape[2:]], groups=len(weight))
+    return functional_conv(x)(x, weight, bias, padding=[edge // 2 for edge in weight.shape[2:]], groups=len(weight))
 
 
 class DepthwiseConv(torch.autograd.Function):

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from nnunet_plugins.architectures.layers.convolutions import functional_conv
 from nnunet_plugins.architectures.layers.depthwise import convolve_depthwise
 from nnunet_plugins.architectures.layers.devices import has_cpu_forms
 from nnunet_plugins.architectures.layers.padding import pad_to_size
@@ -31,8 +31,7 @@ def conv_on_grids(conv: nn.Conv2d | nn.Conv3d, x: Tensor) -> Tensor:
     if conv.groups == conv.in_channels == conv.out_channels:
         grids = convolve_depthwise(grids, weight, conv.bias)
     else:
-        dense = F.conv2d if x.ndim == 4 else F.conv3d
-        grids = dense(grids, weight, conv.bias, padding=reach, groups=conv.groups)
+        grids = functional_conv(x)(grids, weight, conv.bias, padding=reach, groups=conv.groups)
     return join_grids(grids, steps)[:, :, *map(slice, x.shape[2:])]
 
 

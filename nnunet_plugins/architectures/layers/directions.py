@@ -110,11 +110,12 @@ def both_ends(pairs: Tensor, directions: Directions = DIRECTIONS) -> Iterator[tu
     """Yield, for both pixels of every pair, the index into ``(..., *S)`` and the pairs' values inside the image."""
     size = pairs.shape[3:]
     for step, m in zip(first_half(directions), pairs.unbind(2), strict=True):
-        here, there = (
+        places: Iterator[tuple[Any, ...]] = (
             (..., *(slice(max(-d, 0), length - max(d, 0)) for d, length in zip(towards, size, strict=True)))
             for towards in (step, opposite(step))
         )
-        values = m[here]  # type: ignore[index]
+        here, there = places
+        values = m[here]
         yield here, values
         yield there, values
 

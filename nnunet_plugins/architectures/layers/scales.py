@@ -1,5 +1,6 @@
 """Encoders and the scales of their maps: timm's for images, and for volumes one that follows nnU-Net's plans."""
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -31,11 +32,15 @@ class EncoderPlan(NamedTuple):
             self.strides[:num_stages], self.kernel_sizes[:num_stages], self.features_per_stage[:num_stages]
         )
 
-    def check(self, fewest: int) -> None:
+    def check(self, fewest: int, dimensions: int | None = None) -> None:
         """Refuse stages that a network cannot follow.
 
+        Args:
+            fewest: stages that the network needs.
+            dimensions: axes of its images; those of the strides if they decide.
+
         Raises:
-            ValueError: there are fewer than ``fewest``, their lists differ in length, or the first one has a stride.
+            ValueError: there are too few stages, or their lists do not fit together or the network.
         """
         lengths = [len(values) for values in self]
         if len(set(lengths)) > 1 or lengths[0] < fewest:
@@ -43,8 +48,15 @@ class EncoderPlan(NamedTuple):
                 f"{lengths[0]} strides, {lengths[1]} kernel sizes, {lengths[2]} features: give each stage one, and at "
                 f"least {fewest} stages"
             )
+        axes = dimensions or len(self.strides[0])
+        if wrong := [size for size in (*self.strides, *self.kernel_sizes) if len(size) != axes]:
+            raise ValueError(f"strides and kernels have {axes} numbers in {axes}D, not {wrong[0]}")
         if any(step != 1 for step in self.strides[0]):
-            raise ValueError(f"strides begin with {self.strides[0]}: the first stage keeps the resolution, give ones")
+            raise ValueError(
+                f"strides begin with {self.strides[0]}: the first stage works at full resolution, give ones"
+            )
+        if wrong := [size for size in self.kernel_sizes if any(edge % 2 == 0 for edge in size)]:
+            raise ValueError(f"kernel size {wrong[0]} has no centre: choose odd ones")
 
 
 class PlanEncoder(ResidualEncoder):
@@ -102,6 +114,6 @@ def plan_scales(plan: EncoderPlan, in_channels: int) -> Scales:
     return Scales(plan.conv_op, encoder, plan.features_per_stage[1:], plan.strides[1:], plan.kernel_sizes)
 
 
-def round_up(number: int, factor: int) -> int:
-    """Round up to a multiple."""
-    return -(-number // factor) * factor
+def round_up(number: float, factor: int) -> int:
+    """Round up to a multiple, such as tensor cores and groups of channels need."""
+    return factor * math.ceil(number / factor)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_plugins.dataset_conversion.pictures import last_line, refuse_empty
+from nnunet_plugins.dataset_conversion.pictures import refuse_empty, told_if_damaged
 from nnunet_plugins.dataset_conversion.readers.pages import Pages
 from nnunet_plugins.errors import UserError
 
@@ -29,14 +29,8 @@ def read_array(path: Path, is_mask: bool) -> Pages:
         UserError: the file is damaged, or has no such array.
     """
     refuse_empty(path)
-    try:
+    with told_if_damaged(path, "it is damaged or holds no plain numbers; save it again"):
         array = load(path, is_mask)
-    except UserError:
-        raise
-    except Exception as error:  # numpy and h5py raise anything for a damaged file
-        raise UserError(
-            f"{path} cannot be read ({last_line(error)}): it is damaged or holds no plain numbers; save it again"
-        ) from error
     if array.dtype.kind not in "biuf":
         raise UserError(f"{path} has values of the kind {array.dtype}, but integers or fractions are expected")
     kinds: dict[Any, Any] = {np.dtype(bool): np.uint8, np.dtype(np.float16): np.float32}

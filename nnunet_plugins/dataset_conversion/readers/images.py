@@ -10,8 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
-from nnunet_plugins.dataset_conversion.pictures import last_line, refuse_empty
+from nnunet_plugins.dataset_conversion.pictures import refuse_empty, told_if_damaged
 from nnunet_plugins.errors import UserError
+
+DAMAGED = "it is damaged or no image; download it again"
 
 
 def read_image(path: Path) -> NDArray:
@@ -26,7 +28,7 @@ def read_mask_image(path: Path) -> NDArray:
 
 def decode(path: Path, to_array: Callable[[Image.Image], NDArray]) -> NDArray:
     refuse_empty(path)
-    try:
+    with told_if_damaged(path, DAMAGED):
         packed = path.suffix.lower() == ".gz"
         with cast(BinaryIO, gzip.open(path)) if packed else path.open("rb") as file, Image.open(file) as image:
             image.filename = str(path)
@@ -37,12 +39,6 @@ def decode(path: Path, to_array: Callable[[Image.Image], NDArray]) -> NDArray:
             array = deep_array(path, image.format)
         array = without_alpha(array, path, is_mask=to_array is mask_array)
         return one_channel(array, path) if to_array is mask_array and array.ndim == 3 else array
-    except UserError:
-        raise
-    except Exception as error:  # decoders raise anything for a damaged file
-        raise UserError(
-            f"{path} cannot be read ({last_line(error)}): it is damaged or no image; download it again"
-        ) from error
 
 
 def refuse_frames_and_turns(image: Image.Image) -> None:

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_plugins.dataset_conversion.pictures import last_line, refuse_empty
+from nnunet_plugins.dataset_conversion.pictures import refuse_empty, told_if_damaged
 from nnunet_plugins.dataset_conversion.readers.images import (
+    DAMAGED,
     one_channel,
     read_image,
     read_mask_image,
@@ -31,23 +32,16 @@ def read_tiff(path: Path, is_mask: bool) -> Pages:
     import tifffile
 
     refuse_empty(path)
-    try:
-        with tifffile.TiffFile(path) as file:
-            series = only_series(path, file)
-            page: Any = series.keyframe
-            if (tag := page.tags.get("Orientation")) is not None:
-                refuse_turned(path, tag.value)
-            if page.photometric not in (WHITE_IS_ZERO, BLACK_IS_ZERO, COLOURS, PALETTE):
-                return Pages(read_mask_image(path) if is_mask else read_image(path), several=False)
-            refuse_missing_bytes(file, series)
-            array, several = in_order(path, series.asarray(maxworkers=1), series.axes)
-            return Pages(plain_values(path, array, page, is_mask), several, voxel_size(file, page))
-    except UserError:
-        raise
-    except Exception as error:  # decoders raise anything for a damaged file
-        raise UserError(
-            f"{path} cannot be read ({last_line(error)}): it is damaged or no image; download it again"
-        ) from error
+    with told_if_damaged(path, DAMAGED), tifffile.TiffFile(path) as file:
+        series = only_series(path, file)
+        page: Any = series.keyframe
+        if (tag := page.tags.get("Orientation")) is not None:
+            refuse_turned(path, tag.value)
+        if page.photometric not in (WHITE_IS_ZERO, BLACK_IS_ZERO, COLOURS, PALETTE):
+            return Pages(read_mask_image(path) if is_mask else read_image(path), several=False)
+        refuse_missing_bytes(file, series)
+        array, several = in_order(path, series.asarray(maxworkers=1), series.axes)
+        return Pages(plain_values(path, array, page, is_mask), several, voxel_size(file, page))
 
 
 def count_tiff_pages(path: Path) -> int:
@@ -60,7 +54,7 @@ def count_tiff_pages(path: Path) -> int:
             return next(
                 (n for n, axis in zip(series.shape, series.axes, strict=True) if axis not in "CSYX" and n > 1), 1
             )
-    except Exception:
+    except Exception:  # decoders raise anything for a damaged file
         return 1
 
 

@@ -52,6 +52,11 @@ def sentence_of(error: BaseException) -> str | None:
     return None
 
 
+def reason(error: Exception) -> str:
+    """The words of an exception, without the number and the path of an :class:`OSError`."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
 def traceback_is_wanted() -> bool:
     """Whether the user wants to see where an error comes from."""
     return os.environ.get(TRACEBACK_VARIABLE, "") not in ("", "0")

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from nnunet_plugins.errors import UserError
+from nnunet_plugins.errors import UserError, reason
 
 PARTIAL = ".partial"
 """Ending of the names of files and folders that are not whole yet."""
@@ -102,7 +102,7 @@ def read_json(path: Path, remedy: str = "correct or remove it") -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read ({error}): {remedy}") from error
+        raise UserError(f"{path} cannot be read ({reason(error)}): {remedy}") from error
 
 
 def digest(*paths: Path) -> str:

@@ -228,12 +228,21 @@ def test_a_folder_that_no_shell_has_expanded_is_told_with_its_own_remedy(healthy
     assert value in problem.text + problem.remedy and problem.remedy.endswith(remedy)
 
 
-def test_folders_must_be_set_and_exist(healthy, monkeypatch):
+def test_folders_must_be_set_and_folders(healthy, monkeypatch):
+    (healthy / "file").touch()
     monkeypatch.setenv("nnUNet_raw", "")
-    monkeypatch.setenv("nnUNet_results", str(healthy / "not made yet"))
-    unset, absent = problems(doctor.folders(minimum_free=0))
+    monkeypatch.setenv("nnUNet_results", str(healthy / "file"))
+    unset, file = problems(doctor.folders(minimum_free=0))
     assert unset.text == "nnUNet_raw is not set, but others are"
-    assert absent.remedy == f"mkdir -p '{healthy / 'not made yet'}'"
+    assert file.text == f"nnUNet_results={healthy / 'file'} is no folder"
+
+
+def test_folders_that_the_first_command_will_make_are_no_problem(healthy, monkeypatch):
+    monkeypatch.chdir(healthy)
+    for later in ("not made yet", str(healthy / "deep" / "down")):
+        monkeypatch.setenv("nnUNet_results", later)
+        *_, results = doctor.folders(minimum_free=0)
+        assert results == ("note", f"nnUNet_results={later} is not there yet", results.remedy)
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc"), reason="needs a folder in which not even root can write")

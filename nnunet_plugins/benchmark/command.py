@@ -28,6 +28,9 @@ def run(options: argparse.Namespace) -> None:
     for package in NEEDED:
         if importlib.util.find_spec(package) is None:
             raise UserError(f"The benchmark needs {package}: in a clone, pip install '.[benchmark]'")
+    if "quiet" not in options and sys.stderr.isatty():  # large suites and busy machines take a while
+        about = options.report if options.action == "verify" else options.suite
+        print(f"Looking at {about} ...", file=sys.stderr, flush=True)
     ACTIONS[options.action](options)
 
 
@@ -67,11 +70,11 @@ def report(options: argparse.Namespace) -> None:
 
 def report_to(survey: Survey, folder: Path, with_cases: bool = True) -> None:
     from nnunet_plugins.benchmark.report.markup import in_short
-    from nnunet_plugins.benchmark.report.page import write_report
+    from nnunet_plugins.benchmark.report.page import PAGE, write_report
 
-    page = write_report(survey, Path(os.path.abspath(folder)), with_cases)
-    tables = page.with_name("results.md")
-    print(f"{in_short(tables.read_text(encoding='utf-8'))}\n\nTables: {tables}\nReport: {page}")
+    folder = Path(os.path.abspath(folder))
+    analysis = write_report(survey, folder, with_cases)
+    print(f"{in_short(analysis)}\n\nTables: {folder / 'results.md'}\nReport: {folder / PAGE}")
 
 
 def verify(options: argparse.Namespace) -> None:

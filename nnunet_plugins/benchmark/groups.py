@@ -6,7 +6,7 @@ from functools import lru_cache
 
 from nnunet_plugins.benchmark.runs import Run, dataset_of
 from nnunet_plugins.benchmark.versions import Version, version
-from nnunet_plugins.errors import UserError
+from nnunet_plugins.errors import UserError, reason
 from nnunet_plugins.nnunet_folders import RAW, nnunet_folder
 
 CONVERSION_REPORT = "conversion_report.csv"
@@ -32,7 +32,7 @@ def groups_in(report: Version) -> Groups:
             return {row["case"]: row["group"] or row["case"] for row in csv.DictReader(file)}
     except (OSError, ValueError, KeyError, csv.Error) as error:
         raise UserError(
-            f"{report.path} does not tell the groups of cases ({error}): convert the dataset again, or remove "
+            f"{report.path} does not tell the groups of cases ({reason(error)}): convert the dataset again, or remove "
             "that file, and each case counts as independent"
         ) from error
 

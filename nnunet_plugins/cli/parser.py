@@ -4,7 +4,7 @@ import argparse
 import importlib.metadata
 import textwrap
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from nnunet_plugins import __version__
 from nnunet_plugins.cli.folder_options import add_folder_options
@@ -17,7 +17,10 @@ Commands = argparse._SubParsersAction  # its name is underlined, its methods are
 
 
 class Command(argparse.ArgumentParser):
-    """A command that shows its own usage, not that of all commands, if it does not know an argument."""
+    """A command that tells in one sentence which of its arguments is wrong, without all of its usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; '{self.prog} --help' has all options and an example\n")
 
     def parse_known_args(self, *arguments: Any) -> Any:  # type: ignore[override]
         known, unknown = super().parse_known_args(*arguments)

@@ -81,6 +81,8 @@ class Outcome:
     """Whether the labels are known."""
     shared: Shared = field(default_factory=dict)
     """Overlaps of the classes, if they become regions."""
+    grey: bool = False
+    """Whether an image with one channel became one with three equal ones, as the others have."""
     problem: str = ""
     """Flaw of the data in one sentence; empty if there is none."""
     left_out: bool = False
@@ -116,8 +118,11 @@ def convert_case(dataset: Dataset, trust_image_geometry: bool, root: Path, folde
     row.images, row.label = (relative(files, root) for files in (case.images, case.label or ()))
     outcome = Outcome(row)
     try:
-        images = [fit_channels(dataset.read_image(path), path, dataset, len(case.images)) for path in case.images]
+        pictures = [dataset.read_image(path) for path in case.images]
+        fitted = zip(pictures, case.images, strict=True)
+        images = [fit_channels(picture, path, dataset, len(case.images)) for picture, path in fitted]
         image = images[0]
+        outcome.grey = pictures[0].num_channels < image.num_channels
         for other, path in zip(images[1:], case.images[1:], strict=True):
             check_match(image, other, case.images[0], path, trust_image_geometry, "channel")
         labels, outcome.shared = read_labels(dataset, case, image, trust_image_geometry)

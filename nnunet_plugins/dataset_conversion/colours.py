@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from nnunet_plugins.dataset_conversion.labels import counted, enumeration
+from nnunet_plugins.dataset_conversion.labels import entries_to_name
 from nnunet_plugins.dataset_conversion.pictures import Picture
 from nnunet_plugins.dataset_conversion.readers import PICTURE_ENDINGS, read_mask, read_picture
 from nnunet_plugins.errors import UserError
+from nnunet_plugins.wording import counted, enumeration
 
 TOLERANCE = 64
 """Largest distance, in any channel, at which a pixel of a JPEG has a named colour beyond doubt."""
@@ -113,7 +114,7 @@ def unexpected_colours(values: NDArray, counts: NDArray, expected: str, remedy: 
     more = f" and {counted(len(values) - len(order), 'rarer one')}" if len(values) > len(order) else ""
     background = "#000000" if "#000000" in names else names[0]
     unknown = [name for name in names if int(name[1:], 16) not in set(known)]
-    entries = [f"'{name}={'background' if name == background and not known else 'NAME'}'" for name in unknown]
+    entries = entries_to_name(unknown, None if known else background)
     return (
         f"has the colours {', '.join(shares)}{more}, but {expected}: {remedy.replace('{entries}', ' '.join(entries))}"
     )
@@ -173,11 +174,11 @@ def two_classes(path: Path, numbers: NDArray, palette: NDArray[np.int32]) -> Pic
         return Picture((palette[numbers] != BLACK).astype(np.uint8))
     named = [f"{number} {colour_name(int(colour))}" for number, colour in zip(used, colours, strict=True)]
     shares = [f"{name} ({count / counts.sum():.2%})" for name, count in zip(named, counts, strict=True)]
-    by_colour = [f"'{colour_name(int(colour))}={'NAME' if i else 'background'}'" for i, colour in enumerate(colours)]
-    by_number = [f"{number}={'NAME' if i else 'background'}" for i, number in enumerate(used)]
+    by_colour, by_number = [colour_name(int(colour)) for colour in colours[:8]], [str(number) for number in used[:8]]
     raise UserError(
         f"{path} has the colours {', '.join(shares[:8])} in a palette, not black and one other: name them, by number "
-        f"(--label-map {' '.join(by_number[:8])}) or by colour (--label-map {' '.join(by_colour[:8])})"
+        f"(--label-map {' '.join(entries_to_name(by_number, by_number[0]))}) or by colour "
+        f"(--label-map {' '.join(entries_to_name(by_colour, by_colour[0]))})"
     )
 
 

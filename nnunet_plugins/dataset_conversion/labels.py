@@ -1,12 +1,13 @@
 """Rules that turn a mask's values into nnU-Net's labels, or refuse a mask with other values and show its histogram."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_plugins.errors import UserError
+from nnunet_plugins.wording import counted, enumeration
 
 LabelRule = Callable[[NDArray], NDArray[np.uint8]]
 """Function from a mask ``(H, W)`` or ``(D, H, W)`` to its labels; it raises UserError for unexpected values."""
@@ -109,21 +110,27 @@ def unexpected_values(
     """Error for values that are not expected, with their shares; ``{entries}`` in the remedy names them to fill in."""
     order = np.argsort(counts)[::-1][:8]
     shares = [f"{values[i]:g} ({counts[i] / counts.sum():.2%})" for i in sorted(order)]
-    more = f" and {len(values) - len(order)} rarer ones" if len(values) > len(order) else ""
+    more = f" and {counted(len(values) - len(order), 'rarer one')}" if len(values) > len(order) else ""
     remedy = remedy.replace("{entries}", map_entries(values, known))
     return UserError(f"has the values {', '.join(shares)}{more}, but {expected}: {remedy}")
 
 
 def map_entries(values: NDArray, known: Collection[int]) -> str:
     """Entries of ``--label-map`` for the values that are not known."""
-    whole = [f"{value:g}={'NAME' if value or known else 'background'}" for value in values if value not in known]
-    return " ".join(whole) if len(whole) <= MAX_ENTRIES and not (values % 1).any() else "VALUE=NAME and so on"
+    unknown = [f"{value:g}" for value in values if value not in known]
+    if len(unknown) > MAX_ENTRIES or (values % 1).any():
+        return "VALUE=NAME and so on"
+    return " ".join(entries_to_name(unknown, None if known else "0"))
 
 
-def counted(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+def entries_to_name(values: Sequence[str], background: str | None) -> list[str]:
+    """Entries of ``--label-map`` as a shell takes them, with a name to be replaced for each value but the background's.
 
-
-def enumeration(values: Iterable[object]) -> str:
-    *first, last = map(str, values)
-    return f"{', '.join(first)} and {last}" if first else last
+    Example:
+        >>> entries_to_name(["0", "7"], "0"), entries_to_name(["#ff0000", "9"], None)
+        (['0=background', '7=NAME'], ["'#ff0000=NAME1'", '9=NAME2'])
+    """
+    objects = [value for value in values if value != background]
+    numbers = {value: "" if len(objects) == 1 else number for number, value in enumerate(objects, start=1)}
+    entries = {v: f"{v}={'background' if v == background else f'NAME{numbers[v]}'}" for v in values}
+    return [f"'{entry}'" if value.startswith("#") else entry for value, entry in entries.items()]

@@ -8,12 +8,13 @@ from typing import Any
 
 from nnunet_plugins.dataset_conversion import output
 from nnunet_plugins.dataset_conversion.dataset import NIFTI, PNG, Dataset, Options
-from nnunet_plugins.dataset_conversion.labels import counted
 from nnunet_plugins.dataset_conversion.source import Source
+from nnunet_plugins.dataset_conversion.summary import grey_images
 from nnunet_plugins.dataset_conversion.writer import convert_cases, find_cases
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.files import read_json, recover_folder, replace_folder
 from nnunet_plugins.nnunet_folders import PREPROCESSED, RAW, dataset_name, find_nnunet_folder
+from nnunet_plugins.wording import counted
 
 
 def read_description(dataset_id: int) -> dict[str, Any]:
@@ -90,7 +91,7 @@ def convert_new_images(
         outcomes = convert_cases(dataset, source, options, cases, processes, folder)
         for outcome in outcomes:
             outcome.row.part = "Ts"
-        for notice in source.notices:
+        for notice in [*source.notices, *grey_images(outcomes)]:
             print(f"Note: {notice}.")
         if folder is None:
             print(f"Dry run: nothing was written of {counted(len(cases), 'image')}.")

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nnunet_plugins.dataset_conversion.dataset import Case
-from nnunet_plugins.dataset_conversion.labels import counted, enumeration
 from nnunet_plugins.dataset_conversion.source import Source
 from nnunet_plugins.dataset_conversion.tables import Names, look_up, read_table
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.files import read_json
 from nnunet_plugins.nnunet_folders import Split
+from nnunet_plugins.wording import counted, enumeration
 
 PARTS = {"train": "train", "training": "train", "val": "val", "validation": "val", "test": "test", "testing": "test"}
 

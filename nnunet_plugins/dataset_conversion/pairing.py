@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nnunet_plugins.dataset_conversion.dataset import Case, Part
-from nnunet_plugins.dataset_conversion.labels import counted
 from nnunet_plugins.dataset_conversion.readers.dicom import is_dicom
 from nnunet_plugins.dataset_conversion.source import Source
+from nnunet_plugins.wording import counted
 
 
 class Masks(NamedTuple):

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nnunet_plugins.dataset_conversion.dataset import NIFTI, Dataset
-from nnunet_plugins.dataset_conversion.labels import enumeration
+from nnunet_plugins.dataset_conversion.labels import entries_to_name
 from nnunet_plugins.dataset_conversion.source import UNPACKED, Source, relative_path
 from nnunet_plugins.errors import UserError
+from nnunet_plugins.wording import enumeration
 
 MAX_ALIKE = 3
 """Number of problems of one kind that are listed; the others are counted."""
-ENTRY = re.compile(r"'?[-#\w]+=(?:NAME|background)'?")
+ENTRY = re.compile(r"'?[-#\w]+=(?:NAME\d*|background)'?")
 """Entry of ``--label-map`` in a sentence on a mask's values."""
 
 
@@ -75,15 +76,16 @@ def lines_of(alike: Sequence[str], source: Source) -> Sequence[str]:
     found = [match[0] for problem in alike[1:] if (match := path_pattern(source).search(problem))]
     examples = f", such as {enumeration(relative_path(Path(path), source.path) for path in found[:2])}" if found else ""
     line = f"{alike[0]} (and {len(alike) - 1} more of this kind{examples})"
-    entries = sorted({entry for problem in alike for entry in ENTRY.findall(problem)}, key=entry_order)
+    entries = dict(entry.strip("'").split("=") for problem in reversed(alike) for entry in ENTRY.findall(problem))
     if len(entries) > len(set(ENTRY.findall(alike[0]))):
-        line += f"; all of them together need --label-map {' '.join(entries)}"
+        background = next((value for value, name in entries.items() if name == "background"), None)
+        together = entries_to_name(sorted(entries, key=value_order), background)
+        line += f"; all of them together need --label-map {' '.join(together)}"
     return [line]
 
 
-def entry_order(entry: str) -> tuple[float, str]:
-    value = entry.strip("'").partition("=")[0]
-    return (float(value) if re.fullmatch(r"-?[0-9]+", value) else 0, entry)
+def value_order(value: str) -> tuple[float, str]:
+    return (float(value) if re.fullmatch(r"-?[0-9]+", value) else 0, value)
 
 
 def write_list(problems: Sequence[str]) -> Path:

@@ -10,10 +10,10 @@ from functools import cached_property
 from pathlib import Path
 
 from nnunet_plugins.dataset_conversion import archives
-from nnunet_plugins.dataset_conversion.labels import enumeration
 from nnunet_plugins.dataset_conversion.readers import IMAGE_ENDINGS, VOLUME_ENDINGS, files_behind
 from nnunet_plugins.dataset_conversion.readers.dicom import DICOM_ENDINGS, is_dicom
 from nnunet_plugins.errors import UserError
+from nnunet_plugins.wording import enumeration
 
 UNPACKED = ".nnunet_plugins_unpacked_"
 """Beginning of the names of folders with unpacked archives."""

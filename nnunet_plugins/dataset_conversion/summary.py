@@ -7,10 +7,10 @@ from pathlib import Path
 
 from nnunet_plugins.dataset_conversion.cases import Outcome
 from nnunet_plugins.dataset_conversion.dataset import PNG, Dataset
-from nnunet_plugins.dataset_conversion.labels import counted, enumeration
 from nnunet_plugins.dataset_conversion.output import REPORT
 from nnunet_plugins.dataset_conversion.source import Source
 from nnunet_plugins.nnunet_folders import Split
+from nnunet_plugins.wording import counted, enumeration
 
 
 def print_summary(
@@ -54,12 +54,20 @@ def notices(outcomes: Sequence[Outcome], folds: Sequence[Split]) -> Iterator[str
         yield f"{len(both)} groups, such as {min(both)}, are on both sides of the published split"
     if empty := [outcome.row.case for outcome in kept if outcome.labelled and not outcome.has_foreground]:
         yield f"No foreground in {counted(len(empty), 'case')}, such as {enumeration(empty[:3])}"
+    yield from grey_images(kept)
     if large := [row.case for row in rows if row.foreground_fraction and float(row.foreground_fraction) > 0.5]:
         told = f"{counted(len(large), 'image')}, such as {enumeration(large[:3])}"
         yield (
             f"The foreground covers more than half of {told}: if it should be the background there, name both in "
             "--label-map, as in 255=background 0=object"
         )
+
+
+def grey_images(outcomes: Sequence[Outcome]) -> Iterator[str]:
+    """A sentence about the images that got two more channels, if there are any."""
+    if grey := [outcome.row.case for outcome in outcomes if outcome.grey]:
+        told = f"{counted(len(grey), 'grey image')}, such as {enumeration(grey[:3])},"
+        yield f"{told} became RGB by repeating the channel, as the dataset is RGB"
 
 
 def rare_labels(dataset: Dataset, kept: Sequence[Outcome]) -> Iterator[str]:

@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from nnunet_plugins.dataset_conversion.dataset import Case
-from nnunet_plugins.dataset_conversion.labels import counted, enumeration
 from nnunet_plugins.dataset_conversion.source import Source, relative_path, without_ending
-from nnunet_plugins.errors import UserError
+from nnunet_plugins.errors import UserError, reason
+from nnunet_plugins.wording import counted, enumeration
 
 Rows = Sequence[tuple[str, str]]
 """First two cells of each row of a table."""
@@ -33,7 +33,7 @@ def read_table(path: Path, what: str) -> Rows:
     except FileNotFoundError:
         raise UserError(f"{path} does not exist in {Path.cwd()}, the current folder: {form}") from None
     except (OSError, ValueError, csv.Error) as error:
-        raise UserError(f"{path} is no table of images and their {what} ({error}): {form}") from error
+        raise UserError(f"{path} is no table of images and their {what} ({reason(error)}): {form}") from error
     for row in rows:
         if len(row) < 2 or not row[0] or not row[1]:
             raise UserError(f"{path} has the row {separator.join(row)!r}, which lacks an image or its {what}: {form}")

@@ -1,16 +1,16 @@
 """The shared writer behind all converters: writes ``nnUNet_raw/DatasetNNN_Name`` as a whole, or not at all."""
 
-import json
 import multiprocessing
+import re
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from PIL import Image
 from tqdm import tqdm
@@ -228,10 +228,34 @@ def refuse_other_conversion(target: Path, options: Options, cases: Sequence[Case
     except ValueError:
         raise UserError(f"{target} is there already, and not from this converter: {remedy}") from None
     if record != options.record:
-        raise UserError(f"{target} was converted with other options ({json.dumps(record)}): {remedy}")
+        raise UserError(f"{target} was converted with other options ({differences(record, options.record)}): {remedy}")
     digests = in_parallel(source_digest, cases, processes, "Comparing")
     after = dict(zip((identifier(case.name) for case in cases), digests, strict=True))
     if changed := sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name)):
         raise UserError(
             f"{target} was converted from other files ({len(changed)} differ, first {changed[0]}): {remedy}"
         )
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Options of a conversion that are not those of an earlier one, with both values.
+
+    Example:
+        >>> differences({"group": "patient.", "resize": [64, 64]}, {"resize": [96, 96]})
+        'group patient., now none; resize 64 64, now 96 96'
+    """
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    return "; ".join(f"{name} {option_text(before.get(name))}, now {option_text(now.get(name))}" for name in names)
+
+
+def option_text(value: Any) -> str:
+    match value:
+        case None:
+            return "none"
+        case True:
+            return "yes"
+        case [*values]:
+            return " ".join(map(str, values))
+        case str() if re.fullmatch("[0-9a-f]{64}", value):
+            return f"a table ({value[:8]})"
+    return str(value)

@@ -1,12 +1,12 @@
 """Checks of nnU-Net's folders and of the disks below them."""
 
 import os
-import shlex
 import tempfile
 from collections.abc import Iterator
 from typing import Literal
 
 from nnunet_plugins.doctor.findings import GB, Finding, disk_finding, problem_from
+from nnunet_plugins.errors import reason
 from nnunet_plugins.nnunet_folders import PREPROCESSED, RAW, RESULTS, problem_of_folder
 
 FOLDERS = (RAW, PREPROCESSED, RESULTS)
@@ -38,14 +38,25 @@ def folder_of(variable: str, minimum_free: float) -> Finding:
         return Finding("PROBLEM", f"{variable} is not set, but others are", f"export {variable}=/a/folder/of/yours")
     if sentence := problem_of_folder(variable):
         return problem_from(sentence)
-    if not os.path.isdir(folder):
-        return Finding("PROBLEM", f"{variable}={folder} is no folder", f"mkdir -p {shlex.quote(folder)}")
+    place = nearest_existing(folder)
+    if not os.path.isdir(place):
+        return Finding("PROBLEM", f"{variable}={folder} is no folder", f"export {variable}=/a/folder/of/yours")
     try:
-        with tempfile.TemporaryFile(dir=folder) as file:
+        with tempfile.TemporaryFile(dir=place) as file:
             file.write(b"nnunet-plugins doctor")
             file.flush()
     except OSError as error:
         level: Literal["note", "PROBLEM"] = "note" if variable == "nnUNet_raw" else "PROBLEM"  # raw is only read
-        return Finding(level, f"{variable}={folder} is not writable: {error}", "chmod u+w it, or choose another")
+        sentence = f"{variable}={folder} is not writable: {reason(error)}"
+        return Finding(level, sentence, "chmod u+w it, or choose another")
+    if place != folder:
+        return Finding("note", f"{variable}={folder} is not there yet", "correct it, or let the first command make it")
     remedy = f"free some space, or export {variable}=/a/larger/disk"
     return disk_finding(f"{variable}={folder}", folder, minimum_free, remedy, "is writable, ")
+
+
+def nearest_existing(path: str) -> str:
+    """The path itself, or else the first above it that exists."""
+    while not os.path.lexists(path):
+        path = os.path.dirname(os.path.abspath(path))
+    return path

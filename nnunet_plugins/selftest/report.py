@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from nnunet_plugins import __version__
 from nnunet_plugins.doctor.gpus import nvidia_driver
 from nnunet_plugins.text_tables import aligned
+from nnunet_plugins.wording import counted
 
 
 class Outcome(NamedTuple):
@@ -183,6 +184,6 @@ def conditions(report: dict[str, Any]) -> str:
     precision = f"mixed precision, {'compiled' if compiled else 'not compiled'}" if cuda else "float32, not compiled"
     memory = "" if cuda else "; a CPU's peak is that of the tensors"
     return (
-        f"Device {report['device']}, patch {patch}, batch {report['batch']}, {report['epochs']} epochs of "
-        f"{report['iterations']} steps, {precision}{memory}."
+        f"Device {report['device']}, patch {patch}, batch {report['batch']}, {counted(report['epochs'], 'epoch')} of "
+        f"{counted(report['iterations'], 'step')}, {precision}{memory}."
     )

@@ -57,6 +57,17 @@ def test_dry_run_checks_and_runs_nothing(root, suite_file, monkeypatch):
     assert "finds no such trainer" in refusal(root, "run", suite_file(("nnUNetTrainer", "NoTrainer")), "--dry-run")
 
 
+def test_on_a_terminal_the_wait_begins_with_a_line(root, suite_file, monkeypatch, capsys):
+    path = suite_file()
+    main(["benchmark", "status", str(path)])
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(command.sys.stderr, "isatty", lambda: True)
+    main(["benchmark", "status", str(path)])
+    assert capsys.readouterr().err == f"Looking at {path} ...\n"
+    main(["benchmark", "status", "-q", str(path)])
+    assert capsys.readouterr().err == ""
+
+
 def test_report_goes_where_it_is_wanted_with_cases_or_without(root, suite_file, monkeypatch):
     asked = []
     monkeypatch.setattr(command, "report_to", lambda suite, folder, with_cases: asked.append((folder, with_cases)))

@@ -43,18 +43,19 @@ def test_convert_without_a_download_says_what_it_needs():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "usage"),
+    ("arguments", "command", "fault"),
     [
-        (["list", "--jsn"], "usage: nnunet-plugins list [-h]"),
-        (["benchmark", "run", "a.toml", "--drie"], "usage: nnunet-plugins benchmark run [-h]"),
-        (["doctor", "twice"], "usage: nnunet-plugins doctor [-h]"),
+        (["list", "--jsn"], "list", "unrecognized arguments: --jsn"),
+        (["benchmark", "run", "a.toml", "--drie"], "benchmark run", "unrecognized arguments: --drie"),
+        (["doctor", "twice"], "doctor", "unrecognized arguments: twice"),
+        (["convert", "folder", "-d", "Polyps"], "convert", "argument -d/--dataset-id: invalid int value: 'Polyps'"),
     ],
 )
-def test_unknown_argument_is_told_with_the_usage_of_its_command(arguments, usage, capsys):
+def test_wrong_argument_is_told_in_a_sentence_with_its_command(arguments, command, fault, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(arguments)
-    error = capsys.readouterr().err
-    assert error.startswith(usage) and error.rstrip().endswith(f"unrecognized arguments: {arguments[-1]}")
+    command = f"nnunet-plugins {command}"
+    assert capsys.readouterr().err == f"{command}: {fault}; '{command} --help' has all options and an example\n"
 
 
 def test_benchmark_alone_prints_its_help(capsys):

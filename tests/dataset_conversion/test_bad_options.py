@@ -23,7 +23,10 @@ pytestmark = pytest.mark.usefixtures("nnunet_folders")
 def test_pattern_that_the_shell_has_expanded_is_refused(download):
     options = ("--images", *(str(path) for path in sorted(download.glob("images/*.png"))), *PNGS[3:])
     assert_says(
-        refusal_in_one_sentence("folder", download, *options), download / "images/0.png", "no wildcard", "in quotes"
+        refusal_in_one_sentence("folder", download, *options),
+        download / "images/0.png",
+        "no wildcard",
+        f"in quotes, one like '{download}/images/*.png'",
     )
 
 

@@ -112,7 +112,7 @@ def test_coloured_mask_is_refused_with_entries_ready_to_paste(download):
     path = save(download / "masks/1.png", painted([BLACK, RED, GREEN]))
     text = refusal_in_one_sentence(*with_source(PNGS, download))
     assert_says(text, path, "#000000 (40.00%)", "#ff0000 (20.00%)", "grey values are expected")
-    assert_says(text, "--label-map '#000000=background' '#00ff00=NAME' '#ff0000=NAME'")
+    assert_says(text, "--label-map '#000000=background' '#00ff00=NAME1' '#ff0000=NAME2'")
 
 
 def test_colours_that_are_transparent_in_parts_are_refused(download):
@@ -181,7 +181,7 @@ def test_entries_for_the_values_of_a_mask_are_ready_to_paste(download):
     array[0, :4] = 255
     for index in range(3):
         save(download / f"masks/{index}.png", array)
-    assert_says(refusal_text(*with_source(PNGS, download)), "--label-map 0=background 128=NAME 255=NAME")
+    assert_says(refusal_text(*with_source(PNGS, download)), "--label-map 0=background 128=NAME1 255=NAME2")
     text = refusal_text(*with_source(PNGS, download), "--label-map", "0=background", "128=cell")
     assert_says(text, "add to --label-map 255=NAME")
     convert(*with_source(PNGS, download), "--label-map", "0=background", "128=cell", "255=tool")

@@ -8,18 +8,11 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from nnunet_plugins.dataset_conversion.dataset import Dataset
 from nnunet_plugins.dataset_conversion.label_maps import parse_label_map
-from nnunet_plugins.dataset_conversion.labels import (
-    Binary,
-    LabelMap,
-    Threshold,
-    enumeration,
-    histogram,
-    instances,
-    look_up,
-)
+from nnunet_plugins.dataset_conversion.labels import Binary, LabelMap, Threshold, histogram, instances, look_up
 from nnunet_plugins.dataset_conversion.masks import to_labels
 from nnunet_plugins.dataset_conversion.pictures import Picture
 from nnunet_plugins.errors import UserError
+from nnunet_plugins.wording import enumeration
 
 TYPES = [np.uint8, np.uint16, ">u2", np.int16, np.int32, np.int64, np.float32, np.float64, np.bool_]
 VALUES = {

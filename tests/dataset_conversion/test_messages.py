@@ -56,7 +56,7 @@ def test_equal_problems_are_said_once_and_all_in_a_file(many, temporary):
         "masks/p 0.png has the values 0 (",
         "(and 7 more of this kind, such as masks/p 1.png and masks/p 2.png)",
     )
-    assert_says(lines[2], "all of them together need --label-map 0=background 100=NAME 101=NAME 102=NAME")
+    assert_says(lines[2], "all of them together need --label-map 0=background 100=NAME1 101=NAME2 102=NAME3")
     assert_says(lines[3], "these 10 problems", "nothing was converted")
     (path,) = temporary.iterdir()
     assert lines[3].endswith(str(path))

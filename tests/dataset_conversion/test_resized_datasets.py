@@ -121,8 +121,9 @@ def test_same_size_again_changes_nothing_and_another_is_refused(name, miniature,
     assert "was already converted from these files" in capsys.readouterr().out
     assert states(conversion.dataset) == before
     for other in (("--resize", 20, 16), ()):
+        now = " ".join(map(str, other[1:])) or "none"
         assert_says(
-            refusal(miniature(name), *other), "converted with other options", '"resize": [16, 20]', "--overwrite"
+            refusal(miniature(name), *other), f"converted with other options (resize 16 20, now {now})", "--over"
         )
     convert(miniature(name), "--resize", 20, 16, "--overwrite")
     case, sample = next(conversion.cases())

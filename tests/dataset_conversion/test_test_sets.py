@@ -162,6 +162,17 @@ def new_images(photos: Path, *options: object) -> tuple[object, ...]:
     return ("folder", photos, "-d", 7, "--test-images", "*.jpg", "-o", photos.parent / "new", *options)
 
 
+def test_grey_image_of_a_coloured_dataset_becomes_rgb_and_is_noted(download, photos, capsys):
+    note = "1 grey image, such as {}, became RGB by repeating the channel"
+    save(download / "images/1.png", picture(1)[..., 0])
+    convert(*with_source(PNGS, download))
+    assert note.format("1") in capsys.readouterr().out
+    save(photos / "IMG 0.jpg", picture(0)[..., 0])
+    convert(*new_images(photos))
+    assert note.format("IMG_0") in capsys.readouterr().out
+    assert pixels(photos.parent / "new/imagesTs/IMG_0_0000.png").shape == (20, 24, 3)
+
+
 def test_new_images_are_converted_as_the_dataset_was(download, photos, capsys):
     convert(*with_source(PNGS, download), "--resize", "16", "16")
     convert(*new_images(photos))

@@ -61,11 +61,10 @@ def markdown(analysis: Analysis, tables: Iterable[Table]) -> str:
     return "\n\n".join([*head, *map(markdown_table, tables), *end]) + "\n"
 
 
-def in_short(text: str) -> str:
-    """The headline of ``results.md``, and its kinds of notices."""
-    kinds = re.findall(r"^\*\*(.+)\*\*$", text.partition("\n## Notices\n")[2], re.MULTILINE)
-    listed = "".join(f"\n- {kind}" for kind in kinds)
-    return text.split("\n\n")[1] + (f"\n\nRead before you conclude:{listed}" if kinds else "")
+def in_short(analysis: Analysis) -> str:
+    """The headline, and the kinds of notices."""
+    listed = "".join(f"\n- {kind.title}" for kind in notices(analysis))
+    return headline(analysis) + (f"\n\nRead before you conclude:{listed}" if listed else "")
 
 
 def markdown_notices(notes: Notices) -> str:

@@ -12,6 +12,7 @@ from nnunet_plugins.benchmark.report.record import Record
 from nnunet_plugins.benchmark.report.results import by_evaluation
 from nnunet_plugins.benchmark.runs import EXTERNAL, is_test_set
 from nnunet_plugins.benchmark.suite import Suite
+from nnunet_plugins.wording import counted
 
 DEFINITIONS = (
     "Dice as nnU-Net counts it. HD95 (the larger of both directions' 95th percentiles), ASSD and NSD between surfaces "
@@ -47,11 +48,11 @@ def describe_suite(record: Record) -> str:
 
 def describe_length(suite: Suite) -> str:
     """Words that tell for how long each trainer was trained."""
-    steps = f"epochs of {suite.iterations or NNUNET_STEPS} steps"
+    steps = f"of {counted(suite.iterations or NNUNET_STEPS, 'step')}"
     if not suite.epochs_of:
-        return f"{suite.epochs} {steps} for every trainer"
+        return f"{counted(suite.epochs, 'epoch')} {steps} for every trainer"
     own = ", ".join(f"{trainer} {suite.epochs_for(trainer)}" for trainer in suite.trainers)
-    return f"Different numbers of {steps} ({own})"
+    return f"Different numbers of epochs {steps} ({own})"
 
 
 class Notices(NamedTuple):

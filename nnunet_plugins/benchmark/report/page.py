@@ -36,7 +36,7 @@ MIME = {".svg": "image/svg+xml", ".png": "image/png"}
 EMBEDDED = re.compile(r'<img src="data:image/[a-z+]+;base64,([A-Za-z0-9+/=]+)"')
 
 
-def write_report(survey: Survey, folder: Path, with_cases: bool = True) -> Path:
+def write_report(survey: Survey, folder: Path, with_cases: bool = True) -> Analysis:
     """Write the report of all finished runs whole, or leave what is there.
 
     Args:
@@ -45,7 +45,7 @@ def write_report(survey: Survey, folder: Path, with_cases: bool = True) -> Path:
         with_cases: whether to show pictures of cases, which may not be yours to publish.
 
     Returns:
-        The page.
+        What it shows.
 
     Raises:
         UserError: no run is finished yet, or the folder holds something else.
@@ -57,15 +57,15 @@ def write_report(survey: Survey, folder: Path, with_cases: bool = True) -> Path:
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
-        write_files(survey, results, temporary, with_cases)
+        analysis = write_files(survey, results, temporary, with_cases)
         replace_folder(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return folder / PAGE
+    return analysis
 
 
-def write_files(survey: Survey, results: Results, folder: Path, with_cases: bool) -> None:
-    """Write all files of a report into an empty folder."""
+def write_files(survey: Survey, results: Results, folder: Path, with_cases: bool) -> Analysis:
+    """Write all files of a report into an empty folder, and return what they show."""
     write_data(results, folder)
     analysis = analyse(read_data(folder))  # read back, so that `verify` starts from the same numbers
     drawings = folder / FIGURES
@@ -85,6 +85,7 @@ def write_files(survey: Survey, results: Results, folder: Path, with_cases: bool
     images = [(drawings / picture.file).read_bytes() for picture in all_pictures(record)]
     for name, content in (result_files(analysis) | {PAGE: render(analysis, images)}).items():
         (folder / name).write_bytes(content)
+    return analysis
 
 
 def check_folder(folder: Path) -> None:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from nnunet_plugins.benchmark.metrics import HIGHER_IS_BETTER
 from nnunet_plugins.benchmark.report.record import RECORD, Record, read_record
-from nnunet_plugins.errors import UserError
+from nnunet_plugins.errors import UserError, reason
 
 DATA_FILES = ("cases.csv", "trainings.csv", "curves.csv", "costs.csv")
 METRICS = tuple(HIGHER_IS_BETTER)
@@ -90,7 +90,8 @@ def read_data(folder: Path) -> Results:
     except UserError:  # it already names the version that verifies the report
         raise
     except (OSError, ValueError) as error:
-        raise UserError(f"{folder} holds no report ({error}): give a folder that 'benchmark report' wrote") from error
+        remedy = "give a folder that 'benchmark report' wrote"
+        raise UserError(f"{folder} holds no report ({reason(error)}): {remedy}") from error
     return Results(cases, trainings, curves, costs, record)
 
 

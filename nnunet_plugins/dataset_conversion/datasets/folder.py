@@ -3,14 +3,14 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from nnunet_plugins.dataset_conversion.annotations import coco_cases, is_coco, labels_of
 from nnunet_plugins.dataset_conversion.colours import ColourMap, read_colours, read_values
 from nnunet_plugins.dataset_conversion.dataset import NIFTI, PNG, RGB, Case, Dataset
 from nnunet_plugins.dataset_conversion.label_maps import nested, parse_label_map, parse_masks
-from nnunet_plugins.dataset_conversion.labels import Binary, LabelRule, Threshold, counted
+from nnunet_plugins.dataset_conversion.labels import Binary, LabelRule, Threshold
 from nnunet_plugins.dataset_conversion.pairing import Masks, count_wildcards, paired
 from nnunet_plugins.dataset_conversion.pictures import Picture
 from nnunet_plugins.dataset_conversion.readers import has_pages, is_flat, read_mask, read_picture
@@ -20,6 +20,7 @@ from nnunet_plugins.dataset_conversion.source import Source
 from nnunet_plugins.dataset_conversion.stacks import separate_pages
 from nnunet_plugins.dataset_conversion.tables import group_by_folder
 from nnunet_plugins.errors import UserError
+from nnunet_plugins.wording import counted
 
 REMEDY = "give --threshold T for masks with grey edges, or for several classes --label-map {entries}"
 
@@ -188,8 +189,10 @@ def describe(
 def refuse_fixed_patterns(patterns: Sequence[str]) -> None:
     for pattern in patterns:
         if not count_wildcards(pattern) and not is_coco(pattern):
+            path = PurePosixPath(pattern)
+            wildcard = str(path.with_name(f"*{path.suffix}")) if path.name else "images/*.png"
             raise UserError(
-                f"The pattern {pattern!r} has no wildcard to tell cases apart: give, in quotes, one like 'images/*.png'"
+                f"The pattern {pattern!r} has no wildcard to tell cases apart: give, in quotes, one like {wildcard!r}"
             )
 
 

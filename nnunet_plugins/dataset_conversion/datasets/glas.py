@@ -8,6 +8,7 @@ from nnunet_plugins.dataset_conversion.dataset import Case, Dataset
 from nnunet_plugins.dataset_conversion.labels import instances
 from nnunet_plugins.dataset_conversion.pairing import paired
 from nnunet_plugins.dataset_conversion.source import Source
+from nnunet_plugins.errors import reason
 
 GRADES = "Grade.csv"
 
@@ -38,7 +39,8 @@ def read_patients(source: Source) -> dict[str, str]:
             name, patient = columns.index("name"), columns.index("patient id")
             return {row[name]: f"patient{row[patient]}" for row in rows}
         except (OSError, ValueError, IndexError, csv.Error) as error:
-            source.problem(f"{table} has no columns 'name' and 'patient ID' in all rows ({error}): download it again")
+            lacking = f"has no columns 'name' and 'patient ID' in all rows ({reason(error)})"
+            source.problem(f"{table} {lacking}: download it again")
     return {}
 
 

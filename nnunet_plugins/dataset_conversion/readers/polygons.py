@@ -14,7 +14,7 @@ from PIL import Image
 
 from nnunet_plugins.dataset_conversion.pictures import Picture, refuse_empty
 from nnunet_plugins.dataset_conversion.readers.pages import split_page
-from nnunet_plugins.errors import UserError
+from nnunet_plugins.errors import UserError, reason
 from nnunet_plugins.files import read_json
 
 BACKGROUND, IGNORED = ("background", "_background_"), ("ignore", "__ignore__")
@@ -58,8 +58,8 @@ def read_annotations(path: Path, changed: int) -> dict[int, tuple[str, Annotatio
         return images
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{path} cannot be read as labelme's or COCO's annotations ({type(error).__name__} {error}): it is damaged "
-            "or of another kind; save masks as PNG"
+            f"{path} cannot be read as labelme's or COCO's annotations ({type(error).__name__} {reason(error)}): it is "
+            "damaged or of another kind; save masks as PNG"
         ) from error
 
 

@@ -122,7 +122,8 @@ def test_page_needs_nothing_but_itself_and_no_name_ends_its_data(survey, suite, 
 
 
 def test_report_vouches_for_its_page_of_cases(quick, tmp_path):
-    folder = page.write_report(Survey(suite_of((REFERENCE,)), ()), tmp_path / "report").parent
+    folder = tmp_path / "report"
+    page.write_report(Survey(suite_of((REFERENCE,)), ()), folder)
     assert page.verify(folder) == [] and 'href="cases.html"' in (folder / "report.html").read_text()
     (folder / "cases.html").write_text("better")
     assert page.verify(folder) == ["cases.html"]
@@ -163,3 +164,17 @@ def test_cases_are_sorted_by_the_difference_of_the_chosen_trainers(written, tmp_
     assert found["orders"]["both"] == ["case03", "case02", "case00", "case01"]
     assert found["orders"]["worst"][0] in ("case01", "case03")
     assert found["changed"] == ["case03", "case01", "case00", "case02"]
+
+
+@in_browser
+def test_a_lone_trainer_is_not_compared_with_itself(survey, tmp_path):
+    suite = suite_of((REFERENCE,))
+    runs_of_one = tuple(run for run in survey.runs if run.trainer == REFERENCE)
+    rows = rows_of({REFERENCE: DICE[REFERENCE]})
+    path = tmp_path / "cases.html"
+    path.write_bytes(case_page(Survey(suite, runs_of_one), analyse(results_of(rows, suite, {CELLS: None}))))
+    found, said = opened(path, tmp_path / "alone", 1280, SCRIPT.replace("OTHER", REFERENCE))
+    assert found["errors"] == [] and "CONSOLE" not in said
+    assert found["summary"] == f"3 cases, 3 with pictures: {REFERENCE} alone, so there is nothing to compare."
+    assert found["texts"] == found["first"][2]  # names, and no differences
+    assert len(found["pictures"]) == 3 * (1 + 2 + 3)

@@ -230,6 +230,6 @@ def test_collected_results_become_a_report_that_is_verified(folders, quick, monk
     for run in runs(COLLECTED)[:-1]:
         finish(run)
     monkeypatch.setattr(page, "collect", collect)
-    written = page.write_report(survey(COLLECTED), folders / "report")
-    assert page.verify(written.parent) == []
-    assert f"- {CELLS} 2d {OTHER} has 3/4 folds" in (written.parent / "results.md").read_text()
+    page.write_report(survey(COLLECTED), folders / "report")
+    assert page.verify(folders / "report") == []
+    assert f"- {CELLS} 2d {OTHER} has 3/4 folds" in (folders / "report" / "results.md").read_text()

@@ -131,9 +131,13 @@ def test_description_says_what_was_trained_and_where(texts, results):
     assert text.startswith("100 epochs of 250 steps for every trainer; folds 0, 1, 2, 3, 4; reference")
     assert "reference nnUNetTrainer" in text and "a processor (2 cores, Linux)" in text
     assert text.endswith("with nnunet-plugins 0.1.0, nnunetv2 2.8.1, torch 2.9.0, python 3.11.7.")
-    shorter = replace(results.record, suite=replace(results.record.suite, iterations=7))
+    record, suite = results.record, results.record.suite
+    shorter = replace(record, suite=replace(suite, iterations=7))
     assert "100 epochs of 7 steps" in describe_suite(shorter)
-    repeated = replace(results.record, suite=replace(results.record.suite, repeats=3))
+    assert describe_suite(replace(record, suite=replace(suite, epochs=1, iterations=1))).startswith(
+        "1 epoch of 1 step "
+    )
+    repeated = replace(record, suite=replace(suite, repeats=3))
     assert "folds 0, 1, 2, 3, 4, each 3 times;" in describe_suite(repeated)
 
 

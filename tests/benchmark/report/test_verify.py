@@ -35,8 +35,9 @@ def written(tmp_path_factory):
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(page, "collect", lambda _: results)
         monkeypatch.setattr(figures, "draw_all", draw)
-        written = page.write_report(SURVEY, tmp_path_factory.mktemp("verify") / "report", with_cases=False)
-    return written.parent
+        folder = tmp_path_factory.mktemp("verify") / "report"
+        page.write_report(SURVEY, folder, with_cases=False)
+    return folder
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ from nnunet_plugins.compatibility import require_nnunet
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.files import read_json
 from nnunet_plugins.nnunet_folders import PREPROCESSED, RAW, RESULTS, dataset_name, nnunet_folder
+from nnunet_plugins.wording import counted
 
 PLANNERS = {
     "nnUNetPlans": "ExperimentPlanner",
@@ -146,6 +147,7 @@ def check_dataset(survey: Survey, run: Run) -> None:
     if run.splits_file.exists():
         check_folds(run, survey.suite.folds)
     check_test_sets(run)
+    check_published(run)
     labels = [*(nnunet_folder(RAW) / run.dataset / "labelsTr").glob("[!.]*")]
     for part in filter(is_test_set, run.parts):
         labels += references(run, part).values()
@@ -181,10 +183,8 @@ def check_folds(run: Run, folds: tuple[int, ...]) -> None:
     """
     number = len(read_splits(run))
     if max(folds) >= number:
-        raise UserError(
-            f"{run.splits_file} has {number} folds, numbered from 0, and the suite asks for fold {max(folds)}: leave "
-            "it out of the suite's folds"
-        )
+        asked = f"numbered from 0, and the suite asks for fold {max(folds)}"
+        raise UserError(f"{run.splits_file} has {counted(number, 'fold')}, {asked}: leave it out of the suite's folds")
 
 
 def check_test_sets(run: Run) -> None:
@@ -205,6 +205,22 @@ def check_test_sets(run: Run) -> None:
             image = images_folder(run, part) / f"{case}_0000{ending}"
             if not image.exists():
                 raise UserError(f"{path} has no image {image}: add it, {remedy}")
+
+
+def check_published(run: Run) -> None:
+    """Check that papers' figures are known here of the published dataset that the cases are said to come from.
+
+    Raises:
+        UserError: there are none.
+    """
+    from nnunet_plugins.benchmark.report.published import published_results
+
+    known = sorted(published_results().dataset.unique())
+    if run.data.published and run.data.published not in known:
+        raise UserError(
+            f"datasets: id {run.data.id}: published = {run.data.published!r}: no paper's figures of it are known here: "
+            f"choose from {', '.join(known)}, or leave the key out"
+        )
 
 
 def check_same_kind(run: Run, other: str, remedy: str) -> None:

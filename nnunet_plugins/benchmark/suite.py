@@ -41,6 +41,8 @@ class Data:
     """Trainers of the suite that can do this dataset; if empty, all can."""
     external: int | None = None
     """Number of another dataset whose ``imagesTs`` are predicted too, without ever training on it: zero-shot."""
+    published: str = ""
+    """Published dataset, by its converter's name, that the cases come from, where another conversion made them."""
 
     def cluster(self, case: str) -> str:
         """The statistical unit that a case belongs to."""

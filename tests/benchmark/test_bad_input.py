@@ -152,6 +152,18 @@ def test_case_without_a_patient_is_named_before_anything_starts(root, suite_file
     assert "does not match the case 'volunteer'" in refusal(root, "run", path)
 
 
+def test_published_dataset_without_figures_is_named_with_those_that_have_some(root, suite_file, nothing_starts):
+    path = suite_file()
+    text = path.read_text()
+    path.write_text(text.replace("id = 501,", "id = 501, published = 'kvasir_seg',"))
+    check_suite(survey(read_suite(path)), path)
+    path.write_text(text.replace("id = 501,", "id = 501, published = 'kvasir',"))
+    sentence = refusal(root, "run", path)
+    assert (
+        sentence.startswith("datasets: id 501: published = 'kvasir': no paper's figures") and "kvasir_seg" in sentence
+    )
+
+
 def test_fold_that_the_split_does_not_have_is_named_before_anything_starts(root, suite_file, nothing_starts):
     path = suite_file()
     splits = root / "nnUNet_preprocessed" / "Dataset501_Cells" / "splits_final.json"
@@ -159,7 +171,7 @@ def test_fold_that_the_split_does_not_have_is_named_before_anything_starts(root,
     check_suite(survey(read_suite(path)), path)
     write_json(splits, [{"train": ["a"], "val": ["b"]}])
     assert refusal(root, "run", path) == (
-        f"{splits} has 1 folds, numbered from 0, and the suite asks for fold 1: leave it out of the suite's folds"
+        f"{splits} has 1 fold, numbered from 0, and the suite asks for fold 1: leave it out of the suite's folds"
     )
 
 

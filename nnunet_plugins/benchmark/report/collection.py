@@ -130,7 +130,8 @@ def make_record(survey: Survey, units: Mapping[str, Mapping[str, Source]]) -> Re
     return Record(
         suite=survey.suite,
         datasets={
-            name: DatasetRecord(run.data.id, converter(run), units.get(name, {})) for name, run in datasets.items()
+            name: DatasetRecord(run.data.id, converter(run), units.get(name, {}), conversion(run))
+            for name, run in datasets.items()
         },
         written=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         machine=Machine(platform.platform(), processor(), usable_cores()),
@@ -141,6 +142,12 @@ def make_record(survey: Survey, units: Mapping[str, Mapping[str, Source]]) -> Re
 def converter(run: Run) -> str | None:
     """Name of the conversion that made the run's dataset, as its ``dataset.json`` says."""
     return (dataset_json(run).get("conversion") or {}).get("name")
+
+
+def conversion(run: Run) -> dict[str, Any]:
+    """Options of that conversion which decide whether results can be compared with published ones."""
+    made = dataset_json(run).get("conversion") or {}
+    return {key: made[key] for key in ("paper_split", "resize") if key in made}
 
 
 def processor() -> str:

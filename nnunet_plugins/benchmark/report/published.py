@@ -10,7 +10,10 @@ import pandas as pd
 
 from nnunet_plugins.benchmark.report.analysis import main_label_rows
 from nnunet_plugins.benchmark.report.cells import EMPTY, Cell, Table, is_missing, number, texts
+from nnunet_plugins.benchmark.report.notes import NNUNET_STEPS
+from nnunet_plugins.benchmark.report.record import DatasetRecord
 from nnunet_plugins.benchmark.report.results import Results
+from nnunet_plugins.benchmark.suite import Suite
 
 PUBLISHED = Path(__file__).with_name("published.toml")
 PUBLISHED_DIGITS = {"Dice": 4, "IoU": 4, "HD95": 2}
@@ -19,10 +22,15 @@ PRETRAINED = "_pretrained"
 RANDOM_BESIDE_PRETRAINED = (
     f"Ours without {PRETRAINED} in its name starts from random weights, the published figure from ImageNet."
 )
+SHORT = "Ours was trained for {steps:,} steps; nnU-Net's own training has {whole:,}."
 NOTE = (
     "Papers differ from us, and from each other, in splits, training, initialisation, preprocessing and definitions of "
-    "metrics. The numbers under remarks are those of the sentences below."
+    "metrics. The numbers in the last columns are those of the sentences below."
 )
+BECAUSE = "not comparable because"
+CONDITIONS = ("size", "paper_split", "own")
+"""Keys of remarks that are reasons why figures are not comparable, where our conversion has not met them."""
+NNUNET_EPOCHS = 1000
 
 
 @cache
@@ -38,24 +46,24 @@ def read_published() -> Mapping[str, list[dict[str, Any]]]:
 def published(results: Results, table: pd.DataFrame) -> Table:
     """The papers' numbers on the suite's datasets, beside ours of the same trainers with either initialisation."""
     ours = main_label_rows(table[table["mean"].notna()])
-    all_theirs = published_results()
-    rows, remarks = [], []
-    for dataset, description in results.record.datasets.items():
-        theirs = all_theirs[(all_theirs.dataset == description.converter) & all_theirs.label.isna()]
+    all_theirs, record = published_results(), results.record
+    rows, told = [], []
+    for dataset, description in record.datasets.items():
+        origin = record.data(dataset).published or description.converter
+        theirs = all_theirs[(all_theirs.dataset == origin) & all_theirs.label.isna()]
         for _, row in theirs.iterrows():
             own = own_results(ours[ours.dataset == dataset], row["trainer"])
             cells = [Cell(dataset), *texts(row, ("paper", "table", "method"))]
             for metric, digits in PUBLISHED_DIGITS.items():
                 cells += [number(row[metric], digits), our_results(own[own.metric == metric], digits)]
             rows.append(cells)
-            remarks.append(remarks_of(row, own))
-    every = [*(remark["text"] for remark in read_published()["remarks"]), RANDOM_BESIDE_PRETRAINED]
-    sentences = [text for text in dict.fromkeys(every) if any(text in told for told in remarks)]
-    for cells, told in zip(rows, remarks, strict=True):
-        cells.append(numbers_of(told, sentences))
+            told.append((reasons_of(row, own, description, record.suite), remarks_of(row, own)))
+    sentences = list(dict.fromkeys(text for column in zip(*told, strict=True) for some in column for text in some))
+    for cells, both in zip(rows, told, strict=True):
+        cells += [numbers_of(some, sentences) for some in both]
     columns = ["dataset", "paper", "table", "method"]
     columns += [name for metric in PUBLISHED_DIGITS for name in (metric, f"our {metric}")]
-    return Table(PUBLISHED_TITLE, [*columns, "remarks"], rows, NOTE, tuple(sentences))
+    return Table(PUBLISHED_TITLE, [*columns, BECAUSE, "remarks"], rows, NOTE, tuple(sentences))
 
 
 def own_results(ours: pd.DataFrame, trainer: Any) -> pd.DataFrame:
@@ -80,9 +88,38 @@ def our_results(rows: pd.DataFrame, digits: int) -> Cell:
 # ---- remarks ---------------------------------------------------------------------------------------------------------
 
 
+def reasons_of(row: pd.Series, own: pd.DataFrame, ours: DatasetRecord, suite: Suite) -> list[str]:
+    """Sentences why a published row cannot be compared with our results beside it, as they were made otherwise.
+
+    Args:
+        row: the published row.
+        own: our results beside it.
+        ours: the dataset of our results.
+        suite: the suite that they come from.
+    """
+    remarks = [remark for remark in read_published()["remarks"] if is_reason(remark, row["dataset"], ours)]
+    sentences = [remark["text"] for remark in remarks if holds_for(remark, row)]
+    whole = NNUNET_EPOCHS * NNUNET_STEPS
+    lengths = sorted({suite.epochs_for(name) * (suite.iterations or NNUNET_STEPS) for name in own.trainer})
+    return sentences + [SHORT.format(steps=steps, whole=whole) for steps in lengths if steps < whole]
+
+
+def is_reason(remark: Mapping[str, Any], published_dataset: str, ours: DatasetRecord) -> bool:
+    """Whether our figures are not comparable for a reason of ``published.toml``, as our dataset was converted."""
+    match remark:
+        case {"size": size}:
+            return ours.conversion.get("resize", []) != size
+        case {"paper_split": given}:
+            return ("paper_split" in ours.conversion) == given
+        case {"own": own}:
+            return (ours.converter == published_dataset) == own
+    return False
+
+
 def remarks_of(row: pd.Series, own: pd.DataFrame) -> list[str]:
     """Sentences to know before a published row is compared with our results beside it."""
-    sentences = [remark["text"] for remark in read_published()["remarks"] if holds_for(remark, row)]
+    remarks = [remark for remark in read_published()["remarks"] if remark.keys().isdisjoint(CONDITIONS)]
+    sentences = [remark["text"] for remark in remarks if holds_for(remark, row)]
     if not is_missing(row["trainer"]) and row["trainer"].endswith(PRETRAINED) and (own.trainer != row["trainer"]).any():
         sentences.append(RANDOM_BESIDE_PRETRAINED)
     return sentences
@@ -92,7 +129,7 @@ def holds_for(remark: Mapping[str, Any], row: pd.Series) -> bool:
     """Whether a remark of ``published.toml`` holds for a published row."""
     for key, value in remark.items():
         match key:
-            case "text":
+            case "text" | "size" | "paper_split" | "own":
                 holds = True
             case "ours":
                 holds = value != is_missing(row["trainer"])
@@ -112,9 +149,8 @@ def numbers_of(remarks: list[str], sentences: list[str]) -> Cell:
 
 def published_csv(table: Table) -> str:
     """The table of published results with the sentences of its remarks in full."""
-    *columns, _ = table.columns
     rows = []
-    for *cells, numbers in table.texts:
-        sentences = [table.remarks[int(index) - 1] for index in numbers.split(", ") if index]
-        rows.append([*cells, " ".join(sentences)])
-    return pd.DataFrame(rows, columns=[*columns, "remarks"]).to_csv(index=False, lineterminator="\n")
+    for *cells, because, remarks in table.texts:
+        told = [[table.remarks[int(i) - 1] for i in numbers.split(", ") if i] for numbers in (because, remarks)]
+        rows.append([*cells, *map(" ".join, told)])
+    return pd.DataFrame(rows, columns=table.columns).to_csv(index=False, lineterminator="\n")

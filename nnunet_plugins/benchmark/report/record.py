@@ -13,7 +13,7 @@ RECORD = "record.json"
 SCHEMA = 3
 """Version of the record's fields; it grows when a report of an earlier version can no longer be verified."""
 
-LATER_KEYS = {"gpu_memory_gb", "epochs_of", "external"}
+LATER_KEYS = {"gpu_memory_gb", "epochs_of", "external", "published"}
 """Keys of suites and their datasets that the record holds only where they are used: earlier records lack them."""
 
 
@@ -31,6 +31,8 @@ class DatasetRecord:
     """Name of our conversion; None if the dataset was made otherwise."""
     units: Mapping[str, Source] = field(default_factory=dict)
     """Authority on the units of each part; empty in records of version 0.3.0."""
+    conversion: Mapping[str, Any] = field(default_factory=dict)
+    """Options of the conversion by which results are comparable with published ones, or not."""
 
 
 @dataclass(frozen=True)
@@ -91,8 +93,9 @@ class Record:
                 if not table[key]:
                     del table[key]
         for dataset in content["datasets"].values():
-            if not dataset["units"]:
-                del dataset["units"]
+            for key in ("units", "conversion"):
+                if not dataset[key]:
+                    del dataset[key]
         if self.case_page is None:
             del content["case_page"]
         return json.dumps({"schema": SCHEMA} | content, indent=1)

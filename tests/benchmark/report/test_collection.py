@@ -24,7 +24,11 @@ def folders(tmp_path, monkeypatch):
     for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         monkeypatch.setenv(variable, str(tmp_path / variable))
         (tmp_path / variable).mkdir()
-    dataset = {"channel_names": {"0": "R", "1": "G"}, "file_ending": ".png", "conversion": {"name": "isic2018"}}
+    dataset = {
+        "channel_names": {"0": "R", "1": "G"},
+        "file_ending": ".png",
+        "conversion": {"name": "isic2018", "resize": [8, 8]},
+    }
     write_json(tmp_path / "nnUNet_raw" / CELLS / "dataset.json", dataset)
     return tmp_path
 
@@ -209,7 +213,7 @@ def test_measured_costs_are_collected_but_not_of_what_the_suite_no_longer_has(fo
 def test_record_describes_suite_datasets_machine_and_versions(folders):
     record = make_record(survey(COLLECTED), {CELLS: {"test": "groups"}})
     assert record.suite == COLLECTED and record.data(CELLS).cluster_regex == r"(p\d)_"
-    assert record.datasets == {CELLS: DatasetRecord(1, "isic2018", {"test": "groups"})}
+    assert record.datasets == {CELLS: DatasetRecord(1, "isic2018", {"test": "groups"}, {"resize": [8, 8]})}
     assert record.data(CELLS).tolerance == 2 and record.trainers_of(CELLS) == (REFERENCE, OTHER)
     assert record.versions["torch"] and record.versions["nnunetv2"] and record.versions["python"]
     assert record.machine.processor and record.machine.usable_cores >= 1

@@ -2,7 +2,9 @@
 
 import csv
 import io
+import re
 import tomllib
+from dataclasses import replace
 
 import pytest
 from support.benchmark_results import CELLS, OTHER, SKIN, TRAINERS, markdown_rows, results_of, rows_of, suite_of
@@ -15,10 +17,13 @@ CONTENT = tomllib.loads(published.PUBLISHED.read_text(encoding="utf-8"))
 PUBLISHED = [row for row in CONTENT["results"] if row["dataset"] == "isic2018" and "label" not in row]
 
 
-def table_of(trainers, converter):
+def table_of(trainers, converter, conversion=None, iterations=None, **data):
     """The published table of a suite with one dataset, on which every trainer has a Dice of its own."""
     dice = {trainer: [0.5 + index / 8, 0.25] for index, trainer in enumerate(trainers)}
-    results = results_of(rows_of(dice), suite_of(trainers), {CELLS: converter})
+    suite = replace(suite_of(trainers, **data), iterations=iterations)
+    results = results_of(rows_of(dice), suite, {CELLS: converter})
+    dataset = replace(results.record.datasets[CELLS], conversion=conversion or {})
+    results = results._replace(record=replace(results.record, datasets={CELLS: dataset}))
     return published.published(results, result_table(results.cases, results.record, published.PUBLISHED_DIGITS))
 
 
@@ -27,8 +32,8 @@ def rows_by_method(table):
     return {(row["table"], row["method"]): row for row in rows}
 
 
-def sentences(table, row):
-    return [table.remarks[int(number) - 1] for number in row["remarks"].split(", ")]
+def sentences(table, row, column="remarks"):
+    return [table.remarks[int(number) - 1] for number in row[column].split(", ") if number]
 
 
 def test_published_numbers_stand_beside_ours_where_the_dataset_is_theirs(texts, table):
@@ -127,7 +132,7 @@ def test_remark_on_a_metric_stands_where_the_metric_is():
 def test_every_remark_is_numbered_once_and_shown_in_all_forms():
     table = table_of(("ConDSegTrainer",), "glas")
     assert len(set(table.remarks)) == len(table.remarks) > 4
-    used = {int(number) for row in table.texts for number in row[-1].split(", ")}
+    used = {int(number) for row in table.texts for cell in row[-2:] for number in cell.split(", ")}
     assert used == set(range(1, len(table.remarks) + 1))
     text = markdown_table(table)
     for number, remark in enumerate(table.remarks, start=1):
@@ -136,10 +141,56 @@ def test_every_remark_is_numbered_once_and_shown_in_all_forms():
     rows = list(csv.DictReader(io.StringIO(published.published_csv(table))))
     assert len(rows) == len(table.rows)
     for row, shown in zip(rows, rows_by_method(table).values(), strict=True):
-        assert row["remarks"] == " ".join(sentences(table, shown)) and row["Dice"] == shown["Dice"]
+        assert row["Dice"] == shown["Dice"]
+        for column in (published.BECAUSE, "remarks"):
+            assert row[column] == " ".join(sentences(table, shown, column))
 
 
 def test_reports_have_the_sentences_on_the_page_and_in_the_files(texts):
     sentence = "Mean of a five-fold cross-validation."
-    assert f"1. {sentence}" in texts["results.md"] and rf"\item {sentence}" in texts["results.tex"]
+    assert (
+        re.search(rf"^\d\. {sentence}$", texts["results.md"], re.MULTILINE)
+        and rf"\item {sentence}" in texts["results.tex"]
+    )
     assert texts[PUBLISHED_FILE].count(sentence) == len(PUBLISHED)
+
+
+# ---- what is not comparable ------------------------------------------------------------------------------------------
+
+
+def reasons(method, *arguments, **about):
+    table = table_of(*arguments, **about)
+    row = next(row for (_, name), row in rows_by_method(table).items() if name == method)
+    return sentences(table, row, published.BECAUSE)
+
+
+def test_figure_of_the_same_data_and_split_and_size_is_comparable():
+    """GlaS has a published split; the paper resizes to 256 x 256."""
+    trainer = ("ConDSegTrainer_pretrained",)
+    same = {"paper_split": True, "resize": [256, 256]}
+    whole = published.NNUNET_EPOCHS * 250 // 100
+    assert reasons("ConDSeg", trainer, "glas", same, iterations=whole) == []
+    (split,) = reasons("ConDSeg", trainer, "glas", {"resize": [256, 256]}, iterations=whole)
+    assert split.startswith("Other cases to train and to validate on than the paper's: --paper-split")
+    for conversion in ({"paper_split": True}, {"paper_split": True, "resize": [224, 256]}):
+        (size,) = reasons("ConDSeg", trainer, "glas", conversion, iterations=whole)
+        assert "256x256 pixels" in size
+    (short,) = reasons("ConDSeg", trainer, "glas", same)
+    assert short == "Ours was trained for 25,000 steps; nnU-Net's own training has 250,000."
+
+
+def test_split_that_is_only_drawn_like_the_papers_is_another():
+    conversion = {"paper_split": True, "resize": [256, 256]}
+    first, *_ = reasons("DCSNet", ("DCSNetTrainer",), "kidney_stone", conversion)
+    assert first.endswith("which drew 7:1:2 and lists none.")
+
+
+def test_data_that_come_from_published_ones_by_another_way_are_named_by_the_suite():
+    for converter in ("folder", None):
+        told = reasons("DCFFSNet", ("DCFFSNetTrainer",), converter, published="monuseg")
+        assert [sentence.partition(" ")[0] for sentence in told] == ["Other", "Ours", "Ours"]
+        assert "need not be the published ones" in told[1]
+
+
+def test_method_without_a_trainer_of_ours_tells_no_length_of_ours():
+    assert not any("steps" in sentence for sentence in reasons("UNet", ("DCFFSNetTrainer",), "monuseg"))

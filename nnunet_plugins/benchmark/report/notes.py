@@ -34,14 +34,14 @@ MOST_TOLD, NUM_EXAMPLES = 10, 3
 def describe_suite(record: Record) -> str:
     """Sentence that tells what was trained, for how long, and where the report was written."""
     suite, machine = record.suite, record.machine
-    folds = ", ".join(map(str, suite.folds))
+    folds = f"fold{'s' if len(suite.folds) > 1 else ''} {', '.join(map(str, suite.folds))}"
     repeats = f", each {suite.repeats} times" if suite.repeats > 1 else ""
     versions = ", ".join(f"{name} {version}" for name, version in record.versions.items() if version)
     memory = suite.gpu_memory_gb
     plans = "" if memory is None else f" on plans that fit {memory:g} GiB"
     return (
         f"{describe_length(suite)}{plans}; "
-        f"folds {folds}{repeats}; reference {suite.reference}. Report written on {machine.processor} "
+        f"{folds}{repeats}; reference {suite.reference}. Report written on {machine.processor} "
         f"({machine.usable_cores} cores, {machine.platform}) with {versions}."
     )
 

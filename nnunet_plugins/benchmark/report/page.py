@@ -173,7 +173,7 @@ def render(analysis: Analysis, images: Sequence[bytes]) -> bytes:
 
 def breakable(name: str) -> Markup:
     """Name that a narrow column may break where its words end, e.g. before ``Trainer``."""
-    return Markup("<wbr>").join(re.split(r"(?<=_)|(?=Trainer)", name))
+    return Markup("<wbr>").join(re.split(r"(?<=_)|(?<=[a-z])(?=[A-Z])", name))
 
 
 def with_bounds(text: str) -> Markup:

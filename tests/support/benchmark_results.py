@@ -173,7 +173,7 @@ def two_datasets() -> Results:
         for label, fold, number in itertools.product(labels, SUITE.folds, range(3)):
             common = rng.uniform(0.4, 0.6)
             about = {"dataset": dataset, "fold": fold, "label": label}
-            about["cluster"] = f"patient{number}" if fold else f"patient{number + 3}"
+            about["cluster"] = f"patient{number + {0: 3, 4: 4}.get(fold, 0)}"
             case = f"{fold}{number}"
             rows.append(case_row(REFERENCE, case, common, **about))
             rows.append(case_row(OTHER, case, common + rng.uniform(-0.1, 0.3), **about))

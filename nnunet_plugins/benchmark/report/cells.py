@@ -74,13 +74,14 @@ def texts(row: pd.Series, names: Sequence[str]) -> list[Cell]:
 
 
 def written(value: float, format_spec: str) -> str:
-    """A number in figures, with a true minus sign.
+    """A number in figures, with a true minus sign, and with none where it is zero to the last digit.
 
     Example:
-        >>> written(-0.25, "+.3f")
-        '−0.250'
+        >>> written(-0.25, "+.3f"), written(-0.0001, "+.3f")
+        ('−0.250', '0.000')
     """
-    return f"{value:{format_spec}}".replace("-", "−")
+    text = f"{value:{format_spec}}"
+    return (text if float(text) else text.lstrip("+-")).replace("-", "−")
 
 
 def number(value: Any, digits: int) -> Cell:

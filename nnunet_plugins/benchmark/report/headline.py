@@ -9,9 +9,9 @@ from nnunet_plugins.benchmark.report.analysis import Analysis, main_label_rows
 from nnunet_plugins.benchmark.report.cells import Mark
 from nnunet_plugins.benchmark.report.ranking import average_ranks, rank_table
 from nnunet_plugins.benchmark.report.results import EVALUATION_COLUMNS, by_evaluation
-from nnunet_plugins.benchmark.report.statistics import MOST_UNTELLING
+from nnunet_plugins.benchmark.report.statistics import SIGNIFICANT, cannot_tell
+from nnunet_plugins.wording import enumeration
 
-SIGNIFICANT = 0.05
 NAMED = 3
 """Most trainers that a sentence names; of more, it says the number."""
 
@@ -98,7 +98,10 @@ def leader_of_several(analysis: Analysis, told: Sequence[pd.DataFrame]) -> str:
     as_good = number(leader, "alike")
     elsewhere = f", and on {as_good} more it is not different from the best (p ≥ {SIGNIFICANT:g})" if as_good else ""
     where = f"{number(leader, 'best')} of {len(told)} evaluations"
-    return f"{leader} leads, with {ranked}the highest mean Dice on {where}{elsewhere}"
+    numbers = f"with {ranked}the highest mean Dice on {where}{elsewhere}"
+    if any(leader in one and len(one) < rows["mean"].notna().sum() for one, rows in zip(found, told, strict=True)):
+        return f"{leader} leads, {numbers}"
+    return f"{leader} comes first, {numbers}, but nowhere is another trainer worse than it (p ≥ {SIGNIFICANT:g})"
 
 
 def units_in_words(evaluations: Sequence[pd.DataFrame]) -> str:
@@ -110,18 +113,31 @@ def units_in_words(evaluations: Sequence[pd.DataFrame]) -> str:
 
 def against_reference(analysis: Analysis, evaluations: Sequence[pd.DataFrame]) -> str:
     """Sentence on the trainers whose Dice is different from the reference's, beyond chance."""
-    told = [rows[rows.difference.notna() & (rows.pairs > MOST_UNTELLING)] for rows in evaluations]
-    rows = pd.concat(told) if told else pd.DataFrame()
-    if rows.empty:
+    compared = [rows[rows.difference.notna()] for rows in evaluations]
+    told = [rows[~cannot_tell(rows.pairs, len(rows))] for rows in compared]
+    told = [rows for rows in told if len(rows)]
+    if not told:
         return ""
+    rows = pd.concat(told)
     clear = rows.p_holm < SIGNIFICANT
-    better, worse = (int((clear & (sign * rows.difference > 0)).sum()) for sign in (1, -1))
-    same = len(rows) - better - worse
+    verdicts = {"better": rows[clear & (rows.difference > 0)], "worse": rows[clear & (rows.difference < 0)]}
+    different = {trainer for found in verdicts.values() for trainer in found.trainer}
+    verdicts["not different"] = rows[~rows.trainer.isin(different)]
+    words = [
+        f"{word} with {with_places(found.trainer.value_counts(), analysis.order, len(told))}"
+        for word, found in verdicts.items()
+        if len(found)
+    ]
     reference = analysis.results.record.suite.reference
-    return (
-        f"Against {reference}, Dice is better in {better}, worse in {worse} and not different in {same} of {len(rows)} "
-        f"comparisons (p < {SIGNIFICANT:g} after Holm's correction)."
-    )
+    return f"Against {reference}, at p < {SIGNIFICANT:g} after Holm's correction, Dice is {enumeration(words)}."
+
+
+def with_places(numbers: pd.Series, order: Sequence[str], num_evaluations: int) -> str:
+    """Names of a few trainers, each with the number of evaluations where there are several, or the number of many."""
+    if len(numbers) > NAMED:
+        return f"{len(numbers)} trainers"
+    places = "" if num_evaluations == 1 else " (on {} of " + f"{num_evaluations})"
+    return enumeration([trainer + places.format(numbers[trainer]) for trainer in order if trainer in numbers])
 
 
 def how_far(analysis: Analysis) -> str:
@@ -149,4 +165,4 @@ def enumerated(names: Sequence[str]) -> str:
     """
     if len(names) > NAMED:
         return f"{len(names)} others are"
-    return f"{names[0]} is" if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]} are"
+    return f"{enumeration(names)} {'is' if len(names) == 1 else 'are'}"

@@ -25,6 +25,8 @@ DEFINITIONS = (
 NNUNET_STEPS = 250
 """Steps of an epoch where the suite does not set them."""
 FEW_UNITS = 10
+LITTLE = 0.1
+"""Mean Dice below which a network has not learnt its task yet."""
 VISIBLE = 5e-5
 """Smallest difference that four decimals show."""
 MOST_TOLD, NUM_EXAMPLES = 10, 3
@@ -77,6 +79,7 @@ def notices(analysis: Analysis) -> list[Notices]:
     """All that is unfinished, unequal, unknown or doubtful, by kind."""
     results = analysis.results
     found = {"Unfinished trainings": list(unfinished(analysis)), "Trainings of another length": list(unequal(analysis))}
+    found["Trainings too short to compare, or failed"] = list(too_short(analysis))
     found["Units that are not known"] = list(unknown_units(results.record))
     found |= warnings(analysis.table, results.record.suite.reference)
     parts = sorted(results.cases.part.unique())
@@ -110,7 +113,21 @@ def unequal(analysis: Analysis) -> Iterator[str]:
     trainings, suite = analysis.results.trainings, analysis.results.record.suite
     wanted = trainings.trainer.map(suite.epochs_for)
     for trainer, epochs in trainings[trainings.epochs != wanted].groupby("trainer").epochs:
-        yield f"{trainer} trained {epochs.min():.0f} to {epochs.max():.0f} epochs"
+        numbers = dict.fromkeys(f"{number:.0f}" for number in (epochs.min(), epochs.max()))
+        yield f"{trainer} trained {' to '.join(numbers)} epochs"
+
+
+def too_short(analysis: Analysis) -> Iterator[str]:
+    """Sentences on trainers that found nothing, and on evaluations in which no trainer found much."""
+    dice = main_label_rows(analysis.table[analysis.table.metric == "Dice"])
+    cases = dict(by_evaluation(analysis.results.cases))
+    for evaluation, rows in by_evaluation(dice):
+        if (best := rows["mean"].max()) < LITTLE:
+            yield f"{evaluation}: the best mean Dice is {best:.4f}, so the trainers' order says nothing"
+        outcomes = cases[evaluation].groupby("trainer").outcome.value_counts().unstack(fill_value=0)
+        missed = outcomes.get("missed", pd.Series(0, outcomes.index))
+        for trainer in outcomes.index[(missed > 0) & (outcomes.get("segmented", 0) == 0)]:
+            yield f"{evaluation}: {trainer} found nothing in any case"
 
 
 def unknown_units(record: Record) -> Iterator[str]:

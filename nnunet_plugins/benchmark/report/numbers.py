@@ -5,7 +5,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from nnunet_plugins.benchmark.metrics import HIGHER_IS_BETTER
-from nnunet_plugins.benchmark.report.statistics import MOST_UNTELLING, Intervals, Values, holm, intervals, wilcoxon
+from nnunet_plugins.benchmark.report.statistics import Intervals, Values, cannot_tell, holm, intervals, wilcoxon
 from nnunet_plugins.benchmark.report.units import CaseArrays, case_arrays
 
 NUMBERS = (
@@ -39,7 +39,8 @@ def numbers_of(cases: pd.DataFrame, arrays: CaseArrays, reference: str) -> dict[
         place = arrays.trainers.index(reference)
         found |= comparison(arrays, np.full(shape, place))
         p_best[:, place] = np.take_along_axis(found["p_holm"], best, axis=1)[:, 0]  # one verdict about that pair
-    too_few = (~np.isnan(to_best)).sum(axis=0) <= MOST_UNTELLING
+    comparisons = (~np.isnan(p_best)).sum(axis=1, keepdims=True)
+    too_few = cannot_tell((~np.isnan(to_best)).sum(axis=0), comparisons)
     return found | {"p_holm_best": np.where(too_few, np.nan, p_best)}
 
 

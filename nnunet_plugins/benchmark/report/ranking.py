@@ -12,7 +12,7 @@ from scipy import stats
 from nnunet_plugins.benchmark.metrics import HIGHER_IS_BETTER
 from nnunet_plugins.benchmark.report.record import Record
 from nnunet_plugins.benchmark.report.results import Evaluation, by_evaluation
-from nnunet_plugins.benchmark.report.statistics import MOST_UNTELLING, Values, mean_kendall_tau, resampled_means
+from nnunet_plugins.benchmark.report.statistics import Values, cannot_tell, mean_kendall_tau, resampled_means
 from nnunet_plugins.benchmark.report.units import case_arrays, finished_trainers, unit_means
 
 
@@ -83,12 +83,17 @@ def rank_table(rankings: Mapping[Evaluation, Ranking], record: Record) -> pd.Dat
     columns = {
         evaluation: pd.Series(ranking.ranks, ranking.trainers)
         for evaluation, ranking in rankings.items()
-        if ranking.num_units > MOST_UNTELLING and set(ranking.trainers) == set(record.trainers_of(evaluation.dataset))
+        if not has_too_few_units(ranking) and set(ranking.trainers) == set(record.trainers_of(evaluation.dataset))
     }
     table = pd.DataFrame(columns).dropna().rank()
     if len(table) < 2:
         return pd.DataFrame()
     return table.loc[average_ranks(table).sort_values(kind="stable").index]
+
+
+def has_too_few_units(ranking: Ranking) -> bool:
+    """Whether no test could tell any trainer from the best one."""
+    return bool(cannot_tell(ranking.num_units, len(ranking.trainers) - 1))
 
 
 def average_ranks(table: pd.DataFrame) -> pd.Series:

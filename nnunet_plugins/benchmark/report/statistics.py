@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +12,7 @@ Values = NDArray[np.float64]
 NUM_RESAMPLES = 10_000
 SEED = 0
 CONFIDENCE = 0.95
-MOST_UNTELLING = 5
-"""Most units with which no test of signed ranks can find a difference: p is at least 0.0625."""
+SIGNIFICANT = 0.05
 
 
 class Interval(NamedTuple):
@@ -125,6 +124,18 @@ def number_of_ways(ranks: tuple[int, ...]) -> Values:
     for rank in ranks:
         ways = np.pad(ways, (0, rank)) + np.pad(ways, (rank, 0))
     return ways
+
+
+def cannot_tell(num_units: Any, num_comparisons: Any) -> Any:
+    """Whether signed ranks of so few units cannot tell any of so many comparisons apart, after Holm's correction.
+
+    The smallest p of ``n`` units is ``2 ** (1 - n)``: of five units for one comparison, of six for two.
+
+    Example:
+        >>> cannot_tell(5, 1), cannot_tell(6, 1), cannot_tell(6, 2), cannot_tell(7, 2), cannot_tell(7, 5)
+        (True, False, True, False, True)
+    """
+    return num_comparisons * 2.0 ** (1 - num_units) >= SIGNIFICANT
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:

@@ -23,10 +23,9 @@ from nnunet_plugins.benchmark.report.cells import (
 )
 from nnunet_plugins.benchmark.report.headline import lead, marks
 from nnunet_plugins.benchmark.report.published import published
-from nnunet_plugins.benchmark.report.ranking import agreement, average_ranks, rank_table
+from nnunet_plugins.benchmark.report.ranking import agreement, average_ranks, has_too_few_units, rank_table
 from nnunet_plugins.benchmark.report.record import Record, Source
 from nnunet_plugins.benchmark.report.results import EVALUATION_COLUMNS, Evaluation, Results, by_evaluation
-from nnunet_plugins.benchmark.report.statistics import MOST_UNTELLING
 from nnunet_plugins.benchmark.report.units import MEAN_LABEL
 
 DIGITS = {"Dice": 4, "HD95": 2, "NSD": 4}
@@ -103,7 +102,8 @@ def short_note(evaluation: Evaluation, dice: pd.DataFrame, record: Record) -> st
     """Number of units and where they come from, label and tolerance of a short table."""
     data, label = record.data(evaluation.dataset), dice.label.iloc[0]
     over = "mean over the labels" if label == MEAN_LABEL else f"label {label}"
-    return f"{about_units(evaluation, dice, record)}; {over}; NSD at {data.tolerance:g}. Mean [95 % interval]."
+    what = f"{about_units(evaluation, dice, record)}; {over}; NSD at {data.tolerance:g}. Mean [95 % interval]."
+    return what + (" Missed and hallucinated are labels of cases." if label == MEAN_LABEL else "")
 
 
 def about_units(evaluation: Evaluation, dice: pd.DataFrame, record: Record) -> str:
@@ -119,7 +119,7 @@ def about_units(evaluation: Evaluation, dice: pd.DataFrame, record: Record) -> s
 SOURCES: dict[Source, str] = {
     "cluster_regex": "patients, by the suite's cluster_regex",
     "groups": "groups of cases that the dataset's conversion has recorded",
-    "cases": "cases, of which no groups are recorded",
+    "cases": "cases, of which no two are recorded as one group",
     "unknown": "cases, as groups of some are not known here",
 }
 
@@ -149,9 +149,8 @@ def rank_notes(analysis: Analysis, table: pd.DataFrame) -> list[str]:
     tau = agreement(table)
     if tau is not None:
         notes.append(f"Agreement of the datasets (mean Kendall tau of their pairs): {written(tau, '.2f')}.")
-    few = [str(key) for key, ranking in analysis.rankings.items() if ranking.num_units <= MOST_UNTELLING]
-    if few:
-        notes.append(f"Left out, as they have {MOST_UNTELLING} units or fewer: {', '.join(few)}.")
+    if few := [str(key) for key, ranking in analysis.rankings.items() if has_too_few_units(ranking)]:
+        notes.append(f"Left out, as they have too few units to tell trainers apart: {', '.join(few)}.")
     if unfinished := [str(key) for key in analysis.rankings if key not in table.columns and str(key) not in few]:
         notes.append(f"Left out, as trainers are not finished: {', '.join(unfinished)}.")
     if absent := [name for name in analysis.results.record.suite.trainers if name not in table.index]:

@@ -101,8 +101,18 @@ def test_notices_warn_of_noise_and_of_test_cases():
     ]
     results = results_of(rows, suite_of((REFERENCE, OTHER)), {CELLS: None})
     assert told(analysis_of_dice(results)) == [
-        f"{CELLS} 2d test: {OTHER} differs by +0.0000, and the confidence interval contains 0",
+        f"{CELLS} 2d test: {OTHER} differs by 0.0000, and the confidence interval contains 0",
         "A test case's value is the mean over the folds' models, not that of their ensemble",
+    ]
+
+
+def test_notices_say_that_trainings_were_too_short_to_compare():
+    missed = [row | {"outcome": "missed"} for row in rows_of({OTHER: [0.0] * 7})]
+    rows = [*rows_of({REFERENCE: [0.0625] * 7}), *missed]
+    notes = told(analysis_of_dice(results_of(rows, suite_of((REFERENCE, OTHER)), {CELLS: None})))
+    assert notes[:2] == [
+        f"{CELLS} 2d validation: the best mean Dice is 0.0625, so the trainers' order says nothing",
+        f"{CELLS} 2d validation: {OTHER} found nothing in any case",
     ]
 
 
@@ -150,7 +160,7 @@ def test_trainers_of_different_lengths_are_told_and_are_not_unequal(results, ana
     own = analysis._replace(results=results._replace(trainings=trainings, record=record))
     assert not [note for note in told(own) if "epochs" in note]
     trainings.loc[trainings.trainer == OTHER, "epochs"] = 100
-    assert f"{OTHER} trained 100 to 100 epochs" in told(own)
+    assert f"{OTHER} trained 100 epochs" in told(own)
 
 
 def test_notices_say_what_an_external_test_set_is(results, analysis):

@@ -52,7 +52,7 @@ def test_equal_trainers_differ_by_nothing_and_that_is_said():
     assert [row[name] for name in ("difference", "difference_low", "difference_high")] == [0, 0, 0]
     assert (row["p"], row["p_holm"], row["wins"], row["ties"], row["losses"]) == (1, 1, 0, 16, 0)
     assert warned(table) == [
-        f"{CELLS} 2d validation: {OTHER} differs by +0.0000, and the confidence interval contains 0"
+        f"{CELLS} 2d validation: {OTHER} differs by 0.0000, and the confidence interval contains 0"
     ]
 
 

@@ -50,10 +50,10 @@ def test_short_table_shows_what_the_long_one_has(texts, table):
     assert shown["p"] == f"{dice.p_holm:.3f}"
     assert shown["wins / ties / losses"] == f"{dice.wins:.0f} / {dice.ties:.0f} / {dice.losses:.0f}"
     assert rows[1][5:8] == ["", "", ""]
-    for over in ("label lesion", "mean over the labels"):
-        assert (
-            f"\n6 {PATIENTS}; {over}; NSD at 1. Mean [95 % interval]. Bold: best mean; italic:" in texts["results.md"]
-        )
+    several = " Missed and hallucinated are labels of cases."
+    for over, more in (("label lesion", ""), ("mean over the labels", several)):
+        note = f"\n7 {PATIENTS}; {over}; NSD at 1. Mean [95 % interval].{more} Bold: best mean; italic:"
+        assert note in texts["results.md"]
 
 
 def test_short_table_shows_corrected_p_values(texts, table):
@@ -70,7 +70,9 @@ def test_without_clusters_units_are_called_cases():
     rows[0] |= {"outcome": "missed"}
     results = results_of(rows, suite, {CELLS: None})
     text = result_files(analyse(results))["results.md"].decode()
-    note = "\n2 units: cases, of which no groups are recorded; label cell; NSD at 2.5. Mean [95 % interval].\n"
+    note = (
+        "\n2 units: cases, of which no two are recorded as one group; label cell; NSD at 2.5. Mean [95 % interval].\n"
+    )
     assert note in text and "**" not in text
     assert markdown_rows(text, f"{CELLS}, 2d, validation")[2][-1] == "1 / 0"
 
@@ -103,7 +105,7 @@ def test_ranks_are_of_datasets_that_all_trainers_have_finished_and_say_so(texts)
 
 def test_ranks_say_which_trainers_are_not_on_every_dataset():
     rows = [
-        *rows_of({REFERENCE: [0.5, 0.4] * 3, OTHER: [0.3, 0.2] * 3, THIRD: [0.9, 0.8] * 3}, dataset=CELLS),
+        *rows_of({REFERENCE: [0.5, 0.4] * 4, OTHER: [0.3, 0.2] * 4, THIRD: [0.9, 0.8] * 4}, dataset=CELLS),
         *rows_of({REFERENCE: [0.5, 0.4] * 3, OTHER: [0.3, 0.2] * 3}, dataset=SKIN),
     ]
     suite = suite_of(TRAINERS, (CELLS, SKIN), trainers_of={SKIN: (REFERENCE, OTHER)})
@@ -120,7 +122,7 @@ def test_datasets_with_too_few_units_are_not_ranked():
     analysis = analyse(results_of(rows, suite_of((REFERENCE, OTHER), (CELLS, SKIN)), {CELLS: None, SKIN: None}))
     shown = ranks(analysis)
     assert shown.texts == [[REFERENCE, "1.00", "1"], [OTHER, "2.00", "2"]] and analysis.order == [REFERENCE, OTHER]
-    assert f"Left out, as they have 5 units or fewer: {SKIN} 2d validation." in shown.note
+    assert f"Left out, as they have too few units to tell trainers apart: {SKIN} 2d validation." in shown.note
     assert "not finished" not in shown.note
 
 

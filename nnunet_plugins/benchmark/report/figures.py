@@ -154,7 +154,7 @@ def significance_figure(dice: pd.DataFrame, record: Record, order: Sequence[str]
     p_values = dice.assign(where=where).pivot(index="where", columns="trainer", values="p_holm")
     names = [t for t in order if t in differences.columns and t != record.suite.reference]
     differences, p_values = differences[names], p_values[names]
-    columns = [broken(name.replace("Trainer", "_Trainer"), 14).replace("_\nTrainer", "\nTrainer") for name in names]
+    columns = [broken(name, 14) for name in names]
     lines = 1 + max(name.count("\n") for name in columns)
     figure = Figure(figsize=(3.2 + 1.0 * len(names), 0.8 + 0.16 * lines + 0.5 * len(differences)), layout="constrained")
     axis = figure.subplots()

@@ -1,5 +1,6 @@
 """Colours, markers, sizes and scales that all figures of a report share."""
 
+import re
 import textwrap
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -110,5 +111,21 @@ def log_ticks(low: float, high: float) -> list[float]:
 
 
 def broken(name: str, letters: int) -> str:
-    """Name in lines of up to so many letters, broken after underscores and at spaces."""
-    return "\n".join(textwrap.wrap(name.replace("_", "_ "), letters)).replace("_ ", "_")
+    r"""Name in lines of up to so many letters, broken before ``Trainer`` and where words end.
+
+    Example:
+        >>> broken("MedFusionTransNetTrainer_woMSF", 14)
+        'MedFusionTrans\nNet\nTrainer_woMSF'
+    """
+    lines = [""]
+    for word in words_of(name):
+        for piece in textwrap.wrap(word, letters, drop_whitespace=False):
+            if lines[-1] and (piece.startswith("Trainer") or len(f"{lines[-1]}{piece}".rstrip()) > letters):
+                lines.append("")
+            lines[-1] += piece
+    return "\n".join(line.strip() for line in lines)
+
+
+def words_of(name: str) -> list[str]:
+    """Parts of a name after which a line may end: before its capitals, e.g. ``Trainer``, and after underscores."""
+    return re.split(r"(?<=[_ ])|(?<=[a-z])(?=[A-Z])", name)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from nnunet_plugins.benchmark.report.analysis import Analysis
 from nnunet_plugins.benchmark.report.figures import Caption
-from nnunet_plugins.benchmark.report.looks import shown_trainers
+from nnunet_plugins.benchmark.report.looks import broken, shown_trainers
 from nnunet_plugins.benchmark.report.results import by_evaluation
 from nnunet_plugins.benchmark.report.slices import CaseReader, Label
 from nnunet_plugins.benchmark.report.units import case_values, finished_trainers
@@ -91,9 +91,9 @@ def overlay_figure(
             draw_outlines(axis, shown.truth, reader.labels)
             dice = scores[scores.trainer == trainer].Dice.mean()
             axis.set_xlabel("" if np.isnan(dice) else f"{dice:.3f}", fontsize=8)
-        row[0].set_ylabel(f"{name}: {case[:24]}", fontsize=8)
+        row[0].set_ylabel(f"{name} mean Dice of all\n{case[:24]}", fontsize=8)
     for axis, title in zip(axes[0], titles, strict=True):
-        axis.set_title(title.replace("Trainer", "\nTrainer"), fontsize=8)
+        axis.set_title(broken(title, 18), fontsize=8)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
     add_legend(figure, reader.labels)

@@ -16,6 +16,7 @@ from nnunet_plugins.benchmark.report.analysis import Analysis, analyse
 from nnunet_plugins.benchmark.report.case_page import case_page
 from nnunet_plugins.benchmark.report.collection import collect
 from nnunet_plugins.benchmark.report.headline import headline
+from nnunet_plugins.benchmark.report.looks import words_of
 from nnunet_plugins.benchmark.report.markup import TABLE_FILES, result_files
 from nnunet_plugins.benchmark.report.notes import DEFINITIONS, describe_suite, notices, number_of
 from nnunet_plugins.benchmark.report.record import RECORD, Picture, Record
@@ -172,8 +173,8 @@ def render(analysis: Analysis, images: Sequence[bytes]) -> bytes:
 
 
 def breakable(name: str) -> Markup:
-    """Name that a narrow column may break where its words end, e.g. before ``Trainer``."""
-    return Markup("<wbr>").join(re.split(r"(?<=_)|(?<=[a-z])(?=[A-Z])", name))
+    """Name that a narrow column may break where its words end."""
+    return Markup("<wbr>").join(words_of(name))
 
 
 def with_bounds(text: str) -> Markup:

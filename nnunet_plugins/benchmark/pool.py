@@ -135,8 +135,8 @@ def require_same_geometry(
             or not np.allclose(values, theirs, rtol=GEOMETRY_TOLERANCE, atol=GEOMETRY_TOLERANCE)
         ):
             raise UserError(
-                f"{task.prediction} has the {aspect} {as_text(theirs)}, {task.reference} {as_text(values)}: predict in "
-                "the reference's own geometry"
+                f"{task.prediction} has the {aspect} {as_text(theirs)}, {task.reference} {as_text(values)}: give "
+                "references in the prediction's geometry (labelsTs of 'convert --test-masks'), or predict in theirs"
             )
 
 

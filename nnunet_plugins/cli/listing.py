@@ -32,9 +32,10 @@ def list_trainers(options: argparse.Namespace) -> None:
         inputs, outputs = CHANNELS.get(method, (3, 1))
         print(f"{method}: {paper}. Parameters: with {inputs} channels in and {outputs} out")
     print(
-        "\nAdd to any name, in this order: _pretrained (the encoder starts from ImageNet weights), _earlyStop<N> (ends"
-        "\nafter N epochs without a better validation loss), _<N>epochs, _<M>iterations (of a training epoch), e.g."
-        f"\n{PREFIX}train DATASET 2d 0 -tr {next(iter(TRAINERS))}_pretrained_100epochs"
+        "\nAdd to any name, in this order: _pretrained (an encoder from timm starts from ImageNet weights),"
+        "\n_earlyStop<N> (ends after N epochs without a better validation loss), _<N>epochs, _<M>iterations"
+        "\n(of a training epoch), e.g."
+        f"\n{PREFIX}train DATASET 2d 0 -tr {names[0]}_100epochs"
     )
 
 

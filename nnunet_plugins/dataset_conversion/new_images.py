@@ -13,7 +13,7 @@ from nnunet_plugins.dataset_conversion.summary import grey_images
 from nnunet_plugins.dataset_conversion.writer import convert_cases, find_cases
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.files import read_json, recover_folder, replace_folder
-from nnunet_plugins.nnunet_folders import PREPROCESSED, RAW, dataset_name, find_nnunet_folder
+from nnunet_plugins.nnunet_folders import PREPROCESSED, RAW, RESULTS, dataset_name, find_nnunet_folder
 from nnunet_plugins.wording import counted
 
 
@@ -106,9 +106,22 @@ def convert_new_images(
 def print_prediction(dataset: Dataset, target: Path, number: int) -> None:
     resized = f", resized to {' x '.join(map(str, dataset.size))} as the dataset was" if dataset.size else ""
     print(f"Written: {target / 'imagesTs'} ({counted(number, 'image')}{resized})\nNext:")
-    configuration = "2d" if dataset.file_ending == PNG or dataset.size or dataset.flat else "3d_fullres"
     predictions = target / "predictions"
-    command = f"nnUNetv2_predict -d {dataset.dataset_id} -c {configuration} -tr TRAINER"
+    configuration = "2d" if dataset.file_ending == PNG or dataset.size or dataset.flat else "3d_fullres"
+    model = newest_model(f"Dataset{dataset.dataset_id:03}_*") or f"-c {configuration} -tr TRAINER -f FOLDS"
+    command = f"nnUNetv2_predict -d {dataset.dataset_id} {model}"
     print(f"  {command} -i {target / 'imagesTs'} -o {predictions}")
     if (target / "labelsTs").is_dir():
         print(f"  nnunet-plugins evaluate {predictions} {target / 'labelsTs'}")
+
+
+def newest_model(dataset: str) -> str | None:
+    """Options with which nnU-Net predicts with the model of a dataset that was trained last; None without any."""
+    results = find_nnunet_folder(RESULTS)
+    ended = [*results.glob(f"{dataset}/*__*__*/fold_[0-9]/checkpoint_final.pth")] if results else []
+    if not ended:
+        return None
+    folder = max(ended, key=lambda path: path.stat().st_mtime).parents[1]
+    trainer, plans, configuration = folder.name.split("__")
+    folds = sorted(path.parent.name.removeprefix("fold_") for path in ended if path.parents[1] == folder)
+    return f"-c {configuration} -tr {trainer} -p {plans} -f {' '.join(folds)}"

@@ -109,6 +109,8 @@ CHECKS: dict[str, tuple[str, Check]] = {
     ),
     "file_ending": ("an ending such as '.nii.gz'", lambda value, _: isinstance(value, str) and value[:1] == "."),
     "image_reader_writer": ("a name", lambda value, _: isinstance(value, str)),
+    "resized_to": ("height and width, or null", lambda value, _: value is None or is_list_of(int, value, 2)),
+    "dataset": ("a name", lambda value, _: isinstance(value, str)),
 }
 """Expectation of each entry that inference reads, and test of its value, which may rely on the entries before."""
 

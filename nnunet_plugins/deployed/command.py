@@ -4,7 +4,7 @@ import functools
 import re
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,11 @@ from nnunet_plugins.deployed.postprocessing import keep_largest
 from nnunet_plugins.deployed.preprocessing import prepare, segment
 from nnunet_plugins.deployed.sliding_window import Network, number_of_tiles, predict_logits
 from nnunet_plugins.errors import UserError
-from nnunet_plugins.files import atomic_write_with_companions, usable_cores
+from nnunet_plugins.files import atomic_write_with_companions, usable_cores, write_json
+from nnunet_plugins.wording import counted
+
+DATASET = "dataset.json"
+"""File that nnU-Net, too, writes beside segmentations, from which evaluations know their labels."""
 
 
 def predict_exported(folder: Path, images: Path, output: Path) -> bool:
@@ -32,42 +36,58 @@ def predict_exported(folder: Path, images: Path, output: Path) -> bool:
         UserError: the model cannot be used, or there are no images.
     """
     model = read_model(folder)
-    cases, strange = find_cases(images, model.file_ending)
+    cases, strange = find_cases(images, model)
     make_writable(output)
     networks = [load_network(folder / network["file"], model) for network in model.networks]
     for path in strange:
         print(f"{path.name} is not called CASE_0000{model.file_ending}: rename it", file=sys.stderr)
-    failed = 0
+    sizes: dict[str, list[int]] = {}
     for case, paths in cases.items():
         try:
-            predict_case(case, paths, output / f"{case}{model.file_ending}", networks, model)
+            sizes[case] = predict_case(case, paths, output / f"{case}{model.file_ending}", networks, model)
         except UserError as error:
-            failed += 1
             print(f"{case}: {error}", file=sys.stderr)
         except Exception as error:  # one image that the libraries cannot bear leaves the others alone
-            failed += 1
             reason = " ".join(str(error).split()[:30])
             print(f"{case}: it cannot be segmented ({type(error).__name__}: {reason})", file=sys.stderr)
-    print(f"{len(cases) - failed} of {len(cases)} cases were segmented into {output}")
-    return failed == 0 and not strange
+    if sizes:
+        write_json(output / DATASET, model.dataset_json)
+    tell_other_sizes(sizes, model)
+    print(f"{len(sizes)} of {len(cases)} cases were segmented into {output}")
+    return len(sizes) == len(cases) and not strange
 
 
-def find_cases(folder: Path, ending: str) -> tuple[dict[str, list[Path]], list[Path]]:
+def tell_other_sizes(sizes: Mapping[str, list[int]], model: Model) -> None:
+    """Print a note on segmented images whose height and width are not those to which training images were resized."""
+    others = [case for case, size in sizes.items() if size != model.resized_to]
+    if model.resized_to and others:
+        size, told = " x ".join(map(str, model.resized_to)), f"{counted(len(others), 'case')}, such as {others[0]}"
+        remedy = f"convert them, with {model.how_to_convert}"
+        print(f"Note: {told}, not {size}, to which the training images were resized: {remedy}", file=sys.stderr)
+
+
+def find_cases(folder: Path, model: Model) -> tuple[dict[str, list[Path]], list[Path]]:
     """Files of the images in a folder by the names of their cases, the channels in their order, and oddly named ones.
 
     Raises:
         UserError: there are none.
     """
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder: give -i the folder of the images")
+    ending = model.file_ending
     pattern = re.compile(rf"(?P<case>.+)_\d{{4}}{re.escape(ending)}", re.DOTALL)
     cases: dict[str, list[Path]] = {}
     strange = []
-    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+    for path in sorted(folder.iterdir()):
         if match := pattern.fullmatch(path.name):
             cases.setdefault(match["case"], []).append(path)
         elif path.name.lower().endswith(ending.lower()) and not path.name.startswith("."):
             strange.append(path)
     if not cases:
-        raise UserError(f"{folder} has no images CASE_0000{ending}: name them so, or give another folder")
+        raise UserError(
+            f"{folder} has no images CASE_0000{ending}: name them so if they are like the training images, or convert "
+            f"them, with {model.how_to_convert}"
+        )
     return cases, strange
 
 
@@ -85,14 +105,16 @@ def make_writable(folder: Path) -> None:
         raise UserError(f"{folder} cannot be written ({error.strerror}): give -o another folder") from error
 
 
-def predict_case(case: str, paths: Sequence[Path], target: Path, networks: Sequence[Network], model: Model) -> None:
-    """Segment a case and write its file, whole or not at all.
+def predict_case(
+    case: str, paths: Sequence[Path], target: Path, networks: Sequence[Network], model: Model
+) -> list[int]:
+    """Segment a case and write its file, whole or not at all; return height and width of the image.
 
     Raises:
         UserError: a file cannot be read, used or written.
     """
     refuse_missing_channels(paths, model.file_ending)
-    image = read_case(model.image_reader_writer, paths, model.channels)
+    image = read_case(model.image_reader_writer, paths, model.channels, f", or convert it, with {model.how_to_convert}")
     prepared = prepare(image, model)
     number = len(networks) * number_of_tiles(prepared.data.shape[1:], model)
     with tqdm(total=number, desc=case) as bar:
@@ -103,6 +125,7 @@ def predict_case(case: str, paths: Sequence[Path], target: Path, networks: Seque
             FORMATS[model.image_reader_writer].write(np.ascontiguousarray(labels), temporary, image.geometry)
     except (OSError, RuntimeError) as error:
         raise UserError(f"{target} cannot be written ({error}): make room or mend the permissions") from error
+    return list(image.data.shape[-2:])
 
 
 def refuse_missing_channels(paths: Sequence[Path], ending: str) -> None:

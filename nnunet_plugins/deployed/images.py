@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nnunet_plugins.errors import UserError
+from nnunet_plugins.wording import counted, enumeration
 
 UNKNOWN_SPACING = 999.0
 """Distance, in pixels, of the slices of an image that is a single slice."""
@@ -80,8 +81,14 @@ FORMATS = {"NaturalImage2DIO": Format(read_picture, write_picture), "SimpleITKIO
 """Kinds of files by the names of nnU-Net's readers."""
 
 
-def read_case(reader: str, paths: Sequence[Path], channels: Sequence[str]) -> Image:
+def read_case(reader: str, paths: Sequence[Path], channels: Sequence[str], remedy: str = "") -> Image:
     """Read a case's files, one after the other, whose channels are those of the model.
+
+    Args:
+        reader: name of nnU-Net's.
+        paths: the files.
+        channels: names of the model's channels.
+        remedy: what else can be done about other channels.
 
     Raises:
         UserError: a file cannot be read, or they do not fit together, or not the model.
@@ -96,8 +103,9 @@ def read_case(reader: str, paths: Sequence[Path], channels: Sequence[str]) -> Im
             )
     data = np.concatenate([image.data for image in images])
     if len(data) != len(channels):
-        names, expected = ", ".join(path.name for path in paths), ", ".join(channels)
-        raise UserError(f"{names} with {len(data)} of the {len(channels)} channels {expected}: add or remove files")
+        files = f"{enumeration(path.name for path in paths)} {'has' if len(paths) == 1 else 'have'}"
+        expected = f"the model takes {len(channels)} ({', '.join(channels)})"
+        raise UserError(f"{files} {counted(len(data), 'channel')}, but {expected}: give files with all of them{remedy}")
     return first._replace(data=data)
 
 

@@ -48,6 +48,8 @@ class Model:
     """Steps that keep only the largest component of all these labels together."""
     file_ending: str
     image_reader_writer: str
+    resized_to: list[int] | None
+    """Height and width to which ``nnunet-plugins convert`` resized the training images, if it did."""
     dataset: str
     trainer: str
     plans: str
@@ -57,6 +59,19 @@ class Model:
 
     def write(self, folder: Path) -> None:
         write_json(folder / DESCRIPTION, {"format": FORMAT, **asdict(self)})
+
+    @property
+    def how_to_convert(self) -> str:
+        """The command that makes new images, where the dataset is, what the training images were."""
+        number = self.dataset.removeprefix("Dataset").partition("_")[0]
+        return f"nnunet-plugins convert folder IMAGES -d {number} --test-images '*' -o NEW"
+
+    @property
+    def dataset_json(self) -> dict[str, Any]:
+        """Description of the segmentations, as nnU-Net writes it beside its own."""
+        order = {} if self.regions_class_order is None else {"regions_class_order": self.regions_class_order}
+        channels = {str(index): name for index, name in enumerate(self.channels)}
+        return {"channel_names": channels, "labels": self.labels, **order, "file_ending": self.file_ending}
 
 
 def read_model(folder: Path) -> Model:

@@ -49,6 +49,7 @@ def describe(model: TrainedModel, networks: list[dict[str, Any]], network_format
         postprocessing=postprocessing(model.folder, model.folds),
         file_ending=model.dataset_json["file_ending"],
         image_reader_writer=plans["image_reader_writer"],
+        resized_to=(model.dataset_json.get("conversion") or {}).get("resize"),
         dataset=plans["dataset_name"],
         trainer=model.trainer_name,
         plans=plans["plans_name"],

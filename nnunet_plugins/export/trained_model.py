@@ -1,5 +1,6 @@
 """A trained model: nnU-Net's folder of its folds, read without running anything that lies in it."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from inspect import signature
@@ -14,6 +15,7 @@ from nnunet_plugins.checkpoint_files import read_checkpoint
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.files import read_json
 from nnunet_plugins.planning.source import find_trainer_class
+from nnunet_plugins.wording import enumeration
 
 NEEDED = ("trainer_name", "init_args", "network_weights", "inference_allowed_mirroring_axes")
 """Keys of a checkpoint that prediction reads."""
@@ -84,6 +86,7 @@ def read_trained_model(folder: Path, folds: Sequence[str], checkpoint: str) -> T
     Raises:
         UserError: it is no such folder, lacks a fold, or is a cascade's second stage.
     """
+    refuse_other_folder(folder)
     folds = list(dict.fromkeys(folds)) or find_folds(folder, checkpoint)
     remedy = "give a folder Trainer__Plans__configuration in nnU-Net's results"
     plans, dataset_json = (read_json(folder / name, remedy) for name in ("plans.json", "dataset.json"))
@@ -119,6 +122,21 @@ def find_folds(folder: Path, checkpoint: str) -> list[str]:
     return list(map(str, numbers))
 
 
+def refuse_other_folder(folder: Path) -> None:
+    """Refuse what cannot be a model's folder, with the one that may have been meant.
+
+    Raises:
+        UserError: the folder is not there, or is that of a fold.
+    """
+    if re.fullmatch(r"fold_(\d+|all)", folder.resolve().name):
+        fold = folder.resolve().name.removeprefix("fold_")
+        raise UserError(f"{folder} is the folder of a fold: give {folder.resolve().parent}, with -f {fold}")
+    if not folder.is_dir():
+        others = sorted(path.name for path in folder.parent.glob("*__*__*"))
+        there = f"; {folder.parent} has {enumeration(others[:5])}" if others else ""
+        raise UserError(f"{folder} is no folder: give Trainer__Plans__configuration in nnU-Net's results{there}")
+
+
 def read_fold(folder: Path, fold: str, name: str) -> dict[str, Any]:
     """Read the checkpoint of a fold.
 
@@ -127,7 +145,9 @@ def read_fold(folder: Path, fold: str, name: str) -> dict[str, Any]:
     """
     path = folder / f"fold_{fold}" / name
     if not path.is_file():
-        raise UserError(f"{path} is not there: choose folds with -f, and their file with --checkpoint")
+        others = sorted(other.parent.name.removeprefix("fold_") for other in folder.glob(f"fold_*/{name}"))
+        there = f" (there is one of fold {enumeration(others)})" if others else ""
+        raise UserError(f"{path} is not there: train that fold to the end, or choose others with -f{there}")
     checkpoint = read_checkpoint(path)
     if missing := [key for key in NEEDED if key not in checkpoint]:
         raise UserError(f"{path} has no {missing[0]}: expected a checkpoint that nnU-Net 2 has saved")

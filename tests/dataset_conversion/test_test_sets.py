@@ -1,6 +1,7 @@
 """Proves: test sets, images without masks, folds of one's own and new images are converted as told."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -181,8 +182,22 @@ def test_new_images_are_converted_as_the_dataset_was(download, photos, capsys):
     assert pixels(out / "imagesTs/IMG_1_0000.png").shape == (16, 16, 3)
     assert not (out / "labelsTs").exists()
     assert_says(
-        capsys.readouterr().out, "resized to 16 x 16", f"nnUNetv2_predict -d 7 -c 2d -tr TRAINER -i {out}/imagesTs"
+        capsys.readouterr().out,
+        "resized to 16 x 16",
+        f"nnUNetv2_predict -d 7 -c 2d -tr TRAINER -f FOLDS -i {out}/imagesTs",
     )
+
+
+def test_command_that_predicts_has_the_model_that_was_trained_last_and_its_folds(download, photos, capsys):
+    convert(*with_source(PNGS, download))
+    results = Path(os.environ["nnUNet_results"]) / raw_dataset().name
+    for place, (model, fold) in enumerate([("A__p__2d", 0), ("B__p__2d", 3), ("B__p__2d", 1)]):
+        checkpoint = results / model / f"fold_{fold}" / "checkpoint_final.pth"
+        checkpoint.parent.mkdir(parents=True)
+        checkpoint.touch()
+        os.utime(checkpoint, (place, place))
+    convert(*new_images(photos))
+    assert "nnUNetv2_predict -d 7 -c 2d -tr B -p p -f 1 3 -i " in capsys.readouterr().out
 
 
 def test_masks_of_new_images_get_the_labels_of_the_dataset(download, photos, capsys):

@@ -64,7 +64,19 @@ def test_bright_pixels_are_segmented_and_postprocessed(model, images, tmp_path, 
     assert np.array_equal(io.imread(tmp_path / "out" / "good.png"), expected)
     printed = capsys.readouterr()
     assert printed.out == f"1 of 1 cases were segmented into {tmp_path / 'out'}\n"
-    assert "good: 100%" in printed.err
+    assert "good: 100%" in printed.err and "Note" not in printed.err
+    description = json.loads((tmp_path / "out" / "dataset.json").read_text())
+    assert description["labels"] == {"background": 0, "cell": 1} and description["channel_names"] == {"0": "grey"}
+
+
+def test_images_of_another_size_than_those_it_was_trained_on_are_noted(model, images, tmp_path, capsys):
+    shutil.copytree(model, tmp_path / "resized")
+    description = tmp_path / "resized" / "model.json"
+    for size, noted in (([12, 30], False), ([12, 12], True)):
+        description.write_text(json.dumps(json.loads(description.read_text()) | {"resized_to": size}))
+        predict(tmp_path / "resized", images, tmp_path / "out")
+        note = "Note: 1 case, such as good, not 12 x 12, to which the training images were resized: convert them"
+        assert (note in capsys.readouterr().err) == noted
 
 
 def test_broken_input_is_told_and_the_rest_segmented(model, images, tmp_path, capsys):
@@ -75,9 +87,12 @@ def test_broken_input_is_told_and_the_rest_segmented(model, images, tmp_path, ca
     printed = capsys.readouterr()
     told = [line for line in printed.err.splitlines() if line.startswith(("bad: ", "colours: "))]
     assert len(told) == 2
-    assert "bad_0000.png cannot be read" in told[0] and "colours_0000.png with 3 of the 1 channels" in told[1]
+    assert (
+        "bad_0000.png cannot be read" in told[0]
+        and "colours_0000.png has 3 channels, but the model takes 1 (grey)" in told[1]
+    )
     assert "1 of 3 cases were segmented" in printed.out
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["good.png"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["dataset.json", "good.png"]
 
 
 def test_an_image_that_the_libraries_cannot_bear_leaves_the_others_alone(model, images, tmp_path, capsys, monkeypatch):
@@ -151,6 +166,7 @@ WRONG = [
     ("postprocessing", [1]),
     ("file_ending", "png"),
     ("image_reader_writer", ["NaturalImage2DIO"]),
+    ("resized_to", [128]),
 ]
 
 
@@ -185,9 +201,12 @@ def test_no_half_written_segmentation_is_left(model, images, tmp_path, capsys, m
 
 
 def test_folder_without_images_is_refused(model, tmp_path):
-    for images in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(SystemExit, match=r"has no images CASE_0000\.png: name them so, or give another folder"):
-            predict(model, images, tmp_path / "out")
+    with pytest.raises(
+        SystemExit, match=r"has no images CASE_0000\.png: .+ nnunet-plugins convert folder IMAGES -d \d+ "
+    ):
+        predict(model, tmp_path, tmp_path / "out")
+    with pytest.raises(SystemExit, match="nowhere is no folder: give -i the folder of the images"):
+        predict(model, tmp_path / "nowhere", tmp_path / "out")
 
 
 def test_missing_onnxruntime_is_named(model, images, tmp_path, monkeypatch):

@@ -60,7 +60,7 @@ def test_files_that_cannot_be_used_are_refused(tmp_path, rng):
     write(larger, rng, (7, 8))
     with pytest.raises(UserError, match=r"b\.png cannot be read \(.+\): replace or remove it"):
         read_case("NaturalImage2DIO", [tmp_path / "b.png"], "RGB")
-    with pytest.raises(UserError, match=r"grey\.png with 1 of the 3 channels R, G, B: add or remove files"):
+    with pytest.raises(UserError, match=r"grey\.png has 1 channel, but the model takes 3 \(R, G, B\): give files"):
         read_case("NaturalImage2DIO", [grey], "RGB")
     with pytest.raises(UserError, match=r"larger\.png has shape \(1, 7, 8\) .+ expected the same of all channels"):
         read_case("NaturalImage2DIO", [grey, larger], "RG")

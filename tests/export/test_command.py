@@ -78,7 +78,10 @@ def test_postprocessing_of_these_folds_goes_along(tmp_path):
 
 
 WRONG = {
-    "checkpoint": "fold_0/checkpoint_best.pth is not there: choose folds with -f, and their file with --checkpoint",
+    "checkpoint": "fold_0/checkpoint_best.pth is not there: train that fold to the end, or choose others with -f$",
+    "unfinished": r"fold_1/checkpoint_final.pth is not there: .+ choose others with -f \(there is one of fold 0\)$",
+    "fold": r"fold_0 is the folder of a fold: give \S+__2d, with -f 0$",
+    "elsewhere": r"is no folder: give Trainer__Plans__configuration .+ has nnUNetTrainer__nnUNetPlans__2d$",
     "folder": "has no fold_0/checkpoint_final.pth: train it to the end, or choose folds and checkpoint",
     "output": "exists: remove it, or give -o another folder",
     "reader": "The model needs the image reader NibabelIO, which only nnU-Net has: predict with nnUNetv2_predict",
@@ -94,6 +97,12 @@ def test_what_cannot_be_exported_is_refused_and_leaves_nothing(wrong, tmp_path):
     match wrong:
         case "checkpoint":
             options = ["-f", "0", "--checkpoint", "checkpoint_best.pth"]
+        case "unfinished":
+            options = ["-f", "1"]
+        case "fold":
+            model = model / "fold_0"
+        case "elsewhere":
+            model = model.with_name("DCFFSNetTrainer__nnUNetPlans__2d")
         case "folder":
             shutil.rmtree(model / "fold_0")
         case "output":

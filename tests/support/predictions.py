@@ -26,7 +26,7 @@ def predict_with_nnunet(model: Path, images: Path, output: Path, folds: tuple[in
 def agreement(ours: Path, theirs: Path, reader: str, ending: str) -> float:
     """Share of voxels with the same label, over all files of two folders."""
     names = sorted(path.name for path in theirs.glob(f"*{ending}"))
-    assert names == sorted(path.name for path in ours.iterdir())
+    assert {*names, "dataset.json"} == {path.name for path in ours.iterdir()}
     same, all_of_them, labels = 0, 0, set()
     for name in names:
         a, b = (FORMATS[reader].read(folder / name) for folder in (ours, theirs))

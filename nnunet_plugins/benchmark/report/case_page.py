@@ -92,13 +92,19 @@ def labels_of(runs: Sequence[Run], part: str, chosen: Sequence[str]) -> list[tup
 def pictures(case: str, reader: CaseReader, runs: dict[str, Run]) -> dict[str, Any]:
     """Image, true outline and areas, and each trainer's areas, of one case, as addresses that hold all of it."""
     shown, labels = reader.read(case), reader.labels
-    predicted = {trainer: areas(reader.read_prediction(run, case, shown), labels) for trainer, run in runs.items()}
+    truth, found = shown.truth, {trainer: reader.read_prediction(run, case, shown) for trainer, run in runs.items()}
     return {
-        "image": photo(shown.image),
-        "outline": outline(shown.truth, labels),
-        "truth": areas(shown.truth, labels),
-        "predicted": predicted,
+        "image": photo(enlarged(shown.image)),
+        "outline": outline(enlarged(truth), labels),
+        "truth": areas(enlarged(truth), labels),
+        "predicted": {trainer: areas(enlarged(prediction), labels) for trainer, prediction in found.items()},
     }
+
+
+def enlarged(values: NDArray[Any]) -> NDArray[Any]:
+    """Small pictures ``(H, W)`` with several pixels for each of theirs, so that an outline covers little of them."""
+    factor = max(1, LONGEST // max(values.shape[:2]))
+    return values.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
 def photo(image: NDArray[Any]) -> str:

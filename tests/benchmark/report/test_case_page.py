@@ -85,9 +85,9 @@ def test_page_has_every_case_with_its_dice_and_its_pictures(written):
         f"case{number:02}": {trainer: values[number] for trainer, values in DICE.items()} for number in range(4)
     }  # in the last case there is nothing, and nobody finds anything
     for case in shown["cases"]:
-        assert decoded(case["image"]).size == decoded(case["truth"]).size == decoded(case["outline"]).size == (60, 40)
+        assert decoded(case["image"]).size == decoded(case["truth"]).size == decoded(case["outline"]).size == (180, 120)
         for place, trainer in enumerate(DICE):
-            mask = np.array(decoded(case["predicted"][trainer]).convert("RGBA"))[..., 3] > 0
+            mask = np.array(decoded(case["predicted"][trainer]).convert("RGBA"))[::3, ::3, 3] > 0
             assert mask.sum() == 200 and mask[10 + place : 20 + place, 10:30].all()
 
 
@@ -157,7 +157,9 @@ def test_cases_are_sorted_by_the_difference_of_the_chosen_trainers(written, tmp_
     assert found["errors"] == [] and "CONSOLE" not in said
     assert found["inner"] == width >= found["width"]
     assert found["first"] == [REFERENCE, OTHER, ["case03", "case00", "case01", "case02"]]
-    assert found["texts"] == ["B − A: +0.750", "B − A: +0.250", "B − A: −0.250", "B − A: −0.500"]  # rightly empty is 1
+    assert found["texts"] == [
+        f"Dice, B − A: {text}" for text in ("+0.750", "+0.250", "−0.250", "−0.500")
+    ]  # rightly empty is 1
     assert found["summary"] == "4 cases, 4 with pictures: B better on 2, A on 2."
     assert len(found["pictures"]) == 4 * (1 + 2 + 3 + 3) and all(found["pictures"])
     assert found["orders"]["first"] == ["case02", "case01", "case00", "case03"]

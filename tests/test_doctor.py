@@ -252,6 +252,9 @@ def test_folders_must_be_writable_except_for_the_raw_data(healthy, monkeypatch):
     _, raw, preprocessed, results = doctor.folders(minimum_free=0)
     assert (raw.level, preprocessed.level, results.level) == ("note", "PROBLEM", "ok")
     assert "nnUNet_preprocessed=/proc is not writable" in preprocessed.text
+    monkeypatch.setenv("nnUNet_results", "/proc/typo/results")
+    *_, results = doctor.folders(minimum_free=0)
+    assert results.text == "nnUNet_results=/proc/typo/results is not there, and /proc is not writable"
 
 
 def test_writing_leaves_nothing_behind(healthy):

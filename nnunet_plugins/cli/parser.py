@@ -30,7 +30,7 @@ class Command(argparse.ArgumentParser):
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Command(
         prog="nnunet-plugins",
         description="Published segmentation methods as nnU-Net v2 trainers.",
         epilog=nnunet_help(),

@@ -117,10 +117,10 @@ def unexpected_values(
 
 def map_entries(values: NDArray, known: Collection[int]) -> str:
     """Entries of ``--label-map`` for the values that are not known."""
-    unknown = [f"{value:g}" for value in values if value not in known]
-    if len(unknown) > MAX_ENTRIES or (values % 1).any():
+    unknown = [value for value in values.tolist() if value not in known]
+    if len(unknown) > MAX_ENTRIES or any(value % 1 for value in unknown):
         return "VALUE=NAME and so on"
-    return " ".join(entries_to_name(unknown, None if known else "0"))
+    return " ".join(entries_to_name([str(int(value)) for value in unknown], None if known else "0"))
 
 
 def entries_to_name(values: Sequence[str], background: str | None) -> list[str]:

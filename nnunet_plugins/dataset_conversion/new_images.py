@@ -118,7 +118,8 @@ def print_prediction(dataset: Dataset, target: Path, number: int) -> None:
 def newest_model(dataset: str) -> str | None:
     """Options with which nnU-Net predicts with the model of a dataset that was trained last; None without any."""
     results = find_nnunet_folder(RESULTS)
-    ended = [*results.glob(f"{dataset}/*__*__*/fold_[0-9]/checkpoint_final.pth")] if results else []
+    found = results.glob(f"{dataset}/*__*__*/fold_*/checkpoint_final.pth") if results else []
+    ended = [path for path in found if path.parents[1].name.count("__") == 2]
     if not ended:
         return None
     folder = max(ended, key=lambda path: path.stat().st_mtime).parents[1]

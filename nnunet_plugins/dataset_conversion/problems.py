@@ -3,7 +3,7 @@
 import re
 import shlex
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nnunet_plugins.dataset_conversion.dataset import NIFTI, Dataset
@@ -78,10 +78,16 @@ def lines_of(alike: Sequence[str], source: Source) -> Sequence[str]:
     line = f"{alike[0]} (and {len(alike) - 1} more of this kind{examples})"
     entries = dict(entry.strip("'").split("=") for problem in reversed(alike) for entry in ENTRY.findall(problem))
     if len(entries) > len(set(ENTRY.findall(alike[0]))):
-        background = next((value for value, name in entries.items() if name == "background"), None)
-        together = entries_to_name(sorted(entries, key=value_order), background)
-        line += f"; all of them together need --label-map {' '.join(together)}"
+        together = [all_entries(entries, colours) for colours in (False, True)]
+        line += f"; all of them together need --label-map {' or '.join(filter(None, together))}"
     return [line]
+
+
+def all_entries(entries: Mapping[str, str], colours: bool) -> str:
+    """Entries for all values that are numbers, or for all that are colours."""
+    values = sorted((value for value in entries if value.startswith("#") == colours), key=value_order)
+    background = next((value for value in values if entries[value] == "background"), None)
+    return " ".join(entries_to_name(values, background))
 
 
 def value_order(value: str) -> tuple[float, str]:

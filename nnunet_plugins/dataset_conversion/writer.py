@@ -255,7 +255,7 @@ def option_text(value: Any) -> str:
         case True:
             return "yes"
         case [*values]:
-            return " ".join(map(str, values))
+            return " ".join(map(str, values)) or "none"
         case str() if re.fullmatch("[0-9a-f]{64}", value):
             return f"a table ({value[:8]})"
     return str(value)

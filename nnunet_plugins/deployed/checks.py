@@ -74,6 +74,7 @@ CHECKS: dict[str, tuple[str, Check]] = {
     ),
     "transpose_forward": ("an order of the axes 0, 1, 2", lambda value, _: is_order(value)),
     "transpose_backward": ("an order of the axes 0, 1, 2", lambda value, _: is_order(value)),
+    "labels": ("names with labels", lambda value, _: isinstance(value, dict) and bool(value)),
     "channels": ("names", lambda value, _: is_list_of(str, value) and bool(value)),
     "normalization": (
         "a scheme with its numbers for each channel",

@@ -105,7 +105,7 @@ def read_case(reader: str, paths: Sequence[Path], channels: Sequence[str], remed
     if len(data) != len(channels):
         files = f"{enumeration(path.name for path in paths)} {'has' if len(paths) == 1 else 'have'}"
         expected = f"the model takes {len(channels)} ({', '.join(channels)})"
-        raise UserError(f"{files} {counted(len(data), 'channel')}, but {expected}: give files with all of them{remedy}")
+        raise UserError(f"{files} {counted(len(data), 'channel')}, but {expected}: give files with these{remedy}")
     return first._replace(data=data)
 
 

@@ -64,7 +64,7 @@ class Model:
     def how_to_convert(self) -> str:
         """The command that makes new images, where the dataset is, what the training images were."""
         number = self.dataset.removeprefix("Dataset").partition("_")[0]
-        return f"nnunet-plugins convert folder IMAGES -d {number} --test-images '*' -o NEW"
+        return f"nnunet-plugins convert folder IMAGES -d {number} --test-images PATTERN -o NEW"
 
     @property
     def dataset_json(self) -> dict[str, Any]:

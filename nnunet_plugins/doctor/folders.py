@@ -47,10 +47,14 @@ def folder_of(variable: str, minimum_free: float) -> Finding:
             file.flush()
     except OSError as error:
         level: Literal["note", "PROBLEM"] = "note" if variable == "nnUNet_raw" else "PROBLEM"  # raw is only read
+        if place != folder:
+            text = f"{variable}={folder} is not there, and {place} is not writable"
+            return Finding("PROBLEM", text, f"export {variable}=/a/folder/of/yours")
         sentence = f"{variable}={folder} is not writable: {reason(error)}"
         return Finding(level, sentence, "chmod u+w it, or choose another")
     if place != folder:
-        return Finding("note", f"{variable}={folder} is not there yet", "correct it, or let the first command make it")
+        remedy = "correct it, or let the first command that writes there make it"
+        return Finding("note", f"{variable}={folder} is not there yet", remedy)
     remedy = f"free some space, or export {variable}=/a/larger/disk"
     return disk_finding(f"{variable}={folder}", folder, minimum_free, remedy, "is writable, ")
 

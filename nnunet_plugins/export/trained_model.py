@@ -145,9 +145,12 @@ def read_fold(folder: Path, fold: str, name: str) -> dict[str, Any]:
     """
     path = folder / f"fold_{fold}" / name
     if not path.is_file():
-        others = sorted(other.parent.name.removeprefix("fold_") for other in folder.glob(f"fold_*/{name}"))
-        there = f" (there is one of fold {enumeration(others)})" if others else ""
-        raise UserError(f"{path} is not there: train that fold to the end, or choose others with -f{there}")
+        remedies = ["train that fold to the end"]
+        if others := sorted(other.parent.name.removeprefix("fold_") for other in folder.glob(f"fold_*/{name}")):
+            remedies.append(f"choose another with -f ({enumeration(others)})")
+        if files := sorted(other.name for other in path.parent.glob("*.pth")):
+            remedies.append(f"another file with --checkpoint ({enumeration(files)})")
+        raise UserError(f"{path} is not there: {', or '.join(remedies)}")
     checkpoint = read_checkpoint(path)
     if missing := [key for key in NEEDED if key not in checkpoint]:
         raise UserError(f"{path} has no {missing[0]}: expected a checkpoint that nnU-Net 2 has saved")

@@ -48,13 +48,14 @@ def test_convert_without_a_download_says_what_it_needs():
         (["list", "--jsn"], "list", "unrecognized arguments: --jsn"),
         (["benchmark", "run", "a.toml", "--drie"], "benchmark run", "unrecognized arguments: --drie"),
         (["doctor", "twice"], "doctor", "unrecognized arguments: twice"),
+        (["--loud"], "", "unrecognized arguments: --loud"),
         (["convert", "folder", "-d", "Polyps"], "convert", "argument -d/--dataset-id: invalid int value: 'Polyps'"),
     ],
 )
 def test_wrong_argument_is_told_in_a_sentence_with_its_command(arguments, command, fault, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(arguments)
-    command = f"nnunet-plugins {command}"
+    command = f"nnunet-plugins {command}".strip()
     assert capsys.readouterr().err == f"{command}: {fault}; '{command} --help' has all options and an example\n"
 
 

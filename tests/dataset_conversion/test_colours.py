@@ -163,6 +163,14 @@ def test_palette_without_black_is_refused_with_both_readings(download):
     assert_says(text, "--label-map 0=background 1=NAME", "--label-map '#ffffff=background' '#ff0000=NAME'")
 
 
+def test_entries_of_many_palettes_together_keep_both_readings_apart(download):
+    for index in range(6):
+        save(download / f"images/{index}.png", picture(index))
+        save_palette(download / f"masks/{index}.png", mask(1), [WHITE, RED if index else (0, 0, 255)])
+    text = refusal_text(*with_source(PNGS, download))
+    assert_says(text, "need --label-map 0=background 1=NAME or '#0000ff=NAME1' '#ff0000=NAME2' '#ffffff=background'")
+
+
 @pytest.mark.parametrize(
     "entries, expected", [(["0=background", "1=x"], [0, 1]), (["#ffffff=x", "#ff0000=background"], [1, 0])]
 )

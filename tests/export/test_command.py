@@ -78,8 +78,8 @@ def test_postprocessing_of_these_folds_goes_along(tmp_path):
 
 
 WRONG = {
-    "checkpoint": "fold_0/checkpoint_best.pth is not there: train that fold to the end, or choose others with -f$",
-    "unfinished": r"fold_1/checkpoint_final.pth is not there: .+ choose others with -f \(there is one of fold 0\)$",
+    "checkpoint": r"fold_0/checkpoint_best.pth is not there: .+ file with --checkpoint \(checkpoint_final.pth\)$",
+    "unfinished": r"fold_1/checkpoint_final.pth is not there: train that fold .+, or choose another with -f \(0\)$",
     "fold": r"fold_0 is the folder of a fold: give \S+__2d, with -f 0$",
     "elsewhere": r"is no folder: give Trainer__Plans__configuration .+ has nnUNetTrainer__nnUNetPlans__2d$",
     "folder": "has no fold_0/checkpoint_final.pth: train it to the end, or choose folds and checkpoint",

@@ -147,7 +147,7 @@ def converter(run: Run) -> str | None:
 def conversion(run: Run) -> dict[str, Any]:
     """Options of that conversion which decide whether results can be compared with published ones."""
     made = dataset_json(run).get("conversion") or {}
-    return {key: made[key] for key in ("paper_split", "resize") if key in made}
+    return {key: made[key] for key in ("paper_split", "splits", "resize") if key in made}
 
 
 def processor() -> str:

@@ -99,9 +99,10 @@ def leader_of_several(analysis: Analysis, told: Sequence[pd.DataFrame]) -> str:
     elsewhere = f", and on {as_good} more it is not different from the best (p ≥ {SIGNIFICANT:g})" if as_good else ""
     where = f"{number(leader, 'best')} of {len(told)} evaluations"
     numbers = f"with {ranked}the highest mean Dice on {where}{elsewhere}"
-    if any(leader in one and len(one) < rows["mean"].notna().sum() for one, rows in zip(found, told, strict=True)):
+    others = [rows["mean"].notna().sum() - len(one) for one, rows in zip(found, told, strict=True)]
+    if any(worse and one.get(leader) == "best" for worse, one in zip(others, found, strict=True)):
         return f"{leader} leads, {numbers}"
-    return f"{leader} comes first, {numbers}, but nowhere is another trainer worse than it (p ≥ {SIGNIFICANT:g})"
+    return f"{leader} comes first, {numbers}, though nowhere the best beyond chance (p ≥ {SIGNIFICANT:g})"
 
 
 def units_in_words(evaluations: Sequence[pd.DataFrame]) -> str:
@@ -114,7 +115,7 @@ def units_in_words(evaluations: Sequence[pd.DataFrame]) -> str:
 def against_reference(analysis: Analysis, evaluations: Sequence[pd.DataFrame]) -> str:
     """Sentence on the trainers whose Dice is different from the reference's, beyond chance."""
     compared = [rows[rows.difference.notna()] for rows in evaluations]
-    told = [rows[~cannot_tell(rows.pairs, len(rows))] for rows in compared]
+    told = [rows[~cannot_tell(rows.pairs.to_numpy())] for rows in compared]
     told = [rows for rows in told if len(rows)]
     if not told:
         return ""
@@ -135,7 +136,7 @@ def against_reference(analysis: Analysis, evaluations: Sequence[pd.DataFrame]) -
 def with_places(numbers: pd.Series, order: Sequence[str], num_evaluations: int) -> str:
     """Names of a few trainers, each with the number of evaluations where there are several, or the number of many."""
     if len(numbers) > NAMED:
-        return f"{len(numbers)} trainers"
+        return f"{len(numbers)} trainers" + (f" (each on some of {num_evaluations})" if num_evaluations > 1 else "")
     places = "" if num_evaluations == 1 else " (on {} of " + f"{num_evaluations})"
     return enumeration([trainer + places.format(numbers[trainer]) for trainer in order if trainer in numbers])
 

@@ -127,5 +127,5 @@ def broken(name: str, letters: int) -> str:
 
 
 def words_of(name: str) -> list[str]:
-    """Parts of a name after which a line may end: before its capitals, e.g. ``Trainer``, and after underscores."""
-    return re.split(r"(?<=[_ ])|(?<=[a-z])(?=[A-Z])", name)
+    """Parts of a name after which a line may end: before ``Trainer`` and other words, and after underscores."""
+    return [word for word in re.split(r"(?<=[_ ])|(?<=[a-z])(?=[A-Z])|(?=Trainer)", name) if word]

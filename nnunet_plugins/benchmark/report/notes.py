@@ -123,11 +123,11 @@ def too_short(analysis: Analysis) -> Iterator[str]:
     cases = dict(by_evaluation(analysis.results.cases))
     for evaluation, rows in by_evaluation(dice):
         if (best := rows["mean"].max()) < LITTLE:
-            yield f"{evaluation}: the best mean Dice is {best:.4f}, so the trainers' order says nothing"
+            yield f"{evaluation}: the best mean Dice is {best:.4f}, so the trainers' order says little"
         outcomes = cases[evaluation].groupby("trainer").outcome.value_counts().unstack(fill_value=0)
         missed = outcomes.get("missed", pd.Series(0, outcomes.index))
         for trainer in outcomes.index[(missed > 0) & (outcomes.get("segmented", 0) == 0)]:
-            yield f"{evaluation}: {trainer} found nothing in any case"
+            yield f"{evaluation}: {trainer} found nothing that is there, in any case"
 
 
 def unknown_units(record: Record) -> Iterator[str]:

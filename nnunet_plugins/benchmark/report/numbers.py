@@ -39,9 +39,11 @@ def numbers_of(cases: pd.DataFrame, arrays: CaseArrays, reference: str) -> dict[
         place = arrays.trainers.index(reference)
         found |= comparison(arrays, np.full(shape, place))
         p_best[:, place] = np.take_along_axis(found["p_holm"], best, axis=1)[:, 0]  # one verdict about that pair
-    comparisons = (~np.isnan(p_best)).sum(axis=1, keepdims=True)
-    too_few = cannot_tell((~np.isnan(to_best)).sum(axis=0), comparisons)
-    return found | {"p_holm_best": np.where(too_few, np.nan, p_best)}
+    pairs = (~np.isnan(to_best)).sum(axis=0).astype(float)
+    for metric, row in enumerate(p_best):
+        known = np.flatnonzero(~np.isnan(row))
+        row[known[cannot_tell(pairs[metric, known])]] = np.nan
+    return found | {"p_holm_best": p_best}
 
 
 def comparison(arrays: CaseArrays, others: NDArray[np.int64]) -> dict[str, Values]:

@@ -110,9 +110,9 @@ def is_reason(remark: Mapping[str, Any], published_dataset: str, ours: DatasetRe
         case {"size": size}:
             return ours.conversion.get("resize", []) != size
         case {"paper_split": given}:
-            return ("paper_split" in ours.conversion) == given
-        case {"own": own}:
-            return (ours.converter == published_dataset) == own
+            return "splits" not in ours.conversion and ("paper_split" in ours.conversion) == given
+        case {"own": False}:
+            return ours.converter != published_dataset
     return False
 
 
@@ -129,8 +129,10 @@ def holds_for(remark: Mapping[str, Any], row: pd.Series) -> bool:
     """Whether a remark of ``published.toml`` holds for a published row."""
     for key, value in remark.items():
         match key:
-            case "text" | "size" | "paper_split" | "own":
+            case "text":
                 holds = True
+            case condition if condition in CONDITIONS:
+                holds = True  # see is_reason
             case "ours":
                 holds = value != is_missing(row["trainer"])
             case "metric":

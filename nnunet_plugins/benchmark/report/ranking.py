@@ -93,7 +93,7 @@ def rank_table(rankings: Mapping[Evaluation, Ranking], record: Record) -> pd.Dat
 
 def has_too_few_units(ranking: Ranking) -> bool:
     """Whether no test could tell any trainer from the best one."""
-    return bool(cannot_tell(ranking.num_units, len(ranking.trainers) - 1))
+    return bool(cannot_tell(np.full(len(ranking.trainers) - 1, float(ranking.num_units))).all())
 
 
 def average_ranks(table: pd.DataFrame) -> pd.Series:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -126,18 +126,6 @@ def number_of_ways(ranks: tuple[int, ...]) -> Values:
     return ways
 
 
-def cannot_tell(num_units: Any, num_comparisons: Any) -> Any:
-    """Whether signed ranks of so few units cannot tell any of so many comparisons apart, after Holm's correction.
-
-    The smallest p of ``n`` units is ``2 ** (1 - n)``: of five units for one comparison, of six for two.
-
-    Example:
-        >>> cannot_tell(5, 1), cannot_tell(6, 1), cannot_tell(6, 2), cannot_tell(7, 2), cannot_tell(7, 5)
-        (True, False, True, False, True)
-    """
-    return num_comparisons * 2.0 ** (1 - num_units) >= SIGNIFICANT
-
-
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     """P values after Holm's correction, in the given order."""
     adjusted: dict[str, float] = {}
@@ -146,6 +134,19 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
         largest = max(largest, min(1.0, (len(p_values) - index) * p_values[name]))
         adjusted[name] = largest
     return {name: adjusted[name] for name in p_values}
+
+
+def cannot_tell(num_units: Values) -> NDArray[np.bool_]:
+    """Whether signed ranks of so few units cannot be significant, for each of some comparisons ``(k,)``.
+
+    The smallest p of ``n`` units is ``2 ** (1 - n)``; Holm's correction is that over all these comparisons.
+
+    Example:
+        >>> [cannot_tell(np.array(units)).tolist() for units in ([5], [6], [6, 6], [7, 7], [6, 7])]
+        [[True], [False], [True, True], [False, False], [False, False]]
+    """
+    smallest = {str(place): 2.0 ** (1 - units) for place, units in enumerate(num_units)}
+    return np.array([p >= SIGNIFICANT for p in holm(smallest).values()], bool)
 
 
 def mean_kendall_tau(ranks: Values, drawn: NDArray[np.int64]) -> float:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
 from nnunet_plugins.dataset_conversion.annotations import coco_cases, is_coco, labels_of
@@ -16,7 +16,7 @@ from nnunet_plugins.dataset_conversion.pictures import Picture
 from nnunet_plugins.dataset_conversion.readers import has_pages, is_flat, read_mask, read_picture
 from nnunet_plugins.dataset_conversion.readers.pages import Reading, page_path
 from nnunet_plugins.dataset_conversion.readers.polygons import class_names, is_annotation, read_polygons
-from nnunet_plugins.dataset_conversion.source import Source
+from nnunet_plugins.dataset_conversion.source import Source, without_ending
 from nnunet_plugins.dataset_conversion.stacks import separate_pages
 from nnunet_plugins.dataset_conversion.tables import group_by_folder
 from nnunet_plugins.errors import UserError
@@ -189,11 +189,22 @@ def describe(
 def refuse_fixed_patterns(patterns: Sequence[str]) -> None:
     for pattern in patterns:
         if not count_wildcards(pattern) and not is_coco(pattern):
-            path = PurePosixPath(pattern)
-            wildcard = str(path.with_name(f"*{path.suffix}")) if path.name else "images/*.png"
             raise UserError(
-                f"The pattern {pattern!r} has no wildcard to tell cases apart: give, in quotes, one like {wildcard!r}"
+                f"The pattern {pattern!r} has no wildcard to tell cases apart: give, in quotes, one like "
+                f"{with_wildcard(pattern)!r}"
             )
+
+
+def with_wildcard(path: str) -> str:
+    """Pattern for the files beside one, or in a folder.
+
+    Example:
+        >>> with_wildcard("images/a.nii.gz"), with_wildcard("images/"), with_wildcard("a.png")
+        ('images/*.nii.gz', 'images/*.png', '*.png')
+    """
+    folder, slash, name = path.rstrip("/").rpartition("/")
+    ending = name.removeprefix(without_ending(name))
+    return f"{folder}{slash}*{ending}" if ending else f"{path.rstrip('/')}/*.png"
 
 
 def refuse_odd_channels(channels: Sequence[str], patterns: Sequence[str], option: str) -> None:

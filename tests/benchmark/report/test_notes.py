@@ -111,8 +111,8 @@ def test_notices_say_that_trainings_were_too_short_to_compare():
     rows = [*rows_of({REFERENCE: [0.0625] * 7}), *missed]
     notes = told(analysis_of_dice(results_of(rows, suite_of((REFERENCE, OTHER)), {CELLS: None})))
     assert notes[:2] == [
-        f"{CELLS} 2d validation: the best mean Dice is 0.0625, so the trainers' order says nothing",
-        f"{CELLS} 2d validation: {OTHER} found nothing in any case",
+        f"{CELLS} 2d validation: the best mean Dice is 0.0625, so the trainers' order says little",
+        f"{CELLS} 2d validation: {OTHER} found nothing that is there, in any case",
     ]
 
 

@@ -62,8 +62,8 @@ SCRIPT = """
   found.other = [...document.querySelectorAll("th[aria-sort]")].every(header => table.contains(header));
   found.faded = [...document.querySelectorAll(".scroll")].filter(e => e.classList.contains("more")).length;
   found.wide = [...document.querySelectorAll(".scroll")].filter(e => e.scrollWidth > e.clientWidth + 1).length;
-  const right = image => image.parentElement.getBoundingClientRect().right;
-  found.images = [...document.images].map(image => [image.naturalWidth, right(image)]);
+  found.images = [...document.images].map(image => [image.naturalWidth, image.getBoundingClientRect().right]);
+  found.boxes = [...document.images].map(image => image.parentElement.getBoundingClientRect().right);
   found.links = [...document.querySelectorAll("nav a")].map(a => [a.hash, !!document.getElementById(a.hash.slice(1))]);
 """
 
@@ -131,7 +131,10 @@ def test_browser_has_nothing_to_complain_about(desktop, phone):
 def test_pictures_are_shown_wherever_the_page_lies(desktop, phone):
     for found, _ in (desktop, phone):
         assert len(found["images"]) >= 5
-        assert all(width > 0 and right <= found["inner"] for width, right in found["images"])  # wider ones scroll
+        assert all(width > 0 for width, _ in found["images"])
+        assert all(right <= found["inner"] for right in found["boxes"])
+    assert all(right <= desktop[0]["inner"] for _, right in desktop[0]["images"])
+    assert any(right > phone[0]["inner"] for _, right in phone[0]["images"])  # in a box that scrolls
 
 
 @in_browser

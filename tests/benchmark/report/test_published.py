@@ -172,6 +172,8 @@ def test_figure_of_the_same_data_and_split_and_size_is_comparable():
     assert reasons("ConDSeg", trainer, "glas", same, iterations=whole) == []
     (split,) = reasons("ConDSeg", trainer, "glas", {"resize": [256, 256]}, iterations=whole)
     assert split.startswith("Other cases to train and to validate on than the paper's: --paper-split")
+    own_folds = {"splits": "of a table", "resize": [256, 256]}  # they may be the paper's
+    assert reasons("ConDSeg", trainer, "glas", own_folds, iterations=whole) == []
     for conversion in ({"paper_split": True}, {"paper_split": True, "resize": [224, 256]}):
         (size,) = reasons("ConDSeg", trainer, "glas", conversion, iterations=whole)
         assert "256x256 pixels" in size

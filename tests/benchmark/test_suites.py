@@ -270,8 +270,15 @@ def test_what_the_fidelity_measurements_found_is_told():
         assert all(part in text for part in parts)
 
 
-def test_suite_of_the_committed_results_is_theirs():
-    results = REPOSITORY / "docs" / "results" / EVIDENCE.stem
-    assert read_record(results).suite == read_suite(EVIDENCE)
+@pytest.mark.parametrize(
+    ("name", "suite", "without"),
+    [
+        ("shared_data", EVIDENCE, {CASES, FIGURES, PUBLISHED_FILE}),
+        ("nuclei", EVIDENCE.parent / "evidence" / "1_nuclei.toml", {CASES, FIGURES}),
+    ],
+)
+def test_suites_of_the_committed_results_are_theirs(name, suite, without):
+    results = REPOSITORY / "docs" / "results" / name
+    assert read_record(results).suite == read_suite(suite)
     assert verify(results) == []
-    assert {path.name for path in results.iterdir()} == OWN_FILES - {CASES, FIGURES, PUBLISHED_FILE}
+    assert {path.name for path in results.iterdir()} == OWN_FILES - without

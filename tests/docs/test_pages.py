@@ -9,8 +9,9 @@ import yaml
 from support.repository import PACKAGE, REPOSITORY
 
 DOCS = REPOSITORY / "docs"
-REPORTS = DOCS / "results" / "shared_data"
-PAGES = sorted(page for page in DOCS.rglob("*.md") if not page.is_relative_to(REPORTS))
+RESULTS = DOCS / "results"
+"""Each of its folders is a report, of which no page is written by hand."""
+PAGES = sorted(page for page in DOCS.rglob("*.md") if page.parents[1] != RESULTS)
 TEXTS = [*PAGES, *REPOSITORY.glob("*.md"), REPOSITORY / "speed" / "README.md"]
 
 LINK = re.compile(r"\]\(([^)\s]+)\)")

@@ -190,7 +190,7 @@ def test_split_that_is_only_drawn_like_the_papers_is_another():
 def test_data_that_come_from_published_ones_by_another_way_are_named_by_the_suite():
     for converter in ("folder", None):
         told = reasons("DCFFSNet", ("DCFFSNetTrainer",), converter, published="monuseg")
-        assert [sentence.partition(" ")[0] for sentence in told] == ["Other", "Ours", "Ours"]
+        assert [sentence.partition(" ")[0] for sentence in told] == ["Other", "Ours", "Images", "Ours"]
         assert "need not be the published ones" in told[1]
 
 

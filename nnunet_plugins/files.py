@@ -146,6 +146,11 @@ def backup_folder(target: Path) -> Path:
     return target.with_name(f".{target.name}.before")
 
 
+def nearest_existing(path: Path) -> Path:
+    """The path itself, or else the first above it that exists."""
+    return next(place for place in (path, *path.parents) if place.exists())
+
+
 def usable_cores() -> int:
     """Number of cores this process may use, which in a container or a batch job can be fewer than the machine's."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

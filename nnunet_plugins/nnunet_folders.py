@@ -131,6 +131,18 @@ def read_splits_or_none(path: Path) -> list[Split] | None:
         return None
 
 
+def model_names(folder: Path) -> list[str]:
+    """Names ``Trainer__Plans__configuration`` of the models in a dataset's folder of results, in order."""
+    return sorted(path.name for path in folder.glob("*__*__*") if path.name.count("__") == 2)
+
+
+def folds_with(model: Path, checkpoint: str = CHECKPOINTS[0]) -> list[str]:
+    """Folds of a model that have a checkpoint: the numbered ones in order, and then ``all``."""
+    names = [path.parent.name.removeprefix("fold_") for path in model.glob(f"fold_*/{checkpoint}")]
+    numbers = sorted(int(name) for name in names if name.isdecimal())
+    return [*map(str, numbers), *(name for name in names if name == "all")]
+
+
 def was_planned(name: str) -> bool:
     """Whether nnU-Net has a fingerprint of the dataset, which it renews only when asked to."""
     path = splits_path(name)

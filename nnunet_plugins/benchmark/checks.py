@@ -213,10 +213,12 @@ def check_published(run: Run) -> None:
     Raises:
         UserError: there are none.
     """
+    if not run.data.published:
+        return
     from nnunet_plugins.benchmark.report.published import published_results
 
     known = sorted(published_results().dataset.unique())
-    if run.data.published and run.data.published not in known:
+    if run.data.published not in known:
         raise UserError(
             f"datasets: id {run.data.id}: published = {run.data.published!r}: no paper's figures of it are known here: "
             f"choose from {', '.join(known)}, or leave the key out"

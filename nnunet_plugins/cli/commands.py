@@ -15,7 +15,13 @@ from nnunet_plugins.cli.listing import list_trainers
 from nnunet_plugins.cli.parser import PREFIX, nnunet_commands
 from nnunet_plugins.compatibility import require_nnunet
 from nnunet_plugins.errors import UserError, sentence_of
-from nnunet_plugins.nnunet_folders import PREPROCESSED, RESULTS, find_nnunet_folder, refuse_unusable_folders
+from nnunet_plugins.nnunet_folders import (
+    PREPROCESSED,
+    RESULTS,
+    find_nnunet_folder,
+    model_names,
+    refuse_unusable_folders,
+)
 
 SEARCHING = ("train", "predict", "predict_from_modelfolder")
 """nnU-Net's commands that search for a trainer."""
@@ -175,7 +181,7 @@ def explain_missing_file(error: Exception) -> str | None:
     if results and path.is_relative_to(results):
         if path.name.startswith("checkpoint_"):
             return f"{path} is not there: train that fold to its end first, or correct -f (folds) or -chk (checkpoint)"
-        models = sorted(model.name for model in path.parents[1].glob("*__*__*"))
+        models = model_names(path.parents[1])
         there = f"; there are {', '.join(models[:5])}" if models else ""
         return f"{path.parent} holds no trained model: train it first, or correct -d, -tr, -p or -c{there}"
     return None

@@ -33,7 +33,7 @@ from nnunet_plugins.dataset_conversion.resizing import (
     vanished_objects,
 )
 from nnunet_plugins.dataset_conversion.source import relative_path
-from nnunet_plugins.errors import UserError
+from nnunet_plugins.errors import UserError, reason
 from nnunet_plugins.files import digest
 
 
@@ -272,9 +272,9 @@ def write_case(folder: Path, case: str, images: list[Picture], labels: Picture |
         if labels:
             write(labels, folder / "labels" / case, flat)
     except OSError as error:
-        reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or str(error)
+        why = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else reason(error)
         raise UserError(
-            f"{case} could not be written to {folder}: {reason}; make room or set nnUNet_raw elsewhere"
+            f"{case} could not be written to {folder}: {why}; make room or set nnUNet_raw elsewhere"
         ) from error
 
 

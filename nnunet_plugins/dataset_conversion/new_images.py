@@ -13,7 +13,16 @@ from nnunet_plugins.dataset_conversion.summary import grey_images
 from nnunet_plugins.dataset_conversion.writer import convert_cases, find_cases
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.files import read_json, recover_folder, replace_folder
-from nnunet_plugins.nnunet_folders import PREPROCESSED, RAW, RESULTS, dataset_name, find_nnunet_folder
+from nnunet_plugins.nnunet_folders import (
+    CHECKPOINTS,
+    PREPROCESSED,
+    RAW,
+    RESULTS,
+    dataset_name,
+    find_nnunet_folder,
+    folds_with,
+    model_names,
+)
 from nnunet_plugins.wording import counted
 
 
@@ -118,11 +127,11 @@ def print_prediction(dataset: Dataset, target: Path, number: int) -> None:
 def newest_model(dataset: str) -> str | None:
     """Options with which nnU-Net predicts with the model of a dataset that was trained last; None without any."""
     results = find_nnunet_folder(RESULTS)
-    found = results.glob(f"{dataset}/*__*__*/fold_*/checkpoint_final.pth") if results else []
-    ended = [path for path in found if path.parents[1].name.count("__") == 2]
+    folders = list(results.glob(dataset)) if results else []
+    folds = {folder / name: folds_with(folder / name) for folder in folders for name in model_names(folder)}
+    ended = [model / f"fold_{fold}" / CHECKPOINTS[0] for model, names in folds.items() for fold in names]
     if not ended:
         return None
-    folder = max(ended, key=lambda path: path.stat().st_mtime).parents[1]
-    trainer, plans, configuration = folder.name.split("__")
-    folds = sorted(path.parent.name.removeprefix("fold_") for path in ended if path.parents[1] == folder)
-    return f"-c {configuration} -tr {trainer} -p {plans} -f {' '.join(folds)}"
+    model = max(ended, key=lambda path: path.stat().st_mtime).parents[1]
+    trainer, plans, configuration = model.name.split("__")
+    return f"-c {configuration} -tr {trainer} -p {plans} -f {' '.join(folds[model])}"

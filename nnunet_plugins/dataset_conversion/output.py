@@ -13,7 +13,7 @@ from nnunet_plugins import __version__
 from nnunet_plugins.dataset_conversion.cases import Row
 from nnunet_plugins.dataset_conversion.dataset import Dataset
 from nnunet_plugins.dataset_conversion.source import UNPACKED
-from nnunet_plugins.errors import UserError
+from nnunet_plugins.errors import UserError, reason
 from nnunet_plugins.files import atomic_write, read_json, write_json
 from nnunet_plugins.nnunet_folders import (
     PREPROCESSED,
@@ -48,7 +48,7 @@ def temporary_dataset(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(
-            f"{folder} could not be completed ({error.strerror or error}): make room, or check its permissions"
+            f"{folder} could not be completed ({reason(error)}): make room, or check its permissions"
         ) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)

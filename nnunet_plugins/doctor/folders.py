@@ -3,10 +3,12 @@
 import os
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Literal
 
 from nnunet_plugins.doctor.findings import GB, Finding, disk_finding, problem_from
 from nnunet_plugins.errors import reason
+from nnunet_plugins.files import nearest_existing
 from nnunet_plugins.nnunet_folders import PREPROCESSED, RAW, RESULTS, problem_of_folder
 
 FOLDERS = (RAW, PREPROCESSED, RESULTS)
@@ -38,8 +40,8 @@ def folder_of(variable: str, minimum_free: float) -> Finding:
         return Finding("PROBLEM", f"{variable} is not set, but others are", f"export {variable}=/a/folder/of/yours")
     if sentence := problem_of_folder(variable):
         return problem_from(sentence)
-    place = nearest_existing(folder)
-    if not os.path.isdir(place):
+    place = Path(folder) if os.path.islink(folder) else nearest_existing(Path(folder))
+    if not place.is_dir():
         return Finding("PROBLEM", f"{variable}={folder} is no folder", f"export {variable}=/a/folder/of/yours")
     try:
         with tempfile.TemporaryFile(dir=place) as file:
@@ -47,20 +49,13 @@ def folder_of(variable: str, minimum_free: float) -> Finding:
             file.flush()
     except OSError as error:
         level: Literal["note", "PROBLEM"] = "note" if variable == "nnUNet_raw" else "PROBLEM"  # raw is only read
-        if place != folder:
+        if place != Path(folder):
             text = f"{variable}={folder} is not there, and {place} is not writable"
             return Finding("PROBLEM", text, f"export {variable}=/a/folder/of/yours")
         sentence = f"{variable}={folder} is not writable: {reason(error)}"
         return Finding(level, sentence, "chmod u+w it, or choose another")
-    if place != folder:
+    if place != Path(folder):
         remedy = "correct it, or let the first command that writes there make it"
         return Finding("note", f"{variable}={folder} is not there yet", remedy)
     remedy = f"free some space, or export {variable}=/a/larger/disk"
     return disk_finding(f"{variable}={folder}", folder, minimum_free, remedy, "is writable, ")
-
-
-def nearest_existing(path: str) -> str:
-    """The path itself, or else the first above it that exists."""
-    while not os.path.lexists(path):
-        path = os.path.dirname(os.path.abspath(path))
-    return path

@@ -14,6 +14,7 @@ from torch import nn
 from nnunet_plugins.checkpoint_files import read_checkpoint
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.files import read_json
+from nnunet_plugins.nnunet_folders import folds_with, model_names
 from nnunet_plugins.planning.source import find_trainer_class
 from nnunet_plugins.wording import enumeration
 
@@ -115,11 +116,10 @@ def find_folds(folder: Path, checkpoint: str) -> list[str]:
     Raises:
         UserError: there are none.
     """
-    names = [path.parent.name.removeprefix("fold_") for path in folder.glob(f"fold_*/{checkpoint}")]
-    numbers = sorted(int(name) for name in names if name.isdecimal())
-    if not numbers:
+    numbered = [fold for fold in folds_with(folder, checkpoint) if fold.isdecimal()]
+    if not numbered:
         raise UserError(f"{folder} has no fold_0/{checkpoint}: train it to the end, or choose folds and checkpoint")
-    return list(map(str, numbers))
+    return numbered
 
 
 def refuse_other_folder(folder: Path) -> None:
@@ -132,7 +132,7 @@ def refuse_other_folder(folder: Path) -> None:
         fold = folder.resolve().name.removeprefix("fold_")
         raise UserError(f"{folder} is the folder of a fold: give {folder.resolve().parent}, with -f {fold}")
     if not folder.is_dir():
-        others = sorted(path.name for path in folder.parent.glob("*__*__*"))
+        others = model_names(folder.parent)
         there = f"; {folder.parent} has {enumeration(others[:5])}" if others else ""
         raise UserError(f"{folder} is no folder: give Trainer__Plans__configuration in nnU-Net's results{there}")
 
@@ -146,7 +146,7 @@ def read_fold(folder: Path, fold: str, name: str) -> dict[str, Any]:
     path = folder / f"fold_{fold}" / name
     if not path.is_file():
         remedies = ["train that fold to the end"]
-        if others := sorted(other.parent.name.removeprefix("fold_") for other in folder.glob(f"fold_*/{name}")):
+        if others := folds_with(folder, name):
             remedies.append(f"choose another with -f ({enumeration(others)})")
         if files := sorted(other.name for other in path.parent.glob("*.pth")):
             remedies.append(f"another file with --checkpoint ({enumeration(files)})")

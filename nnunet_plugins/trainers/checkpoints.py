@@ -9,7 +9,7 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_plugins.checkpoint_files import read_checkpoint
-from nnunet_plugins.errors import UserError
+from nnunet_plugins.errors import UserError, reason
 from nnunet_plugins.files import atomic_write_with_companions
 from nnunet_plugins.nnunet_folders import CHECKPOINTS
 
@@ -81,7 +81,7 @@ class SafeCheckpoints(nnUNetTrainer):
 def reason_not_written(error: OSError | RuntimeError) -> str:
     """Reason for which a file could not be written, or nothing if the error is another one."""
     if isinstance(error, OSError):
-        return error.strerror or f"{error}"
+        return reason(error)
     return "torch could not write all of it" if any(part in f"{error}" for part in TORCH_WRITES) else ""
 
 

@@ -191,7 +191,9 @@ def test_new_images_are_converted_as_the_dataset_was(download, photos, capsys):
 def test_command_that_predicts_has_the_model_that_was_trained_last_and_its_folds(download, photos, capsys):
     convert(*with_source(PNGS, download))
     results = Path(os.environ["nnUNet_results"]) / raw_dataset().name
-    for place, (model, fold) in enumerate([("A__p__2d", 0), ("B__p__2d", 3), ("B__p__2d", 1), ("B__p__2d__old", 0)]):
+    for place, (model, fold) in enumerate(
+        [("A__p__2d", 0), ("B__p__2d", 3), ("B__p__2d", 1), ("B__p__2d", "0_old"), ("B__p__2d__old", 0)]
+    ):
         checkpoint = results / model / f"fold_{fold}" / "checkpoint_final.pth"
         checkpoint.parent.mkdir(parents=True)
         checkpoint.touch()

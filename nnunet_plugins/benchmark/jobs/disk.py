@@ -19,6 +19,7 @@ from nnunet_plugins.benchmark.runs import (
 )
 from nnunet_plugins.benchmark.survey import Survey
 from nnunet_plugins.benchmark.versions import shared_json
+from nnunet_plugins.files import nearest_existing
 from nnunet_plugins.nnunet_folders import FINGERPRINT, PREPROCESSED, RAW, RESULTS, nnunet_folder
 
 BYTES_PER_PARAMETER = 3 * 4
@@ -72,7 +73,7 @@ def in_words(needs: Needs) -> Iterator[str]:
         (RESULTS, needs.checkpoints + needs.predictions, f" ({results})"),
         (PREPROCESSED, needs.preprocessed, ""),
     ):
-        free = shutil.disk_usage(existing(nnunet_folder(variable))).free
+        free = shutil.disk_usage(nearest_existing(nnunet_folder(variable))).free
         line = f"at most about {size(bytes_needed)} in {nnunet_folder(variable)}{detail}; {size(free)} are free"
         yield line + (": too few, make room or choose another disk" if bytes_needed > free else "")
     if needs.unknown:
@@ -88,10 +89,6 @@ def size(number: float) -> str:
         ('0 MB', '2 MB', '123 GB')
     """
     return f"{number / 1e6:.0f} MB" if number < 1e9 else f"{number / 1e9:.3g} GB"
-
-
-def existing(folder: Path) -> Path:
-    return next(parent for parent in (folder, *folder.parents) if parent.exists())
 
 
 # ---- one run ---------------------------------------------------------------------------------------------------------

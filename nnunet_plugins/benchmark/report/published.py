@@ -129,10 +129,8 @@ def holds_for(remark: Mapping[str, Any], row: pd.Series) -> bool:
     """Whether a remark of ``published.toml`` holds for a published row."""
     for key, value in remark.items():
         match key:
-            case "text":
+            case "text" | "size" | "paper_split" | "own":  # the last three are for is_reason
                 holds = True
-            case condition if condition in CONDITIONS:
-                holds = True  # see is_reason
             case "ours":
                 holds = value != is_missing(row["trainer"])
             case "metric":

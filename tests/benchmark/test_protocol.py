@@ -29,7 +29,8 @@ def recipes(monkeypatch):
 @pytest.mark.parametrize("name", SUITES)
 def test_suites_name_what_exists_and_train_on_a_core(name, recipes):
     suite = SUITES[name]
-    assert suite.reference == "nnUNetTrainer" and (suite.resources.device, suite.resources.cpus) == ("cpu", 1)
+    assert suite.reference == ("TimmUNetTrainer" if name == "resnets" else "nnUNetTrainer")
+    assert (suite.resources.device, suite.resources.cpus) == ("cpu", 1)
     for trainer in suite.trainers:
         base, plans = divided(trainer)
         assert base == "nnUNetTrainer" or find_trainer(base).__name__ == base
@@ -80,6 +81,13 @@ def test_the_combined_report_is_of_the_trainings_of_the_others(recipes):
     assert combined.trainers == SEVEN
 
 
+def test_the_methods_on_a_resnet_are_compared_with_a_plain_one_by_the_same_trainings():
+    suite, resnets = SUITES["1_nuclei"], SUITES["resnets"]
+    assert resnets.reference == "TimmUNetTrainer" and set(resnets.trainers) < set(SEVEN)
+    assert (resnets.datasets, resnets.epochs, resnets.folds) == (suite.datasets, suite.epochs, suite.folds)
+    assert "`suites/evidence/resnets.toml`" in PAGE
+
+
 def test_patches_and_sizes_are_those_of_the_page(recipes):
     for recipe in recipes.values():
         (row,) = re.findall(rf"^\| {recipe.id} {recipe.name} \|.*$", PAGE, re.MULTILINE)
@@ -90,4 +98,4 @@ def test_patches_and_sizes_are_those_of_the_page(recipes):
 
 
 def test_numbers_give_the_order_of_the_suites():
-    assert [name[0] for name in SUITES if name != "all_datasets"] == list("123456789")
+    assert [name[0] for name in SUITES if name not in ("all_datasets", "resnets")] == list("123456789")

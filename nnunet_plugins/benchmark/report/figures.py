@@ -98,7 +98,7 @@ def figures(analysis: Analysis) -> Iterator[tuple[str, str, Figure]]:
 
 
 def units_figure(cases: pd.DataFrame, trainers: Sequence[str], record: Record, with_dots: bool = True) -> Figure:
-    """A box for each trainer, and a strip of dots, one dot a unit."""
+    """A box for each trainer, and a strip of dots, one dot a unit; the axis begins at the tenth below the lowest unit."""
     values = unit_values(case_values(cases[cases.trainer.isin(trainers)], "Dice"))
     present = [trainer for trainer in trainers if trainer in values.columns]
     figure = Figure(figsize=(7, 0.9 + 0.45 * len(present)), layout="constrained")
@@ -118,7 +118,8 @@ def units_figure(cases: pd.DataFrame, trainers: Sequence[str], record: Record, w
             sample, position + jitter, s=12, alpha=0.5, color=colour, linewidths=0, zorder=3,
             rasterized=len(sample) > MOST_DOTS,
         )  # fmt: skip
-    axis.set(yticks=positions, yticklabels=present, xlabel="Dice", xlim=(-0.02, 1.02))
+    axis.set(yticks=positions, yticklabels=present, xlabel="Dice")
+    axis.set_xlim(min(0.9, np.floor(10 * np.concatenate(samples).min()) / 10) - 0.02, 1.02)
     return figure
 
 

@@ -103,6 +103,15 @@ def test_a_trainer_has_one_colour_in_all_figures(results):
     assert matplotlib.colors.to_rgba(axis.containers[0][0].get_color()) == expected
 
 
+@pytest.mark.parametrize("lowest, begin", [(0.83, 0.8), (0.0, 0.0), (1.0, 0.9)])
+def test_units_fill_their_figure(lowest, begin):
+    results = results_of(
+        rows_of({REFERENCE: [1.0, lowest], OTHER: [1.0, 0.95]}), suite_of([REFERENCE, OTHER]), {CELLS: None}
+    )
+    (axis,) = figures.units_figure(results.cases, [REFERENCE, OTHER], results.record).axes
+    assert axis.get_xlim() == pytest.approx((begin - 0.02, 1.02))
+
+
 def test_without_a_comparison_there_is_no_map_of_differences(tmp_path):
     results = results_of(rows_of({REFERENCE: [0.5, 0.25]}), suite_of([REFERENCE]), {CELLS: None})
     results = results._replace(curves=pd.DataFrame())

@@ -5,6 +5,7 @@ import shlex
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +153,9 @@ def content_of(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise BadSuite(f"{path} cannot be read ({reason}): give the path of a suite file") from error
+        similar = get_close_matches(path.name, [file.name for file in path.parent.glob("*.toml") if file != path])
+        hint = f"did you mean {' or '.join(similar)}?" if similar else "give the path of a suite file"
+        raise BadSuite(f"{path} cannot be read ({reason}): {hint}") from error
     except RecursionError as error:
         raise BadSuite(f"{path} is nested too deeply for a suite, which has [[datasets]] and [resources]") from error
     except ValueError as error:  # a number of thousands of digits is one without being a TOMLDecodeError

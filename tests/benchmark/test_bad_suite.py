@@ -27,6 +27,7 @@ def test_suite_that_cannot_be_read_is_refused(tmp_path):
     path = tmp_path / "latin.toml"
     path.write_bytes("name = 'Zürich'".encode("latin-1"))
     assert refusal(path) == " cannot be read (it is not UTF-8 text): give the path of a suite file"
+    assert refusal(tmp_path / "latn.toml") == " cannot be read (No such file or directory): did you mean latin.toml?"
     path.write_text("name: cells\n")
     assert refusal(path).startswith(" is not TOML (") and "line 1" in refusal(path)
     assert refusal(path).endswith(": lines are e.g. epochs = 100 or name = 'nuclei'")

@@ -98,7 +98,7 @@ def figures(analysis: Analysis) -> Iterator[tuple[str, str, Figure]]:
 
 
 def units_figure(cases: pd.DataFrame, trainers: Sequence[str], record: Record, with_dots: bool = True) -> Figure:
-    """A box for each trainer, and a strip of dots, one dot a unit; the axis begins at the tenth below the lowest unit."""
+    """A box and a strip of dots, one dot a unit, for each trainer, from the tenth below the lowest unit on."""
     values = unit_values(case_values(cases[cases.trainer.isin(trainers)], "Dice"))
     present = [trainer for trainer in trainers if trainer in values.columns]
     figure = Figure(figsize=(7, 0.9 + 0.45 * len(present)), layout="constrained")

@@ -12,6 +12,7 @@ from nnunet_plugins.benchmark.jobs.receipts import (
 )
 from nnunet_plugins.benchmark.progress import is_begun
 from nnunet_plugins.benchmark.survey import Survey
+from nnunet_plugins.locks import is_locked
 
 
 def dry_run(survey: Survey) -> None:
@@ -54,7 +55,7 @@ def done_by_hand(survey: Survey) -> Counter[str]:
 
 
 def trainings_left(survey: Survey) -> Iterator[str]:
-    """A line for each dataset and configuration with trainings to be done, and one on those that were interrupted."""
+    """A line for each dataset and configuration with trainings to be done, and on those that run or were interrupted."""
     groups: dict[str, tuple[Counter[str], Counter[str]]] = {}
     for run in survey.runs:
         planned, left = groups.setdefault(f"{run.dataset} {run.configuration}", (Counter(), Counter()))
@@ -66,5 +67,8 @@ def trainings_left(survey: Survey) -> Iterator[str]:
             yield f"{name}: all {planned.total()}"
         elif trainers:
             yield f"{name}: {left.total()} of {planned.total()}: {trainers}"
-    if begun := sum(is_begun(run) for run in survey.untrained):
+    running = {run for run in survey.untrained if is_locked(run.lock_file)}
+    if running:
+        yield f"{len(running)} of these {'is' if len(running) == 1 else 'are'} being trained by another process"
+    if begun := sum(is_begun(run) for run in survey.untrained if run not in running):
         yield f"{begun} of these {'goes' if begun == 1 else 'go'} on from a checkpoint, before all others"

@@ -8,6 +8,7 @@ import pytest
 import torch
 from support.benchmark_commands import everything, finish, refusal
 from support.cell_datasets import LABELS
+from support.holders import HOLD, line, process
 from support.suite_files import TWO_DATASETS
 from support.tiny_suite import write_suite
 
@@ -31,6 +32,10 @@ def test_trainings_are_named_by_dataset_and_trainer(folders):
         "Dataset002_Nuclei 2d: all 2",
         "1 of these goes on from a checkpoint, before all others",
     ]
+    with process(HOLD, all_runs[5].lock_file) as holder:
+        line(holder, "held")
+        *_, last = remaining.trainings_left(survey(TWO_DATASETS))
+    assert last == "1 of these is being trained by another process"
 
 
 def test_what_does_not_fit_is_said(tmp_path, monkeypatch):

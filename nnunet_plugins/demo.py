@@ -42,8 +42,9 @@ DATASET = f"Dataset{DATASET_ID}_SyntheticNuclei"
 DEFAULT_FOLDER = Path("nnunet_plugins_demo")
 MARKER = ".nnunet_plugins_demo"
 """File that marks a folder as made by the demo."""
-ENTRIES = ("raw", "preprocessed", "results", "predictions", "demo.log", "demo.png")
-"""Everything that the demo writes into its folder; nothing else is ever removed there."""
+DATASET_FOLDERS = tuple(f"{name}/{DATASET}" for name in ("raw", "preprocessed", "results"))
+ENTRIES = (*DATASET_FOLDERS, "predictions", "demo.log", "demo.png")
+"""Everything that the demo writes into its folder; nothing else is ever removed there, such as other datasets."""
 
 
 def run_demo(
@@ -93,7 +94,7 @@ def run_demo(
     draw_figure(folder)
     print(f"\nImage, truth and prediction: {folder / 'demo.png'}")
     if keep is None:
-        shutil.rmtree(folder / "results")
+        shutil.rmtree(folder / DATASET_FOLDERS[-1])
         print(f"The log and the predictions are in {folder} too; the trained model is not: --keep DIR keeps it.")
     else:
         print(f"Data, trained model, predictions and log: {folder}")

@@ -122,23 +122,34 @@ def digest(*paths: Path) -> str:
 
 
 def replace_folder(new: Path, target: Path) -> None:
-    """Rename the folder ``new`` to ``target``; a folder that was there is removed afterwards, or stays on failure."""
+    """Rename the folder ``new`` to ``target``; a folder that was there is removed afterwards, or stays on failure.
+
+    Of a link to a folder only the link is replaced, and what it leads to stays.
+    """
     before = backup_folder(target)
-    if target.exists():
-        shutil.rmtree(before, ignore_errors=True)
+    if os.path.lexists(target):
+        remove_folder(before)
         target.rename(before)
     try:
         new.rename(target)
     except OSError:
         recover_folder(target)
         raise
-    shutil.rmtree(before, ignore_errors=True)
+    remove_folder(before)
 
 
 def recover_folder(target: Path) -> None:
     """Put back the folder that :func:`replace_folder`, if it was killed halfway, had moved away."""
-    if backup_folder(target).exists() and not target.exists():
+    if os.path.lexists(backup_folder(target)) and not os.path.lexists(target):
         backup_folder(target).rename(target)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder, or of a link to one the link alone."""
+    if folder.is_symlink():
+        folder.unlink()
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def backup_folder(target: Path) -> Path:

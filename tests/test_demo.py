@@ -113,11 +113,15 @@ def test_demo_ends_with_table_picture_and_the_commands_for_own_data(finished_dem
     assert "convert folder my_data -d 123" in report
     assert imread(folder / "demo.png").std() > 20
     assert len(list((folder / "predictions").glob("*.png"))) == NUM_TEST
-    assert not (folder / "results").exists()
+    assert not any((folder / "results").iterdir())
 
 
 def test_demo_can_be_run_again_in_its_folder_beside_files_of_the_user(finished_demo):
+    """Whoever types on in the shell of the demo has datasets and models of their own in its folders."""
     folder, _ = finished_demo
-    (folder / "mine.txt").touch()
+    mine = {"mine.txt", "raw/Dataset123_Mine/dataset.json", "results/Dataset123_Mine/T__P__2d/fold_0/a.pth"}
+    for path in (folder / name for name in mine):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
     demo.prepare_folder(folder)
-    assert {path.name for path in folder.iterdir()} == {demo.MARKER, "mine.txt"}
+    assert {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} == {demo.MARKER, *mine}

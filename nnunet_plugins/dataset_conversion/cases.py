@@ -2,7 +2,6 @@
 
 import errno
 import re
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -32,7 +31,7 @@ from nnunet_plugins.dataset_conversion.resizing import (
     resized_geometry,
     vanished_objects,
 )
-from nnunet_plugins.dataset_conversion.source import relative_path
+from nnunet_plugins.dataset_conversion.source import composed, relative_path
 from nnunet_plugins.errors import UserError, reason
 from nnunet_plugins.files import digest
 
@@ -95,7 +94,7 @@ class Outcome:
 
 def identifier(name: str) -> str:
     """Make a published name fit for file names: letters and digits of any script, ``_`` and ``-``."""
-    return re.sub(r"[^\w-]+", "_", unicodedata.normalize("NFC", name))
+    return re.sub(r"[^\w-]+", "_", composed(name))
 
 
 def convert_case(dataset: Dataset, trust_image_geometry: bool, root: Path, folder: Path | None, case: Case) -> Outcome:

@@ -10,7 +10,7 @@ from nnunet_plugins.dataset_conversion import output
 from nnunet_plugins.dataset_conversion.dataset import NIFTI, PNG, Dataset, Options
 from nnunet_plugins.dataset_conversion.source import Source
 from nnunet_plugins.dataset_conversion.summary import grey_images
-from nnunet_plugins.dataset_conversion.writer import convert_cases, find_cases
+from nnunet_plugins.dataset_conversion.writer import convert_cases, files_read, find_cases
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.files import read_json, recover_folder, replace_folder
 from nnunet_plugins.nnunet_folders import (
@@ -23,7 +23,10 @@ from nnunet_plugins.nnunet_folders import (
     folds_with,
     model_names,
 )
-from nnunet_plugins.wording import counted
+from nnunet_plugins.wording import counted, enumeration
+
+WRITTEN = ("imagesTs", "labelsTs", output.REPORT)
+"""All that a conversion of new images writes."""
 
 
 def read_description(dataset_id: int) -> dict[str, Any]:
@@ -78,7 +81,9 @@ def as_trained(dataset: Dataset, description: Mapping[str, Any], has_masks: bool
             "give --label-map, or names in --test-masks, as for the dataset"
         )
     regions = {name: tuple(values) for name, values in description["labels"].items() if isinstance(values, list)}
-    return replace(dataset, labels=labels, file_ending=description["file_ending"], regions=regions or None)
+    ending = description["file_ending"]
+    flat = dataset.flat and ending == NIFTI
+    return replace(dataset, labels=labels, file_ending=ending, flat=flat, regions=regions or None)
 
 
 def convert_new_images(
@@ -90,9 +95,9 @@ def convert_new_images(
         UserError: anything is wrong; then nothing was written.
     """
     recover_folder(target)
-    if target.exists() and not overwrite:
-        raise UserError(f"{target} is there already: give another --output, or --overwrite")
+    refuse_existing(target, overwrite)
     cases = find_cases(dataset, source, options)
+    output.refuse_to_replace(target, files_read(source, options, cases), "give another --output")
     folder = None if dry_run else target.with_name(f".{target.name}.partial")
     if folder:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -110,6 +115,20 @@ def convert_new_images(
         output.write_report(folder / output.REPORT, rows)
         replace_folder(folder, target)
     print_prediction(dataset, target, len(cases))
+
+
+def refuse_existing(target: Path, overwrite: bool) -> None:
+    """Check that nothing is there, or with ``overwrite`` only what an earlier conversion of new images has written.
+
+    Raises:
+        UserError: there is something that must be kept.
+    """
+    others = sorted(path.name for path in target.iterdir() if path.name not in WRITTEN) if target.is_dir() else []
+    if others or target.is_file():
+        what = f"holds {enumeration(others[:3])}{' and more' * (len(others) > 3)}" if others else "is a file"
+        raise UserError(f"{target} {what}, not only converted images: give another --output")
+    if target.exists() and not overwrite:
+        raise UserError(f"{target} is there already: give another --output, or --overwrite")
 
 
 def print_prediction(dataset: Dataset, target: Path, number: int) -> None:

@@ -131,6 +131,23 @@ def read_conversion(folder: Path) -> tuple[Mapping[str, Any], dict[str, str]]:
         raise ValueError(f"no conversion in {folder}") from error
 
 
+def refuse_to_replace(target: Path, read: Iterable[Path], remedy: str) -> None:
+    """Check that a folder that will be replaced holds nothing that this conversion reads.
+
+    Args:
+        target: the folder.
+        read: what is read.
+        remedy: how to choose another folder.
+
+    Raises:
+        UserError: a file to be read lies in the folder, or the folder among what is read.
+    """
+    folder = target.resolve()
+    for path in read:
+        if folder in (place := path.resolve(), *place.parents):
+            raise UserError(f"{path} lies in {target}, which this conversion would replace: {remedy}")
+
+
 # ---- numbers of datasets and folds in nnU-Net's folders --------------------------------------------------------------
 
 
@@ -157,7 +174,7 @@ def refuse_other_splits(name: str, folds: Sequence[Split], overwrite: bool) -> N
     """
     path = splits_path(name)
     if path and path.exists() and not overwrite and read_splits_or_none(path) != list(folds):
-        raise UserError(f"{path} holds other folds, on which trained models may rest: remove it, or give --overwrite")
+        raise UserError(f"{path} has other folds, on which trained models may rest: move it away, or give --overwrite")
 
 
 def place_splits(dataset: Path, overwrite: bool) -> None:

@@ -3,6 +3,7 @@
 import os
 import re
 import tempfile
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -104,10 +105,10 @@ class Source(AbstractContextManager):
         self.note(f"{what}, such as {enumeration(examples)}" if len(files) > 1 else f"{what}: {examples[0]}")
 
     def _matches(self, pattern: str, files: Sequence[Path]) -> dict[str, Path]:
-        expression = pattern_expression(pattern.rstrip("/"))
+        expression = pattern_expression(composed(pattern.rstrip("/")))
         found: dict[str, Path] = {}
         for path in (*files, *series_folders(files, expression)):
-            if match := expression.search(path.as_posix()):
+            if match := expression.search(composed(path.as_posix())):
                 key = without_ending("/".join(match.groups()))
                 if key in found:
                     self.problem(f"{found[key]} and {path} are both {key!r}: give a pattern that tells them apart")
@@ -169,7 +170,12 @@ def relative_path(path: Path, root: Path) -> str:
 def series_folders(files: Sequence[Path], expression: re.Pattern[str]) -> list[Path]:
     """List the folders with a series of DICOM whose path fits, in order."""
     folders = sorted({path.parent for path in files})
-    return [folder for folder in folders if expression.search(folder.as_posix()) and is_dicom(folder)]
+    return [folder for folder in folders if expression.search(composed(folder.as_posix())) and is_dicom(folder)]
+
+
+def composed(text: str) -> str:
+    """Unicode's composed form of a name: a Mac writes an accent as a character of its own, and keyboards do not."""
+    return unicodedata.normalize("NFC", text)
 
 
 def pattern_expression(pattern: str) -> re.Pattern[str]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from nnunet_plugins.dataset_conversion.dataset import Case
-from nnunet_plugins.dataset_conversion.source import Source, relative_path, without_ending
+from nnunet_plugins.dataset_conversion.source import Source, composed, relative_path, without_ending
 from nnunet_plugins.errors import UserError, reason
 from nnunet_plugins.wording import counted, enumeration
 
@@ -54,11 +54,11 @@ class Names:
             path = relative_path(case.images[0], root)
             for name in (case.name, path, case.images[0].name):
                 for form in (name, without_ending(name)):
-                    self._cases.setdefault(form, set()).add(case.name)
+                    self._cases.setdefault(composed(form), set()).add(case.name)
 
     def find(self, name: str) -> str | None:
         """Name of the case that is called so, if there is exactly one."""
-        found = self._cases.get(name.replace("\\", "/").removeprefix("./"), set())
+        found = self._cases.get(composed(name.replace("\\", "/").removeprefix("./")), set())
         return next(iter(found)) if len(found) == 1 else None
 
 

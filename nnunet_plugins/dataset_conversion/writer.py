@@ -3,7 +3,7 @@
 import multiprocessing
 import re
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import nullcontext
@@ -73,6 +73,9 @@ def convert(
             print(f"{target} was already converted from these files: nothing to do.")
             output.place_splits(target, overwrite=False)
             return
+    if target.exists():
+        refuse_foreign(target)
+        output.refuse_to_replace(target, files_read(source, options, cases), "give another --dataset-id")
     with output.temporary_dataset(folder) if folder else nullcontext():
         outcomes = convert_cases(dataset, source, options, cases, processes, folder)
         if any(outcome.shared for outcome in outcomes):
@@ -216,17 +219,37 @@ def draw_case(folder: Path, ending: str, labels: dict[str, int], parts: dict[str
 # ---- repeated conversions --------------------------------------------------------------------------------------------
 
 
+def refuse_foreign(target: Path) -> None:
+    """Check that an existing dataset comes from a converter, which can make it again.
+
+    Raises:
+        UserError: it comes from elsewhere.
+    """
+    try:
+        output.read_conversion(target)
+    except ValueError:
+        raise UserError(
+            f"{target} is there already, and not from this converter, which therefore never replaces it: "
+            "give another --dataset-id, or move it away"
+        ) from None
+
+
+def files_read(source: Source, options: Options, cases: Iterable[Case]) -> Iterator[Path]:
+    """All files and folders that a conversion reads."""
+    yield from filter(None, (source.path, options.groups, options.splits))
+    for case in cases:
+        yield from (*case.images, *(case.label or ()))
+
+
 def refuse_other_conversion(target: Path, options: Options, cases: Sequence[Case], processes: int) -> None:
     """Check that the existing dataset was converted from the same files with the same options.
 
     Raises:
         UserError: this conversion would make another dataset.
     """
+    refuse_foreign(target)
     remedy = "give another --dataset-id, or replace it with --overwrite"
-    try:
-        record, before = output.read_conversion(target)
-    except ValueError:
-        raise UserError(f"{target} is there already, and not from this converter: {remedy}") from None
+    record, before = output.read_conversion(target)
     if record != options.record:
         raise UserError(f"{target} was converted with other options ({differences(record, options.record)}): {remedy}")
     digests = in_parallel(source_digest, cases, processes, "Comparing")

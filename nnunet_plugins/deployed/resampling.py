@@ -26,7 +26,7 @@ def resample(
     is_seg: bool = False,
     order: int = 3,
     order_z: int = 0,
-    force_separate_z: bool | None = None,
+    force_separate_z: bool | None = False,
     separate_z_anisotropy_threshold: float = ANISOTROPY,
 ) -> np.ndarray:
     """Resample a map ``(Z, Y, X)`` to a shape, with splines of an order, and of ``order_z`` along a thick axis.

@@ -28,7 +28,7 @@ def export_model(folder: Path, output: Path, network_format: str, folds: Sequenc
         UserError: the model cannot be read, exported or written.
     """
     if output.exists():
-        raise UserError(f"{output} exists: remove it, or give -o another folder")
+        raise UserError(f"{output} is there already: give -o another folder, or move it away")
     require(network_format)
     model = read_trained_model(folder, folds, checkpoint)
     description = describe(model, [], network_format)

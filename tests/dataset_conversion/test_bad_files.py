@@ -61,6 +61,17 @@ def test_truncated_volume_is_named(volumes, kind, ending, share):
     assert_says(refusal_in_one_sentence(*with_source(options, volumes)), path, "cannot be read", "download it again")
 
 
+def test_volume_with_slanting_axes_is_not_called_damaged(volumes):
+    slanting = np.diag([1.0, 1, 2, 1])
+    slanting[0, 1] = 0.3
+    array = noise_volume().T
+    image = nibabel.Nifti1Image(array, None)
+    image.set_sform(slanting, code=1)
+    nibabel.save(image, volumes / "images/1.nii.gz")
+    text = refusal_in_one_sentence(*with_source(VOLUMES, volumes))
+    assert_says(text, volumes / "images/1.nii.gz", "axes that are not at right angles", "resample it")
+
+
 def test_header_without_its_voxels_is_named(tmp_path):
     for index in range(3):
         save_volume(tmp_path / f"download/Case0{index}.mhd", noise_volume(index))

@@ -172,6 +172,16 @@ def test_grey_photo_among_jpeg_masks_is_refused(tmp_path):
     )
 
 
+def test_mask_of_0_and_1_among_jpeg_masks_is_refused(tmp_path):
+    """It must not become empty by the JPEGs' threshold."""
+    for index in range(3):
+        save(tmp_path / f"images/{index}.png", picture(index))
+        save(tmp_path / f"masks/{index}.{'png' if index else 'jpg'}", mask(1 if index else 255))
+    options = [option.replace("masks/*.png", "masks/*") for option in PNGS]
+    text = refusal_text(*with_source(options, tmp_path))
+    assert_says(text, tmp_path / "masks/1.png", "is black or has pixels close to 255", "--threshold")
+
+
 def test_coloured_mask_is_refused(download):
     path = save(download / "masks/1.png", picture())
     assert_says(

@@ -1,6 +1,7 @@
 """Proves: existing datasets and folds are kept, unless the user gives --overwrite."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -33,8 +34,35 @@ def test_number_that_another_dataset_has_is_refused(download, variable):
 
 def test_dataset_that_comes_from_elsewhere_is_kept(download):
     (raw_dataset() / "imagesTr").mkdir(parents=True)
-    text = refusal_in_one_sentence(*with_source(PNGS, download))
-    assert_says(text, raw_dataset(), "not from this converter", "another --dataset-id", "--overwrite")
+    for option in ((), ("--overwrite",), ("--overwrite", "--dry-run")):
+        text = refusal_in_one_sentence(*with_source(PNGS, download), *option)
+        assert_says(text, raw_dataset(), "not from this converter", "another --dataset-id, or move it away")
+
+
+def test_dataset_that_is_converted_in_its_own_place_is_kept(download):
+    """Its own files would be replaced by smaller ones."""
+    convert(*with_source(PNGS, download))
+    again = ("folder", raw_dataset(), "-d", "7", "--dataset-name", "Cells", "--images", "imagesTr/*_0000.png")
+    resized = ("--masks", "labelsTr/*.png", "--resize", "16", "16", "--overwrite")
+    assert_says(refusal_in_one_sentence(*again, *resized), "would replace", "another --dataset-id")
+    above = ("folder", raw_dataset().parent, *again[2:-1], "Dataset007_Cells/imagesTr/*_0000.png")
+    assert_says(refusal_in_one_sentence(*above, *resized), "imagesTr/0_0000.png lies in", "another --dataset-id")
+    shutil.copyfile(raw_dataset() / "splits_final.json", raw_dataset() / "mine.json")
+    table = ("--splits", raw_dataset() / "mine.json", "--overwrite")
+    assert_says(refusal_in_one_sentence(*with_source(PNGS, download), *table), "mine.json lies in")
+
+
+def test_link_to_a_dataset_is_replaced_and_what_it_leads_to_is_kept(download, tmp_path):
+    convert(*with_source(PNGS, download))
+    raw_dataset().rename(tmp_path / "scratch")
+    raw_dataset().symlink_to(tmp_path / "scratch")
+    (download / "masks/1.png").unlink()
+    (download / "images/1.png").unlink()
+    for _ in range(2):
+        convert(*with_source(PNGS, download), "--overwrite")
+        assert [path.name for path in raw_dataset().parent.iterdir()] == [raw_dataset().name]
+        assert not raw_dataset().is_symlink() and len(list((raw_dataset() / "labelsTr").iterdir())) == 2
+    assert len(list((tmp_path / "scratch/labelsTr").iterdir())) == 3
 
 
 @pytest.mark.parametrize(
@@ -108,7 +136,7 @@ def test_other_folds_that_nnunet_has_are_kept(download):
     path.parent.mkdir()
     path.write_text('[{"train": ["0"], "val": ["1", "2"]}]')
     assert_says(
-        refusal_in_one_sentence(*with_source(PNGS, download)), path, "other folds", "remove it, or give --overwrite"
+        refusal_in_one_sentence(*with_source(PNGS, download)), path, "other folds", "move it away, or give --overwrite"
     )
 
 

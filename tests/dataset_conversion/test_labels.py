@@ -164,11 +164,22 @@ def test_threshold_is_strict(mask, threshold):
 def test_grey_is_what_lies_in_the_middle_half(value, is_grey):
     mask = np.zeros((10, 10), np.uint8)
     mask[0, :6] = value  # 6 %
+    mask[1, :2] = 255 if value == 63 else 0
     if is_grey:
         with pytest.raises(UserError, match=r"even a JPEG, .* \(6% are not\): mend it"):
             Threshold(remedy="mend it")(mask)
     else:
-        assert Threshold()(mask).sum() == 6 * (value > 127)
+        assert Threshold()(mask).sum() == 6 * (value > 127) + 2 * (value == 63)
+
+
+@pytest.mark.parametrize("value", [1, 63])
+def test_dark_mask_loses_its_foreground_to_a_given_threshold_alone(value):
+    mask = np.zeros((10, 10), np.uint8)
+    mask[:6] = value
+    with pytest.raises(UserError, match=r"is black or has pixels close to 255: mend it"):
+        Threshold(remedy="mend it")(mask)
+    assert not Threshold(127, max_grey=1)(mask).any()
+    assert not Threshold()(np.zeros((0, 4), np.uint8)).any()
 
 
 def test_a_twentieth_of_grey_is_tolerated():

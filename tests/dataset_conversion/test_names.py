@@ -16,6 +16,7 @@ from nnunetv2.utilities.utils import (
 )
 from PIL import Image
 
+from nnunet_plugins.cli import main
 from nnunet_plugins.dataset_conversion import writer
 from nnunet_plugins.dataset_conversion.cases import identifier
 from nnunet_plugins.dataset_conversion.datasets import folder
@@ -93,6 +94,19 @@ def test_awkward_names_reach_nnunet(tmp_path):
     for name, files in get_filenames_of_train_images_and_targets(str(dataset)).items():  # starts processes
         assert files["images"] == [str(dataset / "imagesTr" / f"{name}_0000.png")]
         assert files["label"] == str(dataset / "labelsTr" / f"{name}.png")
+
+
+def test_accents_of_a_mac_and_of_a_keyboard_are_the_same(tmp_path, nnunet_folders):
+    """Images, masks, the pattern and the table come from different systems."""
+    for index, names in enumerate([("mu\u0308ller", "m\u00fcller"), ("plain", "plain")]):
+        for kind, name in zip(("a\u0308images", "masks"), names, strict=True):
+            (tmp_path / kind).mkdir(exist_ok=True)
+            (tmp_path / kind / f"{name}{index}.png").write_bytes(PIXELS)
+    (tmp_path / "groups.csv").write_text("m\u00fcller0,p\nplain1,q\n", encoding="utf-8")
+    options = ("--images", "\u00e4images/*.png", "--masks", "masks/*.png", "--groups", str(tmp_path / "groups.csv"))
+    main(["convert", "folder", str(tmp_path), "-d", "3", "--dataset-name", "Names", *options, "-np", "1"])
+    dataset = Path(os.environ["nnUNet_raw"], "Dataset003_Names")
+    assert sorted(os.listdir(dataset / "labelsTr")) == ["m\u00fcller0.png", "plain1.png"]
 
 
 file_names = st.text(

@@ -39,7 +39,7 @@ def test_a_dry_run_tells_what_would_stop_the_conversion(tmp_path, nnunet_folders
     folds = tmp_path / "nnUNet_preprocessed" / "Dataset600_Squares" / "splits_final.json"
     folds.parent.mkdir()
     folds.write_text(json.dumps([{"train": ["a"], "val": ["b"]}]))
-    with pytest.raises(SystemExit, match="holds other folds"):
+    with pytest.raises(SystemExit, match="has other folds"):
         convert(tmp_path, 8, "--dry-run")
     convert(tmp_path, 8, "--dry-run", "--overwrite")
     assert "Dry run: nothing was written." in capsys.readouterr().out

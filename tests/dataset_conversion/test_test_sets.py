@@ -13,6 +13,7 @@ from support.refusals import (
     SIZE,
     assert_says,
     convert,
+    everything_below,
     mask,
     picture,
     raw_dataset,
@@ -220,6 +221,15 @@ def test_new_images_fit_the_channels_of_the_dataset(download, photos):
     assert_says(text, "IMG 0.jpg", "is coloured")
 
 
+def test_arrays_become_pngs_as_the_dataset_has(download, photos):
+    convert(*with_source(PNGS, download))
+    np.save(photos / "a.npy", picture(3).astype(np.int64))
+    convert("folder", photos, "-d", 7, "--test-images", "*.npy", "-o", photos.parent / "new")
+    for channel in range(3):
+        written = pixels(photos.parent / f"new/imagesTs/a_{channel:04}.png")
+        np.testing.assert_array_equal(written, picture(3)[..., channel])
+
+
 def test_new_images_are_refused_where_nothing_tells_how(download, photos):
     assert_says(refusal_text(*new_images(photos)), "There is no dataset 7")
     convert(*with_source(PNGS, download))
@@ -230,6 +240,26 @@ def test_new_images_are_refused_where_nothing_tells_how(download, photos):
     assert_says(refusal_text(*new_images(photos)), "is there already", "--overwrite")
     convert(*new_images(photos), "--overwrite")
     assert not list(photos.parent.glob(".new*"))
+
+
+def test_only_converted_images_are_overwritten(download, photos):
+    convert(*with_source(PNGS, download))
+    convert(*new_images(photos))
+    (photos.parent / "new/predictions").mkdir()
+    for output, reason in (
+        (photos.parent / "new", "holds predictions, not only converted images"),
+        (raw_dataset(), "labelsTr and more, not only converted images"),
+        (photos, "holds IMG 0.jpg and IMG 1.jpg, not only"),
+        (photos / "IMG 0.jpg", "is a file, not only"),
+    ):
+        before = everything_below(photos.parent)
+        text = refusal_text(*new_images(photos, "--overwrite")[:-2], output, "--overwrite")
+        assert_says(text, output, reason, "give another --output")
+        assert everything_below(photos.parent) == before
+    source = photos.parent / "new"
+    (source / "predictions").rmdir()
+    text = refusal_text("folder", source, "-d", 7, "--test-images", "imagesTs/*_0000.png", "-o", source, "--overwrite")
+    assert_says(text, "which this conversion would replace")
 
 
 def test_dry_run_of_new_images_writes_nothing(download, photos, capsys):

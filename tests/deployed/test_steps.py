@@ -58,7 +58,7 @@ SPACINGS = [
 ]
 
 
-@pytest.mark.parametrize("kwargs", [CUBIC, LINEAR, CUBIC | {"order_z": 1}, LINEAR | {"force_separate_z": True}])
+@pytest.mark.parametrize("kwargs", [{}, CUBIC, LINEAR, CUBIC | {"order_z": 1}, LINEAR | {"force_separate_z": True}])
 @pytest.mark.parametrize(("spacing", "new_spacing"), SPACINGS)
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 def test_resampling_is_that_of_nnunet(spacing, new_spacing, kwargs, dtype, rng):

@@ -83,7 +83,7 @@ WRONG = {
     "fold": r"fold_0 is the folder of a fold: give \S+__2d, with -f 0$",
     "elsewhere": r"is no folder: give Trainer__Plans__configuration .+ has nnUNetTrainer__nnUNetPlans__2d$",
     "folder": "has no fold_0/checkpoint_final.pth: train it to the end, or choose folds and checkpoint",
-    "output": "exists: remove it, or give -o another folder",
+    "output": "is there already: give -o another folder, or move it away",
     "reader": "The model needs the image reader NibabelIO, which only nnU-Net has: predict with nnUNetv2_predict",
     "preprocessor": "The plans have the preprocessor_name MyPreprocessor: only models with nnU-Net's Default",
     "weights": "The weights of fold 0 in .+ do not fit the network of nnUNetTrainer",

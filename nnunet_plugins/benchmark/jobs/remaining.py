@@ -55,7 +55,7 @@ def done_by_hand(survey: Survey) -> Counter[str]:
 
 
 def trainings_left(survey: Survey) -> Iterator[str]:
-    """A line for each dataset and configuration with trainings to be done, and on those that run or were interrupted."""
+    """A line for each dataset and configuration with trainings left, then on those that run and were interrupted."""
     groups: dict[str, tuple[Counter[str], Counter[str]]] = {}
     for run in survey.runs:
         planned, left = groups.setdefault(f"{run.dataset} {run.configuration}", (Counter(), Counter()))

@@ -1,4 +1,7 @@
-"""Images of PNG, JPEG, BMP and GIF, and masks of the same formats, with every value that the file has."""
+"""Images of PNG, JPEG, BMP and GIF, and masks of the same formats, with every value that Pillow reads.
+
+Pillow stretches values of fewer than 8 bits, and of 12, to 8 and 16 bits, as does scikit-image, nnU-Net's reader.
+"""
 
 import gzip
 import re

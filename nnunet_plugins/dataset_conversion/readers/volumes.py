@@ -26,6 +26,10 @@ def read_volume(path: Path) -> Picture:
         bad = check_nifti(path)
         volume = sitk.ReadImage(str(path))
     except (OSError, EOFError, zlib.error, RuntimeError, ImageFileError) as error:
+        if "orthonormal" in str(error):
+            raise UserError(
+                f"{path} has axes that are not at right angles, which nnU-Net cannot read: resample it"
+            ) from error
         raise UserError(
             f"{path} cannot be read ({last_line(error)}): it is damaged or incomplete; download it again"
         ) from error

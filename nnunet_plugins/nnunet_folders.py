@@ -9,6 +9,7 @@ from nnunet_plugins.errors import UserError
 from nnunet_plugins.files import read_json
 
 RAW, PREPROCESSED, RESULTS = "nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"
+WANDB = "nnUNet_wandb_enabled"
 QUOTES = ('"', "'")
 SPLITS = "splits_final.json"
 FINGERPRINT = "dataset_fingerprint.json"
@@ -105,9 +106,12 @@ def dataset_name(dataset_id: int, variables: tuple[str, ...] = (RAW, PREPROCESSE
 
 @contextmanager
 def folders_elsewhere(folder: str, *variables: str) -> Iterator[None]:
-    """Let some of nnU-Net's variables name another folder for a while, and then what they named before."""
-    before = {variable: os.environ.get(variable) for variable in variables}
-    os.environ.update(dict.fromkeys(variables, folder))
+    """Let some of nnU-Net's variables name another folder for a while, and then what they named before.
+
+    Meanwhile nnU-Net tells Weights & Biases nothing: what is done elsewhere is no training of the user's.
+    """
+    before = {variable: os.environ.get(variable) for variable in (*variables, WANDB)}
+    os.environ.update(dict.fromkeys(variables, folder) | {WANDB: "0"})
     try:
         yield
     finally:

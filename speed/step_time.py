@@ -118,7 +118,7 @@ def contestants(names: Sequence[str], setting: Setting) -> Iterator[dict[str, Co
     classes = {"nnUNetTrainer": nnUNetTrainer} | {name: find_trainer(name) for name in names}
     with tempfile.TemporaryDirectory() as home:
         variables = {name: str(Path(home, name)) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
-        variables["nnUNet_compile"] = "t" if setting.compile else "f"
+        variables |= {"nnUNet_compile": "t" if setting.compile else "f", "nnUNet_wandb_enabled": "0"}
         with mock.patch.dict(os.environ, variables), contextlib.redirect_stdout(io.StringIO()):
             plans, dataset_json = plan(setting)
             torch.set_num_threads(setting.threads)  # the planner changes it

@@ -301,7 +301,7 @@ class ConDSeg(nn.Module):
         return logits.float() + 0.0 * torch.stack([p.sum() for module in idle for p in module.parameters()]).sum()
 
     def get_extra_state(self) -> Tensor:
-        return torch.tensor(self.stage)
+        return torch.tensor(self.stage, device=next(self.parameters()).device)  # with the weights, as if it were one
 
     def set_extra_state(self, state: Tensor) -> None:
         self.stage = int(state)

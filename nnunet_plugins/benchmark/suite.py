@@ -1,7 +1,6 @@
 """The suite file: trainers, datasets, folds, length of training and resources, read and validated."""
 
 import re
-import shlex
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,15 +10,13 @@ from typing import Any
 
 from nnunet_plugins.benchmark.faults import BadSuite, Faults
 from nnunet_plugins.benchmark.records import Bad, build, shown
+from nnunet_plugins.benchmark.resources import MAX_NUMBER, Resources, problems_of_resources
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
-SLURM_NAMES = re.compile(r"[\w.,+@-]*")
 LENGTH = re.compile(r"_(1epoch|\d+epochs|\d+iterations)$")
 
 MAX_NAME = 100
 """Longest name of a suite, trainer, configuration or plans: together they become names of folders and logs."""
-MAX_NUMBER = 999_999
-"""Largest number of cores, hours, gigabytes or folds that can be asked for."""
 PLANS_MARK = "@"
 """Stands between a trainer and its own plans, e.g. ``nnUNetTrainer@nnUNetResEncUNetMPlans``."""
 
@@ -57,28 +54,6 @@ class Data:
                 "correct the expression, or leave the key out"
             )
         return patient
-
-
-@dataclass(frozen=True)
-class Resources:
-    """Resources of one training, the table ``[resources]`` of the file."""
-
-    device: str = "cuda"
-    cpus: int = 8
-    memory_gb: int = 32
-    hours: float = 24.0
-    """Time after which Slurm ends the job; the next attempt goes on from the last checkpoint."""
-    retries: int = 2
-    slurm_partition: str = ""
-    slurm_account: str = ""
-    slurm_extra: str = ""
-    """Further options of sbatch, e.g. ``"--constraint=a100"``."""
-
-    def slurm_options(self) -> dict[str, str]:
-        """Values given for Slurm; the further options quoted, for Snakemake's plugin hands them to a shell."""
-        extra = shlex.join(shlex.split(self.slurm_extra))
-        given = {"slurm_partition": self.slurm_partition, "slurm_account": self.slurm_account, "slurm_extra": extra}
-        return {name: value for name, value in given.items() if value}
 
 
 @dataclass(frozen=True)
@@ -240,23 +215,6 @@ def problems_of_length(suite: Suite) -> Iterator[tuple[str, Any, str]]:
             yield "epochs_of", trainer, f"it must be one of trainers: {', '.join(suite.trainers)}"
         if not 1 <= epochs <= 999_999_999:
             yield f"epochs_of.{trainer}", epochs, "expected a whole number from 1 to 999999999"
-
-
-def problems_of_resources(resources: Resources) -> Iterator[tuple[str, Any, str]]:
-    if resources.device not in ("cuda", "cpu", "mps"):
-        yield "device", resources.device, "expected 'cuda', 'cpu' or 'mps'"
-    for key in ("cpus", "memory_gb", "hours"):
-        if not 0 < getattr(resources, key) <= MAX_NUMBER:
-            yield key, getattr(resources, key), f"expected a number above 0 and at most {MAX_NUMBER}"
-    for key in ("slurm_partition", "slurm_account"):
-        if not SLURM_NAMES.fullmatch(getattr(resources, key)):
-            yield key, getattr(resources, key), "expected names as Slurm prints them, separated by commas"
-    try:
-        shlex.split(resources.slurm_extra)
-    except ValueError as error:
-        yield "slurm_extra", resources.slurm_extra, f"these are no options of sbatch ({error}): correct them"
-    if not 0 <= resources.retries <= MAX_NUMBER:
-        yield "retries", resources.retries, f"expected 0 or more, and at most {MAX_NUMBER}"
 
 
 def problems_of_data(suite: Suite, data: Data) -> Iterator[tuple[str, Any, str]]:

@@ -17,6 +17,7 @@ import torch
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from packaging.version import Version
 from torch import nn
 from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
@@ -83,6 +84,8 @@ class BaseTrainer(Limits, SafeTraining, EarlyStopping, FittingTrainer):
     def initialize(self) -> None:
         if self.seed is not None:
             seed_everything(self.seed)
+        if self.is_ddp and Version(torch.__version__) < Version("2.6"):
+            torch._dynamo.config.optimize_ddp = False  # which refuses graphs with autograd functions of one's own
         super().initialize()
 
     def set_deep_supervision_enabled(self, enabled: bool) -> None:
@@ -122,14 +125,18 @@ class BaseTrainer(Limits, SafeTraining, EarlyStopping, FittingTrainer):
 
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
-        if isinstance(self.loss, PluginLoss):
-            self.loss.start_epoch(self.current_epoch, self.num_epochs)
+        for loss in self.losses_with_terms():
+            loss.start_epoch(self.current_epoch, self.num_epochs)
 
     def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
         super().on_train_epoch_end(train_outputs)
-        if isinstance(self.loss, PluginLoss):
-            terms = self.loss.mean_terms().items()
+        for loss in self.losses_with_terms():
+            terms = loss.mean_terms().items()
             self.print_to_log_file("loss terms:", ", ".join(f"{name} {value:.4f}" for name, value in terms))
+
+    def losses_with_terms(self) -> list[PluginLoss]:
+        """The trainer's loss and those inside it, e.g. for every output under deep supervision."""
+        return [module for module in self.loss.modules() if isinstance(module, PluginLoss)]
 
 
 class PluginTrainer(BaseTrainer):

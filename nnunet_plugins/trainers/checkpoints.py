@@ -3,7 +3,7 @@
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -101,10 +101,13 @@ class Checkpoint(NamedTuple):
         return f"{self.path.name} (after epoch {self.epochs - 1})"
 
 
-def all_finite(tensors: Iterable[torch.Tensor]) -> bool:
-    """Whether all values of all tensors are numbers, with a single wait for the device."""
-    found = [tensor.isfinite().all() for tensor in tensors]
-    return bool(torch.stack(found).all()) if found else True
+def all_finite(values: Iterable[Any]) -> bool:
+    """Whether all values of all tensors are numbers, with a single wait for each device; what is no tensor is ignored."""
+    found: dict[torch.device, list[torch.Tensor]] = {}
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            found.setdefault(value.device, []).append(value.isfinite().all())
+    return all(bool(torch.stack(of_device).all()) for of_device in found.values())
 
 
 def readable(path: Path) -> Checkpoint | None:

@@ -13,6 +13,7 @@ import torch
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_plugins.errors import UserError, traceback_is_wanted
+from nnunet_plugins.files import nearest_existing
 from nnunet_plugins.nnunet_folders import RESULTS, nnunet_folder
 from nnunet_plugins.processes import forked_end_with_this_process
 from nnunet_plugins.trainers.finite_losses import FiniteLosses
@@ -146,7 +147,7 @@ def refuse_read_only(folder: Path) -> None:
     Raises:
         UserError: the folder, or the nearest one above it that exists, is read-only.
     """
-    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    nearest = nearest_existing(folder)
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise UserError(
             f"{nearest} is read-only: the training has nowhere to write its results; mend its permissions, or set "

@@ -1,5 +1,7 @@
 """Proves: recomputed parts keep only inputs and outputs, compute what they computed, and count a batch once."""
 
+from collections import OrderedDict
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -145,7 +147,8 @@ def test_statistics_come_back_after_an_error_in_the_second_pass():
 def test_sequences_of_single_layers_are_left_alone():
     network = nn.Module()
     network.stem = nn.Sequential(nn.Conv2d(1, 2, 1), nn.ReLU(inplace=True))
-    network.stage = nn.Sequential(nn.Sequential(nn.Conv2d(2, 2, 1)), nn.Sequential(nn.Conv2d(2, 2, 1)))
+    blocks = {"first": nn.Sequential(nn.Conv2d(2, 2, 1)), "second": nn.Sequential(nn.Conv2d(2, 2, 1))}
+    network.stage = nn.Sequential(OrderedDict(blocks))  # timm names the blocks of some encoders
     names = list(network.state_dict())
     make_blocks_recomputable(network)
     assert type(network.stem) is nn.Sequential and type(network.stage) is RecomputableBlocks

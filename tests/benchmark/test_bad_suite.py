@@ -101,7 +101,7 @@ def test_missing_key_of_a_further_dataset_is_refused(short_suite):
         ("datasets[0].", "configuration", "did you mean configurations?"),
         ("datasets[0].", "epochs", f"the keys here are {', '.join(f.name for f in fields(Data))}"),
         ("resources.", "retry", "did you mean retries?"),
-        ("resources.", "slurm_", "did you mean slurm_extra or slurm_account?"),
+        ("resources.", "slurm_", "did you mean slurm_qos or slurm_gpu or slurm_jobs?"),
         ("resources.", "gpus", "did you mean cpus?"),
         ("resources.", "x", f"the keys here are {', '.join(f.name for f in fields(Resources))}"),
     ],
@@ -243,30 +243,6 @@ def test_bad_value_of_a_further_dataset_is_refused(short_suite):
     path = short_suite()
     path.write_text(path.read_text() + "\n[[datasets]]\nid = 2\ntolerance = -1.0\n")
     assert refusal(path).startswith(": datasets[1].tolerance = -1.0: ")
-
-
-@pytest.mark.parametrize(
-    "command", ["; touch {}", "$(touch {})", "`touch {}`", "--x & touch {}", "\n touch {}", "|touch {}"]
-)
-def test_options_for_slurm_reach_sbatch_and_no_shell(tmp_path, command):
-    extra = f"--constraint='a100|h100' {command.format(tmp_path / 'witness')}"
-    options = Resources(slurm_extra=extra).slurm_options()
-    printed = subprocess.run(f"printf '%s\\n' {options['slurm_extra']}", shell=True, capture_output=True, text=True)
-    assert printed.stdout.splitlines()[0] == "--constraint=a100|h100" and not printed.stderr
-    assert not (tmp_path / "witness").exists()
-
-
-@pytest.mark.parametrize("key", ["slurm_partition", "slurm_account"])
-@pytest.mark.parametrize("value", ["a; touch witness", "a b", "$(touch witness)", "a'"])
-def test_names_for_slurm_that_a_shell_could_run_are_refused(short_suite, key, value):
-    message = refusal(short_suite("resources.", key, f'"{value}"'))
-    assert f"resources.{key}" in message
-    assert message.endswith("expected names as Slurm prints them, separated by commas")
-
-
-def test_options_for_slurm_with_an_open_quote_are_refused(short_suite):
-    message = refusal(short_suite("resources.", "slurm_extra", '"--comment=\'mine"'))
-    assert message.endswith("these are no options of sbatch (No closing quotation): correct them")
 
 
 WRONG = """

@@ -42,7 +42,11 @@ hours = 1.5
 retries = 0
 slurm_partition = "gpu"
 slurm_account = "lab"
-slurm_extra = "--constraint=a100"
+slurm_extra = "--requeue"
+slurm_constraint = "a100"
+slurm_qos = "long"
+slurm_gpu = "a100"
+slurm_jobs = 20
 """
 
 
@@ -73,7 +77,7 @@ def test_complete_suite_is_read_completely(tmp_path):
             ),
             Data(id=999),
         ),
-        resources=Resources("cpu", 4, 16, 1.5, 0, "gpu", "lab", "--constraint=a100"),
+        resources=Resources("cpu", 4, 16, 1.5, 0, "gpu", "lab", "a100", "long", "a100", "--requeue", 20),
     )
     assert type(suite.datasets[0].tolerance) is float
 
@@ -83,7 +87,7 @@ def test_missing_keys_have_sensible_defaults(short_suite):
     assert suite == MINIMAL and hash(suite) == hash(MINIMAL)  # a key: nobody can change it
     assert (suite.iterations, suite.folds, suite.repeats) == (None, (0, 1, 2, 3, 4), 1)
     assert suite.datasets == (Data(501, ("2d",), "nnUNetPlans", 1.0, "", False, ()),)
-    assert suite.resources == Resources("cuda", 8, 32, 24.0, 2, "", "", "")
+    assert suite.resources == Resources("cuda", 8, 32, 24.0, 2, "", "", "", "", "", "", 100)
 
 
 def test_tables_can_be_written_inline(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from batchgeneratorsv2.transforms.utils.deep_supervision_downsampling import DownsampleSegForDSTransform
 from support.cell_datasets import FORMATS, IMAGE_SIZE, LABELS, VOLUME_FORMATS, VOLUME_SIZES, initialized_trainer
-from support.fake_cuda import fake_cuda_autocast
+from support.fake_cuda import fake_cuda_autocast, on_fake_cuda
 from torch import Tensor
 
 from nnunet_plugins.architectures import DCSNet
@@ -125,21 +125,24 @@ def test_mixed_precision_on_cuda_gives_a_float32_loss_on_the_device(trainer_and_
     trainer = initialized_trainer(trainer_name, dataset_id)
     target = as_nnunet_hands_it(target_of("random", dataset_id), trainer)
     with fake_cuda_autocast():
-        network = trainer.build_network_architecture(
-            trainer.plans_manager,
-            trainer.configuration_manager,
-            random_image(dataset_id).shape[1],
-            trainer.label_manager.num_segmentation_heads,
-            trainer.enable_deep_supervision,
-        )
         if isinstance(target, list):
             fake_target = [torch.empty(t.shape, dtype=t.dtype) for t in target]
         else:
             fake_target = torch.empty(target.shape, dtype=target.dtype)
         batch = {"data": random_image(dataset_id), "target": fake_target}
-        loss = trainer.loss(network(trainer.network_input(batch)), fake_target)
+        with torch.device("cpu"):  # as in a training: what names no device is made there
+            network = trainer.build_network_architecture(
+                trainer.plans_manager,
+                trainer.configuration_manager,
+                batch["data"].shape[1],
+                trainer.label_manager.num_segmentation_heads,
+                trainer.enable_deep_supervision,
+            )
+            network = on_fake_cuda(network)
+            loss = trainer.loss(network(trainer.network_input(batch)), fake_target)
+            saved = network.state_dict().values()
         assert loss.dtype == torch.float32
-        assert loss.device.type == "cuda"
+        assert {tensor.device.type for tensor in (loss, *saved)} == {"cuda"}
         if isinstance(network, DCSNet):  # which detects at inference by values that fake tensors have not
             return
         network.deep_supervision = False

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 
@@ -23,3 +24,15 @@ def fake_cuda_autocast() -> Iterator[None]:
     finally:
         torch.set_autocast_enabled("cuda", enabled)
         torch.clear_autocast_cache()
+
+
+def on_fake_cuda(module: nn.Module) -> nn.Module:
+    """Move a module of fake tensors as ``module.to("cuda")`` would: what is neither parameter nor buffer stays behind."""
+    moved: dict[int, torch.Tensor] = {}
+    for part in module.modules():
+        for name, parameter in part.named_parameters(recurse=False):
+            on_cuda = nn.Parameter(parameter.detach().to("cuda"), parameter.requires_grad)
+            setattr(part, name, moved.setdefault(id(parameter), on_cuda))
+        for name, buffer in part.named_buffers(recurse=False):
+            part._buffers[name] = moved.setdefault(id(buffer), buffer.to("cuda"))
+    return module

@@ -4,6 +4,7 @@ import pytest
 import timm
 import torch
 from batchgeneratorsv2.transforms.noise.gaussian_blur import blur_dimension
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from support import cell_datasets
 from torch import nn
 
@@ -119,6 +120,22 @@ def test_normalisation_that_several_gpus_would_break_is_refused(make):
         UserError, match=r"encoder\.bn1 of the network .* train on one GPU, or choose a backbone without"
     ):
         trainer.configure_optimizers()
+
+
+@pytest.mark.parametrize(
+    ("version", "several_gpus", "splits"), [("2.4.1", True, False), ("2.4.1", False, True), ("2.6.0+cu124", True, True)]
+)
+def test_old_torch_compiles_networks_for_several_gpus_without_splitting_them(
+    make, monkeypatch, version, several_gpus, splits
+):
+    """Its way of splitting refuses autograd functions and recomputation, which nnU-Net's own networks have not."""
+    monkeypatch.setattr(torch, "__version__", version)
+    monkeypatch.setattr(torch._dynamo.config, "optimize_ddp", True)
+    monkeypatch.setattr(nnUNetTrainer, "initialize", lambda self: None)
+    trainer = make()
+    trainer.is_ddp = several_gpus
+    trainer.initialize()
+    assert torch._dynamo.config.optimize_ddp is splits
 
 
 def test_unsupported_dimensions_are_refused_before_anything_is_written(make, tmp_path):

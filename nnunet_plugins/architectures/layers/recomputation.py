@@ -4,6 +4,7 @@ Results, gradients and running statistics stay those of the network without it; 
 pass. It is off until :func:`set_recomputation` switches it on, and without gradients it does nothing.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache, partial, wraps
@@ -64,7 +65,7 @@ def make_blocks_recomputable(network: nn.Module) -> None:
     """
     for name, child in network.named_children():
         if type(child) is nn.Sequential and all(any(block.children()) for block in child):
-            setattr(network, name, RecomputableBlocks(*child))
+            setattr(network, name, RecomputableBlocks(OrderedDict(child.named_children())))
         else:
             make_blocks_recomputable(child)
 

@@ -31,7 +31,6 @@ from nnunet_plugins.locks import lock
 Executor = Literal["local", "slurm"]
 SNAKEFILE = Path(__file__).with_name("Snakefile")
 SUITE = "suite.toml"
-MAX_SLURM_JOBS = 1000
 
 
 def run_suite(survey: Survey, suite_file: Path, executor: Executor, gpus: Sequence[str]) -> bool:
@@ -148,10 +147,11 @@ def resource_settings(suite: Suite, slurm: bool, num_gpus: int) -> Any:
     from snakemake.settings.types import ResourceSettings
 
     if slurm:
-        return ResourceSettings(cores=None, nodes=MAX_SLURM_JOBS, resources={})
+        return ResourceSettings(cores=None, nodes=suite.resources.slurm_jobs, resources={})
     resources = suite.resources
     gpus = num_gpus if resources.device == "cuda" else int(resources.device != "cpu")
-    return ResourceSettings(cores=max(usable_cores(), gpus * resources.cpus), nodes=None, resources={"gpu": gpus})
+    cores = max(usable_cores(), gpus * (resources.cpus + 1))  # one to measure, so that no GPU waits meanwhile
+    return ResourceSettings(cores=cores, nodes=None, resources={"gpu": gpus})
 
 
 def execution_settings(suite: Suite, slurm: bool) -> Any:

@@ -141,9 +141,12 @@ def test_a_training_on_gpus_asks_for_one_and_its_failure_is_said_in_a_sentence(s
     suite_file = tiny_suite.write_suite(
         root / "gpu.toml", ("nnUNetTrainer",), f"{{ id = {LABELS} }}", epochs=1, device="cuda", retries=0
     )
+    with suite_file.open("a") as file:  # the table of resources is the last
+        file.write("slurm_gpu = 'fake'\nslurm_constraint = 'small|large'\nslurm_extra = '--requeue --nice=7'\n")
     failed = tiny_suite.benchmark("run", suite_file, "--executor", "slurm")
     new = [job for name, job in jobs().items() if name not in before]
     assert len(new) == 2  # torch finds no GPU: both folds fail, and nothing comes after them
-    assert all(job["TresPerJob"].endswith("gpu:1") for job in new)
+    assert all(job["TresPerJob"].endswith("gpu:fake:1") for job in new)
+    assert {(job["Features"], job["Requeue"], job["Nice"]) for job in new} == {("small|large", "1", "7")}
     assert failed.returncode == 1
     assert "Not everything succeeded" in failed.output.splitlines()[-1]

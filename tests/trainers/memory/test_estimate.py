@@ -85,6 +85,7 @@ def test_estimating_needs_no_data_and_leaves_no_trace(tmp_path, monkeypatch, nar
     planned = default_plans(tmp_path, (64, 64), 1, 2)
     for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("nnUNet_wandb_enabled", "1")  # without wandb, every trainer would be an error
     before, threads, state = dict(os.environ), torch.get_num_threads(), torch.get_rng_state()
     files = sorted(tmp_path.rglob("*"))
     kind = find_trainer("DCFFSNetTrainer_pretrained")  # whose weights would have to be downloaded

@@ -66,7 +66,7 @@ class Resources:
     """Most jobs that wait or run at a time."""
 
     def slurm_options(self) -> dict[str, str]:
-        """Values given for Slurm, by the names of Snakemake's plugin, which hands further options, quoted, to a shell."""
+        """Values given for Slurm, by the names of Snakemake's plugin; it hands further options to a shell."""
         given = {
             "slurm_partition": self.slurm_partition,
             "slurm_account": self.slurm_account,

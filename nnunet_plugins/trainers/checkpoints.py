@@ -102,7 +102,7 @@ class Checkpoint(NamedTuple):
 
 
 def all_finite(values: Iterable[Any]) -> bool:
-    """Whether all values of all tensors are numbers, with a single wait for each device; what is no tensor is ignored."""
+    """Whether all values of all tensors are numbers, with a single wait for each device; other values are ignored."""
     found: dict[torch.device, list[torch.Tensor]] = {}
     for value in values:
         if isinstance(value, torch.Tensor):

@@ -27,7 +27,7 @@ def fake_cuda_autocast() -> Iterator[None]:
 
 
 def on_fake_cuda(module: nn.Module) -> nn.Module:
-    """Move a module of fake tensors as ``module.to("cuda")`` would: what is neither parameter nor buffer stays behind."""
+    """Move the parameters and buffers of a module of fake tensors, and nothing else, as ``module.to("cuda")`` would."""
     moved: dict[int, torch.Tensor] = {}
     for part in module.modules():
         for name, parameter in part.named_parameters(recurse=False):

@@ -123,19 +123,18 @@ def test_normalisation_that_several_gpus_would_break_is_refused(make):
 
 
 @pytest.mark.parametrize(
-    ("version", "several_gpus", "splits"), [("2.4.1", True, False), ("2.4.1", False, True), ("2.6.0+cu124", True, True)]
+    ("version", "several_gpus", "splits"),
+    [("2.4.1", True, False), ("2.4.1", False, True), ("2.6.0+cu124", True, True)],
 )
-def test_old_torch_compiles_networks_for_several_gpus_without_splitting_them(
-    make, monkeypatch, version, several_gpus, splits
-):
+def test_old_torch_does_not_split_networks_for_several_gpus(make, monkeypatch, version, several_gpus, splits):
     """Its way of splitting refuses autograd functions and recomputation, which nnU-Net's own networks have not."""
     monkeypatch.setattr(torch, "__version__", version)
-    monkeypatch.setattr(torch._dynamo.config, "optimize_ddp", True)
     monkeypatch.setattr(nnUNetTrainer, "initialize", lambda self: None)
     trainer = make()
     trainer.is_ddp = several_gpus
-    trainer.initialize()
-    assert torch._dynamo.config.optimize_ddp is splits
+    with torch._dynamo.config.patch(optimize_ddp=True):
+        trainer.initialize()
+        assert torch._dynamo.config.optimize_ddp is splits
 
 
 def test_unsupported_dimensions_are_refused_before_anything_is_written(make, tmp_path):

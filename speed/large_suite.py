@@ -21,7 +21,8 @@ from typing import Any
 from unittest import mock
 
 from nnunet_plugins.benchmark.command import run
-from nnunet_plugins.benchmark.jobs.receipts import current_split, plan_receipt
+from nnunet_plugins.benchmark.jobs.sources import current_split
+from nnunet_plugins.benchmark.jobs.states import plan_receipt
 from nnunet_plugins.benchmark.runs import Run, predictions, runs
 from nnunet_plugins.benchmark.suite import read_suite
 from nnunet_plugins.files import digest

@@ -110,6 +110,11 @@ class Run:
         return self.folder / "bench_split.json"
 
     @property
+    def test_note(self) -> Path:
+        """Note of the test sets, each as it was when it was predicted."""
+        return self.folder / "bench_test_sets.json"
+
+    @property
     def lock_file(self) -> Path:
         """File that a process locks while it trains or validates the fold."""
         return self.folder / ".bench.lock"

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from nnunet_plugins.benchmark.jobs.receipts import State, state_of
+from nnunet_plugins.benchmark.jobs.states import State, state_of
 from nnunet_plugins.benchmark.runs import Run, runs
 from nnunet_plugins.benchmark.suite import Suite
 

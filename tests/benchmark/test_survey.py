@@ -10,7 +10,7 @@ from support.benchmark_commands import finish
 from support.tiny_suite import write_suite
 
 from nnunet_plugins.benchmark import checks, command
-from nnunet_plugins.benchmark.jobs import engine, receipts
+from nnunet_plugins.benchmark.jobs import engine, receipts, sources, states
 from nnunet_plugins.benchmark.report.collection import collect
 from nnunet_plugins.benchmark.runs import Run, runs
 from nnunet_plugins.benchmark.suite import read_suite
@@ -44,15 +44,16 @@ def train_and_validate(run: Run) -> None:
     receipt = {"epoch_seconds": [1.0], "curves": {"val_losses": [0.5]}, "measured": {}, "machine": {}}
     row = {"part": "validation", "case": "case0", "label": "cell", "key": "1", "outcome": "segmented", "Dice": 0.5}
     finish(run, [row], **receipt, sha256={CASE: digest(prediction)})
-    write_json(run.split_note, receipts.current_split(run))
+    write_json(run.split_note, sources.current_split(run))
 
 
 @pytest.fixture
 def counts(suite_file, monkeypatch) -> Counter:
     """Number of times that each file has been hashed, and that the runs have been listed."""
     found: Counter = Counter()
-    receipts.folder_digest.cache_clear()
-    monkeypatch.setattr(receipts, "digest", lambda path: found.update([path]) or digest(path))
+    sources.folder_digest.cache_clear()
+    for module in (sources, states):
+        monkeypatch.setattr(module, "digest", lambda path: found.update([path]) or digest(path))
     for module in (command, checks):
         monkeypatch.setattr(module, "survey", lambda *how, **named: found.update(["listed"]) or survey(*how, **named))
     monkeypatch.setattr(command, "report_to", lambda survey, *_, **__: collect(survey))

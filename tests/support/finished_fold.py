@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from skimage import io
 
-from nnunet_plugins.benchmark.jobs.receipts import folder_digest
+from nnunet_plugins.benchmark.jobs.sources import folder_digest
 from nnunet_plugins.benchmark.jobs.training import CURVES
 from nnunet_plugins.benchmark.runs import SUMMARY, VALIDATION, Run, predictions, references
 from nnunet_plugins.nnunet_folders import CHECKPOINTS

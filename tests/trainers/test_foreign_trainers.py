@@ -13,7 +13,8 @@ from support.foreign_package import write_foreign_package
 from nnunet_plugins._startup import DISCOVERY_FOLDER
 from nnunet_plugins.benchmark.checks import check_suite
 from nnunet_plugins.benchmark.jobs.preparation import write_missing_splits
-from nnunet_plugins.benchmark.jobs.receipts import read_receipt, state_of
+from nnunet_plugins.benchmark.jobs.receipts import read_receipt
+from nnunet_plugins.benchmark.jobs.states import state_of
 from nnunet_plugins.benchmark.jobs.training import train
 from nnunet_plugins.benchmark.jobs.validation import validate
 from nnunet_plugins.benchmark.runs import read_splits, runs

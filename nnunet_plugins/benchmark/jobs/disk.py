@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nnunet_plugins.benchmark.jobs.receipts import is_preprocessed
+from nnunet_plugins.benchmark.jobs.states import is_preprocessed
 from nnunet_plugins.benchmark.runs import (
     Run,
     dataset_json,

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from nnunet_plugins.benchmark.jobs.gpus import GPUS
-from nnunet_plugins.benchmark.jobs.receipts import discard_stale_receipts
+from nnunet_plugins.benchmark.jobs.states import discard_stale_receipts
 from nnunet_plugins.benchmark.jobs.watch import telling
 from nnunet_plugins.benchmark.progress import is_begun
 from nnunet_plugins.benchmark.runs import stop_file, work_folder

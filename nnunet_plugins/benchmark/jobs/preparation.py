@@ -4,12 +4,8 @@ import os
 from dataclasses import replace
 
 from nnunet_plugins.benchmark.checks import PLANNERS, check_folds, check_plans
-from nnunet_plugins.benchmark.jobs.receipts import (
-    current_source,
-    missing_cases,
-    plan_receipt,
-    preprocessed_data_are_stale,
-)
+from nnunet_plugins.benchmark.jobs.sources import current_source, missing_cases, preprocessed_data_are_stale
+from nnunet_plugins.benchmark.jobs.states import plan_receipt
 from nnunet_plugins.benchmark.runs import Run, planned_configuration
 from nnunet_plugins.benchmark.suite import Suite, divided
 from nnunet_plugins.errors import UserError

@@ -4,12 +4,8 @@ from collections import Counter
 from collections.abc import Iterator
 
 from nnunet_plugins.benchmark.jobs.disk import in_words, needs_of
-from nnunet_plugins.benchmark.jobs.receipts import (
-    is_planned,
-    is_preprocessed,
-    missing_cases,
-    preprocessed_data_are_stale,
-)
+from nnunet_plugins.benchmark.jobs.sources import missing_cases, preprocessed_data_are_stale
+from nnunet_plugins.benchmark.jobs.states import is_planned, is_preprocessed
 from nnunet_plugins.benchmark.progress import is_begun
 from nnunet_plugins.benchmark.survey import Survey
 from nnunet_plugins.locks import is_locked

@@ -14,7 +14,14 @@ from typing import Any
 
 from nnunet_plugins.benchmark.checks import check_folds, check_test_sets
 from nnunet_plugins.benchmark.jobs.gpus import one_gpu
-from nnunet_plugins.benchmark.jobs.receipts import current_split, plans_have_changed, read_receipt, split_has_changed
+from nnunet_plugins.benchmark.jobs.receipts import read_receipt
+from nnunet_plugins.benchmark.jobs.sources import (
+    current_split,
+    description_differs,
+    model_has_changed,
+    split_has_changed,
+    test_set_digest,
+)
 from nnunet_plugins.benchmark.progress import is_begun
 from nnunet_plugins.benchmark.readers import nnunet_metrics
 from nnunet_plugins.benchmark.runs import (
@@ -53,7 +60,7 @@ def train(suite: Suite, run: Run) -> None:
         os.environ[SEED_VARIABLE] = str(int(seed) + run.repeat - 1)  # repetitions must differ
     with lock(run.lock_file):
         end_orphans(str(run.training_receipt))
-        refuse_changed_plans(run)
+        refuse_changed_model(run)
         check_folds(run, suite.folds)
         refuse_changed_split(run)
         check_test_sets(run)
@@ -84,14 +91,15 @@ def end_orphans(receipt: str) -> None:
                 process.kill()
 
 
-def refuse_changed_plans(run: Run) -> None:
-    """Refuse a model that was trained with plans that have changed since.
+def refuse_changed_model(run: Run) -> None:
+    """Refuse a model that was trained with plans, channels or labels that have changed since.
 
     Raises:
         UserError: they have.
     """
-    if plans_have_changed(run):
-        raise UserError(f"{run.model} was trained with other plans than the dataset has now: move that folder away")
+    if model_has_changed(run):
+        what = "channels or labels" if description_differs(run) else "plans"
+        raise UserError(f"{run.model} was trained with other {what} than the dataset has now: move that folder away")
 
 
 def refuse_changed_split(run: Run) -> None:
@@ -205,6 +213,8 @@ def predict_test_set(suite: Suite, run: Run, part: str, device: Any) -> None:
         num_processes_segmentation_export=processes,
     )
     shutil.rmtree(run.folder / part, ignore_errors=True)
+    noted = read_receipt(run.test_note) if run.test_note.exists() else {}
+    write_json(run.test_note, noted | {part: test_set_digest(run, part)})
     partial.rename(run.folder / part)
 
 

@@ -14,7 +14,7 @@ from support.tiny_suite import ONE_TRAINER
 from nnunet_plugins.benchmark.checks import check_test_sets
 from nnunet_plugins.benchmark.jobs import training
 from nnunet_plugins.benchmark.jobs.disk import bytes_of_predictions
-from nnunet_plugins.benchmark.jobs.receipts import discard_stale_receipts, state_of
+from nnunet_plugins.benchmark.jobs.states import discard_stale_receipts, state_of
 from nnunet_plugins.benchmark.jobs.training import train
 from nnunet_plugins.benchmark.jobs.validation import validate
 from nnunet_plugins.benchmark.progress import cases_predicted, unpredicted_test_set

@@ -13,7 +13,7 @@ from support.cell_datasets import REGIONS
 
 from nnunet_plugins.benchmark.jobs.gpus import GPUS
 from nnunet_plugins.benchmark.jobs.preparation import fit
-from nnunet_plugins.benchmark.jobs.receipts import discard_stale_receipts, is_planned
+from nnunet_plugins.benchmark.jobs.states import discard_stale_receipts, is_planned
 from nnunet_plugins.benchmark.jobs.training import train
 from nnunet_plugins.benchmark.runs import Run, read_plans, runs, work_folder
 from nnunet_plugins.benchmark.suite import read_suite

@@ -13,15 +13,9 @@ from support.finished_fold import erase
 from support.tiny_suite import NUM_CASES, ONE_TRAINER
 
 from nnunet_plugins.benchmark.jobs.preparation import plan, preprocess
-from nnunet_plugins.benchmark.jobs.receipts import (
-    discard_stale_receipts,
-    folder_digest,
-    is_planned,
-    is_preprocessed,
-    labels_digest,
-    preprocessed_data_are_stale,
-    read_receipt,
-)
+from nnunet_plugins.benchmark.jobs.receipts import read_receipt
+from nnunet_plugins.benchmark.jobs.sources import folder_digest, labels_digest, preprocessed_data_are_stale
+from nnunet_plugins.benchmark.jobs.states import discard_stale_receipts, is_planned, is_preprocessed
 from nnunet_plugins.benchmark.runs import Run, planned_configuration, read_plans, read_splits, runs
 from nnunet_plugins.benchmark.suite import Data, Suite
 from nnunet_plugins.benchmark.survey import survey

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from support.suite_files import TWO_DATASETS
 
-from nnunet_plugins.benchmark.jobs.receipts import discard_stale_receipts, read_receipt
+from nnunet_plugins.benchmark.jobs.receipts import read_receipt
+from nnunet_plugins.benchmark.jobs.states import discard_stale_receipts
 from nnunet_plugins.benchmark.runs import Run, runs
 from nnunet_plugins.benchmark.suite import Data, Suite
 from nnunet_plugins.benchmark.survey import survey

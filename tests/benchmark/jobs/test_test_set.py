@@ -9,12 +9,13 @@ import pandas as pd
 import pytest
 from support import tiny_suite
 from support.cell_datasets import LABELS
-from support.finished_fold import write_finished_fold, write_test_set
+from support.finished_fold import erase, write_finished_fold, write_test_set
 from support.tiny_suite import ONE_TRAINER
 
 from nnunet_plugins.benchmark.jobs import training
-from nnunet_plugins.benchmark.jobs.receipts import discard_stale_receipts, state_of
-from nnunet_plugins.benchmark.jobs.training import train
+from nnunet_plugins.benchmark.jobs.sources import folder_digest
+from nnunet_plugins.benchmark.jobs.states import discard_stale_receipts, state_of
+from nnunet_plugins.benchmark.jobs.training import predict_test_set, train
 from nnunet_plugins.benchmark.jobs.validation import validate
 from nnunet_plugins.benchmark.report.collection import collect
 from nnunet_plugins.benchmark.runs import predictions, read_splits, runs
@@ -54,6 +55,47 @@ def test_a_test_set_that_another_suite_has_predicted_stays_in_the_receipts(run):
     train(ONE_TRAINER, run)
     validate(ONE_TRAINER, run)
     assert state_of(run).done and not state_of(with_test).done
+
+
+@pytest.mark.parametrize("change", ["more", "truth", "image"])
+def test_a_test_set_that_has_changed_is_predicted_and_measured_again(run, monkeypatch, change):
+    write_test_set(run, ["case0", "case1"])
+    write_finished_fold(run)
+    suite = replace(ONE_TRAINER, datasets=(WITH_TEST_SET,))
+    run = runs(suite)[0]
+    raw = Path(os.environ["nnUNet_raw"], run.dataset)
+
+    class Predictor:
+        """Predicts what is true."""
+
+        def __init__(self, **_): ...
+        def initialize_from_trained_model_folder(self, *_): ...
+        def predict_from_files(self, images, output, **_):
+            shutil.copytree(raw / "labelsTs", output)
+
+    monkeypatch.setattr("nnunetv2.inference.predict_from_raw_data.nnUNetPredictor", Predictor)
+    predict_test_set(suite, run, "test", None)
+    train(suite, run)
+    validate(suite, run)
+    assert state_of(run).done
+    match change:
+        case "more":
+            for kind, name in (("images", "case0_0000.png"), ("labels", "case0.png")):
+                shutil.copyfile(raw / f"{kind}Ts" / name, raw / f"{kind}Ts" / name.replace("case0", "case7"))
+            folder_digest.cache_clear()
+        case "truth":
+            erase(raw / "labelsTs/case1.png")
+        case "image":
+            with (raw / "imagesTs/case1_0000.png").open("ab") as file:
+                file.write(b"0")
+    assert not state_of(run).trained and state_of(runs(ONE_TRAINER)[0]).done
+    discard_stale_receipts(survey(suite).states)
+    assert not run.training_receipt.exists() and not run.validation_receipt.exists()
+    assert not all(path.exists() for path in predictions(run, "test").values())
+    predict_test_set(suite, run, "test", None)
+    train(suite, run)
+    validate(suite, run)
+    assert state_of(run).done
 
 
 def test_metrics_without_the_wanted_test_set_are_incomplete(run):

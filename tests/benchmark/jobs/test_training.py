@@ -11,10 +11,12 @@ from support.finished_fold import erase, first_prediction, write_finished_fold
 from support.tiny_suite import ONE_TRAINER
 
 from nnunet_plugins.benchmark.jobs import training
-from nnunet_plugins.benchmark.jobs.receipts import read_receipt, state_of
-from nnunet_plugins.benchmark.runs import read_plans, read_splits, runs
+from nnunet_plugins.benchmark.jobs.receipts import read_receipt
+from nnunet_plugins.benchmark.jobs.sources import model_has_changed
+from nnunet_plugins.benchmark.jobs.states import state_of
+from nnunet_plugins.benchmark.runs import dataset_json, read_plans, read_splits, runs
 from nnunet_plugins.errors import UserError
-from nnunet_plugins.files import digest, write_json
+from nnunet_plugins.files import digest, read_json, write_json
 from nnunet_plugins.locks import is_locked
 
 
@@ -107,12 +109,39 @@ def test_repetitions_train_in_their_own_folder_with_another_seed(run, monkeypatc
 def test_a_model_trained_with_changed_plans_is_refused(run):
     plans = read_plans(run)
     write_json(run.model / "plans.json", plans | {"continue_training": True})
-    training.refuse_changed_plans(run)
+    training.refuse_changed_model(run)
     plans["configurations"]["2d"]["batch_size"] += 1
     write_json(run.model / "plans.json", plans)
     with pytest.raises(UserError, match="was trained with other plans than the dataset has now: move that folder away"):
         training.train(ONE_TRAINER, run)
     assert not run.training_receipt.exists()
+
+
+def test_further_configurations_in_the_plans_leave_a_model_as_it_is(run):
+    """As nnU-Net recommends to try another batch or patch."""
+    plans = read_plans(run)
+    write_json(run.model / "plans.json", plans)
+    own = plans["configurations"][run.configuration]
+    write_json(run.plans_file, plans | {"configurations": {"2d": {"inherits_from": "base"}, "base": own, "other": {}}})
+    assert model_has_changed(run)  # another way to say the same is another configuration
+    write_json(run.model / "plans.json", read_json(run.plans_file))
+    write_json(run.plans_file, read_plans(run) | {"configurations": {"2d": {"inherits_from": "base"}, "base": own}})
+    assert not model_has_changed(run)
+    changed = {"2d": {"inherits_from": "base"}, "base": own | {"batch_size": 99}}
+    write_json(run.plans_file, read_plans(run) | {"configurations": changed})
+    assert model_has_changed(run)
+
+
+@pytest.mark.parametrize("key", ["labels", "channel_names", "regions_class_order"])
+def test_a_model_trained_with_other_channels_or_labels_is_refused(run, key):
+    write_json(run.model / "plans.json", read_plans(run))
+    write_json(run.model / "dataset.json", dataset_json(run) | {"numTraining": 999})
+    training.refuse_changed_model(run)
+    write_json(run.model / "dataset.json", dataset_json(run) | {key: {"background": 0, "other": 1}})
+    with pytest.raises(
+        UserError, match="was trained with other channels or labels than the dataset has now: move that"
+    ):
+        training.train(ONE_TRAINER, run)
 
 
 @pytest.mark.parametrize("change", ["split", "labels"])

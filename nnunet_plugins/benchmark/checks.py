@@ -151,8 +151,9 @@ def check_dataset(survey: Survey, run: Run) -> None:
     labels = [*(nnunet_folder(RAW) / run.dataset / "labelsTr").glob("[!.]*")]
     for part in filter(is_test_set, run.parts):
         labels += references(run, part).values()
+    ending = dataset_json(run)["file_ending"] if labels else ""
     for label in labels:
-        run.data.cluster(label.name.split(".")[0])  # raises if the name shows no patient
+        run.data.cluster(label.name.removesuffix(ending))  # raises if the name shows no patient
 
 
 def check_plans(run: Run) -> None:

@@ -146,7 +146,7 @@ def test_case_without_a_patient_is_named_before_anything_starts(root, suite_file
     path.write_text(path.read_text().replace("id = 501,", "id = 501, cluster_regex = 'p(\\d)',"))
     folder = root / "nnUNet_raw" / "Dataset501_Cells" / "labelsTr"
     folder.mkdir()
-    (folder / "p1_a.png").touch()
+    (folder / "1.2.840_p1_a.png").touch()
     check_suite(survey(read_suite(path)), path)
     (folder / "volunteer.png").touch()
     assert "does not match the case 'volunteer'" in refusal(root, "run", path)

@@ -16,11 +16,10 @@ from PIL.ImageColor import getrgb
 from scipy import ndimage
 
 from nnunet_plugins.benchmark.report.analysis import Analysis
-from nnunet_plugins.benchmark.report.looks import shown_trainers
 from nnunet_plugins.benchmark.report.results import by_evaluation
-from nnunet_plugins.benchmark.report.slices import CaseReader, Label
+from nnunet_plugins.benchmark.report.slices import CaseReader, Label, is_here
 from nnunet_plugins.benchmark.report.units import case_values, finished_trainers
-from nnunet_plugins.benchmark.runs import Run, images_folder
+from nnunet_plugins.benchmark.runs import Run
 from nnunet_plugins.benchmark.survey import Survey
 
 TEMPLATE = Path(__file__).with_name("cases.html")
@@ -44,15 +43,15 @@ def case_page(survey: Survey, analysis: Analysis) -> bytes:
 
 def evaluations_of(survey: Survey, analysis: Analysis) -> Iterator[dict[str, Any]]:
     """Cases, labels, Dice and pictures of each evaluation, as the page's script reads them."""
-    results, shown = analysis.results, shown_trainers(analysis)
+    results = analysis.results
     groups = list(by_evaluation(results.cases))
     for evaluation, cases in groups:
         finished = finished_trainers(cases, results.record, evaluation.dataset)
         values = case_values(cases[cases.trainer.isin(finished)], "Dice").groupby(level="case").mean()
         runs = [run for run in survey.runs if (run.dataset, run.configuration) == evaluation[:2] and run.repeat == 1]
-        pictured = [trainer for trainer in shown if trainer in finished][:MOST_TRAINERS]
+        pictured = [trainer for trainer in analysis.order if trainer in finished][:MOST_TRAINERS]
         chosen: list[str] = []
-        if runs and images_folder(runs[0], evaluation.part).is_dir():
+        if pictured and runs and is_here(runs[0], evaluation.part):
             chosen = most_different(values[pictured], max(1, MOST_CASES // len(groups)))
         run_of = {(run.trainer, run.fold): run for run in runs}
         fold_of = cases.groupby("case").fold.min()

@@ -23,6 +23,7 @@ from nnunet_plugins.benchmark.report.looks import (
     set_log_scale,
     shown_trainers,
 )
+from nnunet_plugins.benchmark.report.numbers import contrary
 from nnunet_plugins.benchmark.report.ranking import Ranking
 from nnunet_plugins.benchmark.report.record import Record
 from nnunet_plugins.benchmark.report.results import EVALUATION_COLUMNS, Results, by_evaluation
@@ -70,6 +71,7 @@ def figures(analysis: Analysis) -> Iterator[tuple[str, str, Figure]]:
     record, shown, end = results.record, shown_trainers(analysis), left_out(analysis)
     few = len(rankings) <= MOST_DETAILED
     dice = main_label_rows(table[(table.metric == "Dice") & table["mean"].notna() & table.trainer.isin(shown)])
+    dice = dice.assign(p_holm=dice.p_holm.mask(contrary(dice), 1.0))
     if dice.p_holm.notna().any():
         caption = "Dice minus the reference's; * p < 0.05, ** p < 0.01, *** p < 0.001 after Holm's correction"
         yield "significance", caption + end, significance_figure(dice, record, shown)

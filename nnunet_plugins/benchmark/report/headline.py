@@ -7,6 +7,7 @@ import pandas as pd
 from nnunet_plugins.benchmark.metrics import HIGHER_IS_BETTER
 from nnunet_plugins.benchmark.report.analysis import Analysis, main_label_rows
 from nnunet_plugins.benchmark.report.cells import Mark
+from nnunet_plugins.benchmark.report.numbers import contrary
 from nnunet_plugins.benchmark.report.ranking import average_ranks, rank_table
 from nnunet_plugins.benchmark.report.results import EVALUATION_COLUMNS, by_evaluation
 from nnunet_plugins.benchmark.report.statistics import SIGNIFICANT, cannot_tell
@@ -120,8 +121,10 @@ def against_reference(analysis: Analysis, evaluations: Sequence[pd.DataFrame]) -
     if not told:
         return ""
     rows = pd.concat(told)
-    clear = rows.p_holm < SIGNIFICANT
+    opposite = (rows.p_holm < SIGNIFICANT) & contrary(rows)
+    clear = (rows.p_holm < SIGNIFICANT) & ~opposite
     verdicts = {"better": rows[clear & (rows.difference > 0)], "worse": rows[clear & (rows.difference < 0)]}
+    verdicts["undecided, as mean and test say the opposite,"] = rows[opposite]
     different = {trainer for found in verdicts.values() for trainer in found.trainer}
     verdicts["not different"] = rows[~rows.trainer.isin(different)]
     words = [

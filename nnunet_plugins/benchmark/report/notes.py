@@ -8,11 +8,14 @@ import pandas as pd
 
 from nnunet_plugins.benchmark.report.analysis import Analysis, main_label_rows
 from nnunet_plugins.benchmark.report.cells import written
+from nnunet_plugins.benchmark.report.numbers import contrary
 from nnunet_plugins.benchmark.report.record import Record
 from nnunet_plugins.benchmark.report.results import by_evaluation
+from nnunet_plugins.benchmark.report.statistics import SIGNIFICANT
+from nnunet_plugins.benchmark.report.units import finished_trainers
 from nnunet_plugins.benchmark.runs import EXTERNAL, is_test_set
 from nnunet_plugins.benchmark.suite import Suite
-from nnunet_plugins.wording import counted
+from nnunet_plugins.wording import counted, enumeration
 
 DEFINITIONS = (
     "Dice as nnU-Net counts it. HD95 (the larger of both directions' 95th percentiles), ASSD and NSD between surfaces "
@@ -80,6 +83,7 @@ def notices(analysis: Analysis) -> list[Notices]:
     results = analysis.results
     found = {"Unfinished trainings": list(unfinished(analysis)), "Trainings of another length": list(unequal(analysis))}
     found["Trainings too short to compare, or failed"] = list(too_short(analysis))
+    found["Trainers measured on other cases"] = list(other_cases(analysis))
     found["Units that are not known"] = list(unknown_units(results.record))
     found |= warnings(analysis.table, results.record.suite.reference)
     parts = sorted(results.cases.part.unique())
@@ -130,6 +134,20 @@ def too_short(analysis: Analysis) -> Iterator[str]:
             yield f"{evaluation}: {trainer} found nothing that is there, in any case"
 
 
+def other_cases(analysis: Analysis) -> Iterator[str]:
+    """Sentences on evaluations whose trainers do not have the same cases, as where a test set has changed meanwhile."""
+    record = analysis.results.record
+    for evaluation, rows in by_evaluation(analysis.results.cases):
+        finished = finished_trainers(rows, record, evaluation.dataset)
+        cases = {trainer: set(rows.case[rows.trainer == trainer]) for trainer in finished}
+        every = set().union(*cases.values())
+        if lacking := [f"{trainer} {len(own)}" for trainer, own in cases.items() if own != every]:
+            yield (
+                f"{evaluation}: of {len(every)} cases {enumeration(lacking)} only, so means cannot be compared: run "
+                "the benchmark again where nnUNet_raw is, which measures all on the same"
+            )
+
+
 def unknown_units(record: Record) -> Iterator[str]:
     for name, dataset in record.datasets.items():
         for part in [part for part, source in dataset.units.items() if source == "unknown"]:
@@ -142,10 +160,17 @@ def unknown_units(record: Record) -> Iterator[str]:
 
 def warnings(table: pd.DataFrame, reference: str, metric: str = "Dice") -> dict[str, list[str]]:
     """Sentences, by kind, about differences that the data do not support, or that need an explanation."""
-    noise, spreads, few, gaps = (list[str]() for _ in range(4))
+    noise, spreads, opposite, few, gaps = (list[str]() for _ in range(5))
     for _, group in by_evaluation(main_label_rows(table[table.metric == metric])):
         reference_row = group[group.trainer == reference]
-        for row in group[group.difference.notna()].itertuples():
+        compared = group[group.difference.notna()]
+        for row in compared[(compared.p_holm < SIGNIFICANT) & contrary(compared)].itertuples():
+            opposite.append(
+                f"{row.dataset} {row.configuration} {row.part}: {row.trainer} differs by "
+                f"{written(row.difference, '+.4f')}, but is better in {row.wins:.0f} and worse in {row.losses:.0f} "
+                "units, and the test follows their ranks: a few large differences decide the mean"
+            )
+        for row in compared.itertuples():
             differs = f"{row.trainer} differs by {written(row.difference, '+.4f')}"
             where = f"{row.dataset} {row.configuration} {row.part}: {differs}"
             spread = np.nanmax([0.0, row.run_sd, *reference_row.run_sd])
@@ -165,6 +190,7 @@ def warnings(table: pd.DataFrame, reference: str, metric: str = "Dice") -> dict[
     return {
         "Differences whose interval contains 0": noise,
         "Differences no larger than from run to run": spreads,
+        "Differences whose mean and test say the opposite": opposite,
         f"Differences over fewer than {FEW_UNITS} units": few,
         "Differences that are not those of the means": gaps,
     }

@@ -5,14 +5,26 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from nnunet_plugins.benchmark.metrics import HIGHER_IS_BETTER
-from nnunet_plugins.benchmark.report.statistics import Intervals, Values, cannot_tell, holm, intervals, wilcoxon
+from nnunet_plugins.benchmark.report.statistics import (
+    Intervals,
+    Values,
+    cannot_tell,
+    holm,
+    intervals,
+    rank_biserial,
+    wilcoxon,
+)
 from nnunet_plugins.benchmark.report.units import CaseArrays, case_arrays
 
 NUMBERS = (
     "units", "pairs", "mean", "sd", "ci_low", "ci_high", "run_sd", "difference", "difference_low", "difference_high",
-    "p", "p_holm", "wins", "ties", "losses", "p_holm_best",
+    "p", "p_holm", "rank_biserial", "wins", "ties", "losses", "p_holm_best",
 )  # fmt: skip
-"""Columns of a report's long table that only finished trainers have values in."""
+"""Columns of a report's long table that only finished trainers have values in.
+
+``p_holm_best`` is for whether a trainer is worse than the one with the best mean, and 1 where the signed ranks say the
+opposite.
+"""
 
 
 def numbers_of(cases: pd.DataFrame, arrays: CaseArrays, reference: str) -> dict[str, Values]:
@@ -39,6 +51,7 @@ def numbers_of(cases: pd.DataFrame, arrays: CaseArrays, reference: str) -> dict[
         place = arrays.trainers.index(reference)
         found |= comparison(arrays, np.full(shape, place))
         p_best[:, place] = np.take_along_axis(found["p_holm"], best, axis=1)[:, 0]  # one verdict about that pair
+    p_best[signs(arrays) * rank_biserial_of(to_best) > 0] = 1.0
     pairs = (~np.isnan(to_best)).sum(axis=0).astype(float)
     for metric, row in enumerate(p_best):
         known = np.flatnonzero(~np.isnan(row))
@@ -65,6 +78,7 @@ def comparison(arrays: CaseArrays, others: NDArray[np.int64]) -> dict[str, Value
         "difference_high": mean.high,
         "p": p,
         "p_holm": holm_of_rows(p),
+        "rank_biserial": rank_biserial_of(differences),
     } | {name: np.where(np.isnan(p), np.nan, count.sum(axis=0)) for name, count in counts.items()}
 
 
@@ -82,6 +96,16 @@ def signs(arrays: CaseArrays) -> Values:
 def wilcoxon_of(differences: Values) -> Values:
     """P values of differences ``(units, ...)``."""
     return wilcoxon(differences.reshape(len(differences), -1)).reshape(differences.shape[1:])
+
+
+def rank_biserial_of(differences: Values) -> Values:
+    """Directions of the signed ranks of differences ``(units, ...)``."""
+    return rank_biserial(differences.reshape(len(differences), -1)).reshape(differences.shape[1:])
+
+
+def contrary(rows: pd.DataFrame) -> pd.Series:
+    """Whether signed ranks say the opposite of the mean difference, for rows of a long table."""
+    return rows.rank_biserial * rows.difference < 0
 
 
 def holm_of_rows(p_values: Values) -> Values:

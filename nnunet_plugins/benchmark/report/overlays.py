@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from nnunet_plugins.benchmark.report.analysis import Analysis
 from nnunet_plugins.benchmark.report.figures import Caption
-from nnunet_plugins.benchmark.report.looks import broken, shown_trainers
+from nnunet_plugins.benchmark.report.looks import broken
 from nnunet_plugins.benchmark.report.results import by_evaluation
-from nnunet_plugins.benchmark.report.slices import CaseReader, Label
+from nnunet_plugins.benchmark.report.slices import CaseReader, Label, is_here
 from nnunet_plugins.benchmark.report.units import case_values, finished_trainers
-from nnunet_plugins.benchmark.runs import Run, images_folder
+from nnunet_plugins.benchmark.runs import Run
 from nnunet_plugins.benchmark.survey import Survey
 
 MOST_PREDICTIONS = 6
@@ -37,11 +37,11 @@ def draw_overlays(survey: Survey, analysis: Analysis, folder: Path) -> list[Capt
     drawn, results = [], analysis.results
     for evaluation, cases in by_evaluation(results.cases):
         finished = finished_trainers(cases, results.record, evaluation.dataset)
-        trainers = [trainer for trainer in shown_trainers(analysis) if trainer in finished][:MOST_PREDICTIONS]
+        trainers = [trainer for trainer in analysis.order if trainer in finished][:MOST_PREDICTIONS]
         shown = cases[cases.trainer.isin(finished) & (cases.repeat == 1)]
         chosen = best_median_worst(shown)
         runs = [run for run in survey.runs if (run.dataset, run.configuration) == evaluation[:2]]
-        if chosen and images_folder(runs[0], evaluation.part).is_dir():  # the raw images may be on another machine
+        if chosen and runs and is_here(runs[0], evaluation.part):
             run_of = {(run.trainer, run.fold): run for run in runs if run.repeat == 1}
             figure = overlay_figure(chosen, shown, trainers, run_of, evaluation.part)
             name = f"overlays_{'_'.join(evaluation)}"

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 from jinja2 import Environment
 from markupsafe import Markup, escape
 
@@ -24,7 +25,7 @@ from nnunet_plugins.benchmark.report.results import DATA_FILES, Results, read_da
 from nnunet_plugins.benchmark.report.tables import all_tables
 from nnunet_plugins.benchmark.survey import Survey
 from nnunet_plugins.errors import UserError
-from nnunet_plugins.files import digest, replace_folder
+from nnunet_plugins.files import PARTIAL, digest, partial_path, replace_folder
 
 TEMPLATE = Path(__file__).with_name("page.html")
 PAGE, CASES = "report.html", "cases.html"
@@ -54,8 +55,8 @@ def write_report(survey: Survey, folder: Path, with_cases: bool = True) -> Analy
     check_folder(folder)
     results = collect(survey)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(temporary, ignore_errors=True)
+    remove_left_over(folder)
+    temporary = partial_path(folder)
     temporary.mkdir()
     try:
         analysis = write_files(survey, results, temporary, with_cases)
@@ -63,6 +64,14 @@ def write_report(survey: Survey, folder: Path, with_cases: bool = True) -> Analy
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return analysis
+
+
+def remove_left_over(folder: Path) -> None:
+    """Remove what killed processes have left of reports that they were writing; others may write theirs meanwhile."""
+    for path in folder.parent.glob(f".{folder.name}.*{PARTIAL}"):
+        process = path.name.removesuffix(PARTIAL).rpartition(".")[2]
+        if not (process.isdecimal() and psutil.pid_exists(int(process))):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def write_files(survey: Survey, results: Results, folder: Path, with_cases: bool) -> Analysis:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_plugins.benchmark.readers import label_manager, reader_of
-from nnunet_plugins.benchmark.runs import Run, dataset_json, images_folder, references
+from nnunet_plugins.benchmark.runs import Run, dataset_json, images_folder, is_test_set, references
 
 LABEL_COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#d55e00", "#cc79a7", "#0072b2")
 """Colours that the colour-blind can tell apart (Okabe and Ito)."""
@@ -31,6 +31,14 @@ class Slice(NamedTuple):
     """True labels ``(H, W)``."""
     index: Any
     """Place of the slice in the volume."""
+
+
+def is_here(run: Run, part: str) -> bool:
+    """Whether images and true segmentations of a part are on this machine, and not only what was measured on them."""
+    if not images_folder(run, part).is_dir() or not (is_test_set(part) or run.splits_file.exists()):
+        return False
+    truth = references(run, part).values()
+    return bool(truth) and all(path.exists() for path in truth)
 
 
 class CaseReader:

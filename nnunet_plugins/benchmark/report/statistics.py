@@ -117,6 +117,22 @@ def signed_rank_p(difference: Values) -> float:
     return float(min(1.0, 2 * number_of_ways(tuple(sorted(ranks.tolist())))[: extreme + 1].sum() / 2.0**n))
 
 
+def rank_biserial(differences: Values) -> Values:
+    """Sum of the signed ranks of each column ``(n, k)`` over that of all ranks, from -1 to 1: the test's direction.
+
+    It is the effect size of Wilcoxon's test (Kerby, 2014, https://doi.org/10.2466/11.IT.3.1). Zeros and NaN are left
+    out; a column of zeros has 0, one of nothing but NaN has none.
+    """
+    found = np.full(differences.shape[1], np.nan)
+    for column, difference in enumerate(differences.T):
+        difference = difference[~np.isnan(difference)]
+        if len(difference):
+            signed = difference[difference != 0]
+            ranks = stats.rankdata(np.abs(signed))
+            found[column] = (np.sign(signed) * ranks).sum() / max(1.0, ranks.sum())
+    return found
+
+
 @lru_cache(maxsize=256)
 def number_of_ways(ranks: tuple[int, ...]) -> Values:
     """Number of choices of signs for each sum of positive ranks."""

@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 from PIL import Image
 from skimage.io import imsave
-from support.benchmark_results import CELLS, OTHER, REFERENCE, THIRD, results_of, rows_of, suite_of
+from support.benchmark_results import CELLS, OTHER, REFERENCE, SKIN, THIRD, results_of, rows_of, suite_of
 from support.browser import in_browser, opened
 
 from nnunet_plugins.benchmark.report import page
 from nnunet_plugins.benchmark.report.analysis import analyse
 from nnunet_plugins.benchmark.report.case_page import LONGEST, areas, case_page, most_different, photo, shrunk
-from nnunet_plugins.benchmark.report.slices import LABEL_COLOURS, Label
-from nnunet_plugins.benchmark.runs import predictions, references, runs
+from nnunet_plugins.benchmark.report.looks import shown_trainers
+from nnunet_plugins.benchmark.report.overlays import draw_overlays
+from nnunet_plugins.benchmark.report.slices import LABEL_COLOURS, Label, is_here
+from nnunet_plugins.benchmark.runs import dataset_json, predictions, references, runs
 from nnunet_plugins.benchmark.survey import Survey
 from nnunet_plugins.files import write_json
 
@@ -119,6 +121,32 @@ def test_page_needs_nothing_but_itself_and_no_name_ends_its_data(survey, suite, 
     rows = [row | {"case": f"</script>{row['case']}"} for row in rows_of(DICE)]
     text = case_page(Survey(suite, ()), analyse(results_of(rows, suite, {CELLS: None}))).decode()
     assert text.count("</script>") == 2 and "http" not in text and "url(" not in text
+
+
+def test_trainers_that_no_figure_shows_are_pictured_where_they_alone_are_finished(survey, tmp_path):
+    """Of many trainers the figures show some, which need not have finished every dataset."""
+    best = [f"Trainer{number:02}" for number in range(13)]
+    suite = suite_of((REFERENCE, *best, THIRD), (CELLS, SKIN))
+    rows = rows_of({name: [0.9] * 5 for name in (REFERENCE, *best)}, dataset=SKIN) + rows_of({THIRD: DICE[THIRD]})
+    analysis = analyse(results_of(rows, suite, {CELLS: None, SKIN: None}))
+    assert THIRD not in shown_trainers(analysis)
+    runs_of_one = tuple(run for run in survey.runs if run.trainer == THIRD)
+    assert '"predicted"' in case_page(Survey(suite, runs_of_one), analysis).decode()
+    assert [name for name, _ in draw_overlays(Survey(suite, runs_of_one), analysis, tmp_path)] == [
+        f"overlays_{CELLS}_2d_validation"
+    ]
+
+
+@pytest.mark.parametrize("missing", ["nnUNet_raw", "nnUNet_preprocessed"])
+def test_cases_are_not_pictured_where_their_files_are_not(survey, suite, tmp_path, monkeypatch, missing):
+    run = survey.runs[0]
+    assert is_here(run, "validation")
+    kept = tmp_path / "kept" / CELLS / "dataset.json"
+    write_json(kept, dataset_json(run))
+    monkeypatch.setenv(missing, str(tmp_path / "kept"))
+    analysis = analyse(results_of(rows_of(DICE), suite, {CELLS: None}))
+    assert '"predicted"' not in case_page(survey, analysis).decode()
+    assert draw_overlays(survey, analysis, tmp_path) == []
 
 
 def test_report_vouches_for_its_page_of_cases(quick, tmp_path):

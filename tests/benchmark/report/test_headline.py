@@ -17,6 +17,7 @@ from support.benchmark_results import (
 
 from nnunet_plugins.benchmark.report.analysis import analyse
 from nnunet_plugins.benchmark.report.headline import headline
+from nnunet_plugins.benchmark.report.notes import notices
 from nnunet_plugins.benchmark.report.tables import all_tables
 
 NOISE = np.where(np.arange(16) % 2, 0.0625, -0.0625)
@@ -48,6 +49,20 @@ def test_first_of_several_datasets_does_not_lead_where_no_other_is_worse():
     assert text.startswith(f"{OTHER} comes first, with ")
     assert ", though nowhere the best beyond chance (p ≥ 0.05). Against " in text
     assert f"Dice is not different with {OTHER} (on 2 of 2) and {THIRD} (on 2 of 2)." in text
+
+
+def test_a_mean_that_a_few_failures_decide_is_no_verdict():
+    """Better in most units, and worse on average: the test and the mean say the opposite."""
+    gain = np.where(np.arange(40) < 5, -0.4, 0.01 + np.arange(40) / 4096)
+    dice = {REFERENCE: np.full(40, 0.5), OTHER: 0.5 + gain, THIRD: np.full(40, 0.25)}
+    analysis = analyse(results_of(rows_of(dice), suite_of(TRAINERS), {CELLS: None}))
+    assert headline(analysis) == (
+        f"{REFERENCE} has the highest mean Dice, 0.5000; {OTHER} is not different from it (p ≥ 0.05). "
+        f"Against {REFERENCE}, at p < 0.05 after Holm's correction, Dice is worse with {THIRD} and "
+        f"undecided, as mean and test say the opposite, with {OTHER}."
+    )
+    (told,) = [kind for kind in notices(analysis) if kind.kind == "Differences whose mean and test say the opposite"]
+    assert "is better in 35 and worse in 5 units" in told.sentences[0]
 
 
 @pytest.mark.parametrize(("datasets", "where"), [((CELLS,), ""), ((CELLS, SKIN), " (each on some of 2)")])

@@ -171,3 +171,14 @@ def test_notices_say_what_an_external_test_set_is(results, analysis):
     assert len([note for note in notes if note.startswith("external")]) == 1
     assert "A test case's value is the mean over the folds' models, not that of their ensemble" in notes
     assert not [note for note in told(analysis) if note.startswith(("external", "A test case"))]
+
+
+def test_notices_say_that_trainers_were_measured_on_other_cases():
+    rows = rows_of({REFERENCE: GRID, OTHER: GRID[:12], THIRD: GRID[:12]})
+    results = results_of(rows, suite_of((REFERENCE, OTHER, THIRD)), {CELLS: None})
+    (found,) = [
+        notice
+        for notice in told(Analysis(results, result_table(results.cases, results.record), {}))
+        if "of 16" in notice
+    ]
+    assert found.startswith(f"{CELLS} 2d validation: of 16 cases {OTHER} 12 and {THIRD} 12 only, so means cannot be")

@@ -18,6 +18,7 @@ from nnunet_plugins.benchmark.report.statistics import (
     holm,
     intervals,
     mean_kendall_tau,
+    rank_biserial,
     resampled_means,
     signed_rank_p,
     wilcoxon,
@@ -50,6 +51,15 @@ def test_p_is_that_of_the_signed_rank_test():
     # Differences 1 -2 3 4 5: of the 32 choices of signs, 2 have a rank sum of at most 2 below zero ({}, {1}), and {2}.
     assert p_of([1.0, -2.0, 3.0, 4.0, 5.0]) == 2 * 3 / 32
     assert p_of(np.zeros(5)) == 1
+
+
+@pytest.mark.parametrize(
+    ("differences", "expected"),
+    [([1, 2, 3], 1), ([-5, 1], -1 / 3), ([1, 2, -3], 0), ([0, 0], 0), ([0, math.nan, 4], 1), ([math.nan], math.nan)],
+)
+def test_direction_of_the_signed_ranks(differences, expected):
+    (found,) = rank_biserial(np.array(differences, float)[:, None])
+    assert found == pytest.approx(expected, nan_ok=True)
 
 
 def slow_signed_rank(differences):

@@ -27,6 +27,7 @@ from nnunet_plugins.benchmark.survey import Survey
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.files import atomic_write, usable_cores
 from nnunet_plugins.locks import lock
+from nnunet_plugins.nnunet_folders import PREPROCESSED, RAW, RESULTS, nnunet_folder
 
 Executor = Literal["local", "slurm"]
 SNAKEFILE = Path(__file__).with_name("Snakefile")
@@ -58,6 +59,8 @@ def run_suite(survey: Survey, suite_file: Path, executor: Executor, gpus: Sequen
             cancel_slurm_jobs(folder)
         else:
             os.environ[GPUS] = ",".join(gpus)
+        for variable in (RAW, PREPROCESSED, RESULTS):  # Snakemake works in a folder of its own
+            os.environ[variable] = str(nnunet_folder(variable))
         discard_stale_receipts(survey.states)
         stop_file(suite).unlink(missing_ok=True)
         copy = folder / SUITE  # what the jobs read: editing the file must not change a suite that runs

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from nnunet_plugins.locks import lock
+from nnunet_plugins.wording import enumeration
 
 GPUS = "NNUNET_PLUGINS_GPUS"
 """Environment variable with the devices that local trainings share, e.g. ``0,1``."""
@@ -28,12 +29,19 @@ def one_gpu() -> Iterator[None]:
 
 @contextmanager
 def locked_device(devices: Sequence[str]) -> Iterator[str]:
-    """Wait for a device that no other process has locked, and lock it."""
-    folder = Path(tempfile.gettempdir(), f"nnunet-plugins-{os.getuid()}")
+    """Wait for a device that no other process has locked, and lock it.
+
+    In each of Slurm's allocations on a machine devices may be counted from 0.
+    """
+    folder = Path(tempfile.gettempdir(), f"nnunet-plugins-{os.getuid()}", os.environ.get("SLURM_JOB_ID", ""))
+    told = False
     while True:
         for device in devices:
             with lock(folder / f"gpu-{device}.lock", wait=False) as held:
                 if held:
                     yield device
                     return
+        if not told:
+            print(f"Waiting for a GPU: other trainings have {enumeration(devices)}", flush=True)
+            told = True
         time.sleep(1)

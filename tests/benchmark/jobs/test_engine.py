@@ -1,5 +1,6 @@
 """Proves that a driver ends when it must, and only then; see test_end_to_end.py for real ones."""
 
+import os
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,7 @@ from nnunet_plugins.benchmark.runs import stop_file, work_folder
 from nnunet_plugins.benchmark.suite import Data, Suite, read_suite
 from nnunet_plugins.benchmark.survey import survey
 from nnunet_plugins.errors import UserError
+from nnunet_plugins.nnunet_folders import PREPROCESSED, RAW, RESULTS
 
 SUITE = Suite("cells", ("A",), "A", 100, (Data(1),))
 
@@ -93,3 +95,19 @@ def test_interrupted_trainings_go_on_first(folders, tmp_path, monkeypatch):
     receipts = [receipt for step, receipt in order if step == "train"]
     assert len(receipts) == 10
     assert set(receipts[:2]) == {str(interrupted.training_receipt), str(trained.training_receipt)}
+
+
+def test_folders_may_be_relative_to_where_the_driver_starts(folders, tmp_path, monkeypatch):
+    """Snakemake goes elsewhere, and the jobs with it."""
+    path = tmp_path / "suite.toml"
+    path.write_text('name = "cells"\ntrainers = ["A"]\nreference = "A"\nepochs = 100\ndatasets = [{ id = 1 }]')
+    monkeypatch.chdir(tmp_path)
+    for variable in (RAW, PREPROCESSED, RESULTS):
+        monkeypatch.setenv(variable, os.path.relpath(os.environ[variable], tmp_path))
+    step = tmp_path / "step"
+    step.write_text(PRETENDED_STEP.replace('"{}"', """'{"parts": ["validation"]}'"""))
+    step.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(step))
+    found = survey(read_suite(path))
+    assert engine.run_suite(found, path, "local", ())
+    assert all(run.validation_receipt.exists() for run in found.runs)

@@ -1,4 +1,4 @@
-"""What a training may use of a machine or of Slurm: the table ``[resources]`` of a suite file."""
+"""The table ``[resources]`` of a suite file: a training's share of a machine or of Slurm."""
 
 import re
 import shlex

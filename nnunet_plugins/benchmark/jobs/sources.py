@@ -1,4 +1,4 @@
-"""What data, models and predictions were made from, and whether that has changed since."""
+"""Sources of preprocessed data, models and predictions, and whether they have changed since."""
 
 import hashlib
 from collections.abc import Mapping
@@ -61,7 +61,7 @@ def plans_differ(before: Version, now: Version, configuration: str) -> bool:
 
 
 def used_plans(plans: Mapping[str, Any], configuration: str) -> dict[str, Any]:
-    """What a training uses of plans: its configuration, those that it builds on, and all that is common to all."""
+    """The part of plans that a training uses: its configuration, those that it builds on, and what all share."""
     configurations, used, left = plans.get("configurations") or {}, {}, [configuration]
     while left:
         name = left.pop()

@@ -118,7 +118,7 @@ def test_a_model_trained_with_changed_plans_is_refused(run):
 
 
 def test_further_configurations_in_the_plans_leave_a_model_as_it_is(run):
-    """As nnU-Net recommends to try another batch or patch."""
+    """nnU-Net recommends them for trying another batch or patch."""
     plans = read_plans(run)
     write_json(run.model / "plans.json", plans)
     own = plans["configurations"][run.configuration]

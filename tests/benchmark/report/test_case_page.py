@@ -124,7 +124,7 @@ def test_page_needs_nothing_but_itself_and_no_name_ends_its_data(survey, suite, 
 
 
 def test_trainers_that_no_figure_shows_are_pictured_where_they_alone_are_finished(survey, tmp_path):
-    """Of many trainers the figures show some, which need not have finished every dataset."""
+    """Figures show some of many trainers, which need not have finished every dataset."""
     best = [f"Trainer{number:02}" for number in range(13)]
     suite = suite_of((REFERENCE, *best, THIRD), (CELLS, SKIN))
     rows = rows_of({name: [0.9] * 5 for name in (REFERENCE, *best)}, dataset=SKIN) + rows_of({THIRD: DICE[THIRD]})

@@ -6,16 +6,18 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from nnunet_plugins.benchmark.resources import Resources
 from nnunet_plugins.benchmark.suite import Data, Suite, parse
 from nnunet_plugins.errors import UserError
 
 RECORD = "record.json"
-SCHEMA = 3
+SCHEMA = 4
 """Version of the record's fields; it grows when a report of an earlier version can no longer be verified."""
 
-LATER_KEYS = {"gpu_memory_gb", "epochs_of", "external", "published"}
-"""Keys of suites and their datasets that the record holds only where they are used: earlier records lack them."""
-
+LATER_KEYS = {
+    "gpu_memory_gb", "epochs_of", "external", "published", "slurm_constraint", "slurm_qos", "slurm_gpu", "slurm_jobs",
+}  # fmt: skip
+"""Keys of a suite's tables that the record holds only where they are used: earlier records lack them."""
 
 Source = Literal["cluster_regex", "groups", "cases", "unknown"]
 """Authority on which cases are one unit: the suite's key, or the groups that the conversion recorded; none where there
@@ -88,9 +90,9 @@ class Record:
     def to_json(self) -> str:
         content = asdict(self)
         content["suite"]["epochs_of"] = dict(self.suite.epochs_of)
-        for table in (content["suite"], *content["suite"]["datasets"]):
+        for table in (content["suite"], content["suite"]["resources"], *content["suite"]["datasets"]):
             for key in LATER_KEYS & table.keys():
-                if not table[key]:
+                if not table[key] or table[key] == getattr(Resources, key, None):
                     del table[key]
         for dataset in content["datasets"].values():
             for key in ("units", "conversion"):

@@ -87,7 +87,8 @@ def problems_of_resources(resources: Resources) -> Iterator[tuple[str, Any, str]
         if not SLURM_NAMES.fullmatch(getattr(resources, key)):
             yield key, getattr(resources, key), "expected names as Slurm prints them, separated by commas"
     if not SLURM_GPU.fullmatch(resources.slurm_gpu):
-        yield "slurm_gpu", resources.slurm_gpu, "expected a type of GPU as Slurm names it, e.g. 'a100'"
+        expectation = "Snakemake takes letters, digits, _ and . only, e.g. 'a100': use slurm_constraint instead"
+        yield "slurm_gpu", resources.slurm_gpu, expectation
     try:
         words = shlex.split(resources.slurm_extra)
     except ValueError as error:
@@ -95,8 +96,8 @@ def problems_of_resources(resources: Resources) -> Iterator[tuple[str, Any, str]
     else:
         if managed := next(filter(None, map(managed_option, words)), None):
             option, key = managed
-            remedy = f"use {key}" if key else "leave it out"
-            yield "slurm_extra", resources.slurm_extra, f"{option} is set from other keys: {remedy}"
+            remedy = f"from another key: use {key}" if key else "by Snakemake: leave it out"
+            yield "slurm_extra", resources.slurm_extra, f"{option} is set {remedy}"
     if not 1 <= resources.slurm_jobs <= MAX_NUMBER:
         yield "slurm_jobs", resources.slurm_jobs, f"expected a number from 1 to {MAX_NUMBER}"
     if not 0 <= resources.retries <= MAX_NUMBER:

@@ -186,7 +186,7 @@ def add_convert(commands: "Commands[Command]") -> None:
         help="your folds: splits_final.json, or a table of images and train/val/test",
     )
     add("--near-duplicates", action="store_true", help="keep images that look alike in one fold")
-    add("--overwrite", action="store_true", help="replace the dataset and its folds if they exist")
+    add("--overwrite", action="store_true", help="replace an earlier conversion and its folds")
     add("-np", type=int, metavar="N", help="number of processes; default: as many as cores")
     add_folder_options(convert)
 

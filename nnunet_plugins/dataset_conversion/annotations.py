@@ -7,7 +7,7 @@ from nnunet_plugins.dataset_conversion.dataset import Case
 from nnunet_plugins.dataset_conversion.labels import LabelMap
 from nnunet_plugins.dataset_conversion.readers.pages import page_path
 from nnunet_plugins.dataset_conversion.readers.polygons import IGNORED, annotations_in
-from nnunet_plugins.dataset_conversion.source import Source
+from nnunet_plugins.dataset_conversion.source import Source, composed
 
 
 def is_coco(masks: str) -> bool:
@@ -23,11 +23,11 @@ def coco_cases(
     Listed images that are not there, and others that are not listed, are problems of the source.
     """
     (file,) = source.find(annotations).values()
-    listed = {name: number for number, (name, _) in annotations_in(file).items()}
+    listed = {composed(name): number for number, (name, _) in annotations_in(file).items()}
     if len(short := {Path(name).name: number for name, number in listed.items()}) == len(listed):
         listed = short  # folders may have been renamed
     for key, path in source.find(images).items():
-        endings = ("/".join(path.parts[first:]) for first in range(1, len(path.parts)))
+        endings = (composed("/".join(path.parts[first:])) for first in range(1, len(path.parts)))
         if (name := next((ending for ending in endings if ending in listed), None)) is None:
             source.problem(f"{path} is not among the images that {file} lists: narrow --images, or annotate it")
         else:

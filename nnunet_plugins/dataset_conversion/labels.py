@@ -63,7 +63,7 @@ class Threshold:
     """Rule that takes values above a threshold for foreground, for masks that lossy compression has blurred.
 
     A mask with too much grey is refused: ``max_grey`` is the largest share of pixels that may lie nearer to the middle
-    of 0 to 255 than to its ends. So is one that is dark and not black, such as a mask of 0 and 1. With 1 nothing is
+    of 0 to 255 than to its ends. So is one of black and other dark values, such as 0 and 1. With 1 nothing is
     refused, and the threshold alone decides.
     """
 
@@ -74,7 +74,7 @@ class Threshold:
     def __call__(self, mask: NDArray) -> NDArray[np.uint8]:
         values, counts = histogram(mask)
         grey = counts[(values >= 64) & (values < 192)].sum() / mask.size
-        if self.max_grey < 1 and 0 < values.max(initial=0) < 64:
+        if self.max_grey < 1 and 0 in values and 0 < values.max() < 64:
             expected = "a binary mask, even a JPEG, is black or has pixels close to 255"
             raise unexpected_values(values, counts, expected, self.remedy)
         if grey > self.max_grey:

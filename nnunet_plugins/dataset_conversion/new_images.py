@@ -8,7 +8,7 @@ from typing import Any
 
 from nnunet_plugins.dataset_conversion import output
 from nnunet_plugins.dataset_conversion.dataset import NIFTI, PNG, Dataset, Options
-from nnunet_plugins.dataset_conversion.source import Source
+from nnunet_plugins.dataset_conversion.source import Source, is_hidden
 from nnunet_plugins.dataset_conversion.summary import grey_images
 from nnunet_plugins.dataset_conversion.writer import convert_cases, files_read, find_cases
 from nnunet_plugins.errors import UserError
@@ -123,10 +123,12 @@ def refuse_existing(target: Path, overwrite: bool) -> None:
     Raises:
         UserError: there is something that must be kept.
     """
-    others = sorted(path.name for path in target.iterdir() if path.name not in WRITTEN) if target.is_dir() else []
-    if others or target.is_file():
-        what = f"holds {enumeration(others[:3])}{' and more' * (len(others) > 3)}" if others else "is a file"
-        raise UserError(f"{target} {what}, not only converted images: give another --output")
+    names = {path.name for path in target.iterdir() if not is_hidden(path.name)} if target.is_dir() else set()
+    if others := sorted(names.difference(WRITTEN)):
+        what = f"holds {enumeration(others[:3])}{' and more' * (len(others) > 3)} besides converted images"
+        raise UserError(f"{target} {what}: give another --output, or move that away")
+    if target.is_file() or (names and output.REPORT not in names):
+        raise UserError(f"{target} is there already, and not from this converter: give another --output")
     if target.exists() and not overwrite:
         raise UserError(f"{target} is there already: give another --output, or --overwrite")
 

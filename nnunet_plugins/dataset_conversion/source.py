@@ -157,8 +157,13 @@ def walk(folder: Path) -> list[Path]:
             continue
         visited.add(real)
         folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
-        files += [Path(root, name) for name in names if not name.startswith(".") and name.lower() not in JUNK]
+        files += [Path(root, name) for name in names if not is_hidden(name)]
     return sorted(files)
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file is hidden, or one of those that Windows adds."""
+    return name.startswith(".") or name.lower() in JUNK
 
 
 def relative_path(path: Path, root: Path) -> str:

@@ -27,7 +27,7 @@ def read_table(path: Path, what: str) -> Rows:
     """
     form = f"give a CSV file with an image and its {what} in each row, e.g. 'image,{what}' and then 'img00.png,p1'"
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = composed(path.read_text(encoding="utf-8-sig"))
         separator = max(",;\t", key=text.partition("\n")[0].count)
         rows = [[cell.strip() for cell in row] for row in csv.reader(text.splitlines(), delimiter=separator) if row]
     except FileNotFoundError:
@@ -110,7 +110,7 @@ def group_by_name(cases: Sequence[Case], expression: str, source: Source) -> lis
         UserError: it is no regular expression.
     """
     try:
-        pattern = re.compile(expression)
+        pattern = re.compile(composed(expression))
     except re.error as error:
         raise UserError(
             f"--group {expression!r} is no regular expression ({error}): give e.g. 'patient[0-9]+'"
@@ -118,7 +118,7 @@ def group_by_name(cases: Sequence[Case], expression: str, source: Source) -> lis
     groups: dict[str, str] = {}
     lacking = []
     for case in cases:
-        path = relative_path(case.images[0], source.path)
+        path = composed(relative_path(case.images[0], source.path))
         if (match := pattern.search(path)) and (group := match[1 if pattern.groups else 0]):
             groups[case.name] = group
         else:

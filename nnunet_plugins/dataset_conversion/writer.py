@@ -229,8 +229,8 @@ def refuse_foreign(target: Path) -> None:
         output.read_conversion(target)
     except ValueError:
         raise UserError(
-            f"{target} is there already, and not from this converter, which therefore never replaces it: "
-            "give another --dataset-id, or move it away"
+            f"{target} has no record of a conversion, and is therefore never replaced: give another --dataset-id, or "
+            "move it away"
         ) from None
 
 

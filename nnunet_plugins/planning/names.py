@@ -2,6 +2,8 @@
 
 import re
 
+NOTE = "nnunet_plugins"
+"""Key of such plans under which they say how they were made; nnU-Net does not read it."""
 LENGTH = re.compile(r"(_(1epoch|[1-9]\d*epochs))?(_[1-9]\d*iterations)?$")
 """Length of a training in a trainer's name, which changes nothing in its memory."""
 

@@ -12,12 +12,10 @@ from tqdm import tqdm
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.files import atomic_write, read_json
 from nnunet_plugins.planning.fitting import Fitted, Search
-from nnunet_plugins.planning.names import fitted_plans_name, without_length
+from nnunet_plugins.planning.names import NOTE, fitted_plans_name, without_length
 from nnunet_plugins.planning.requirement import Requirement
 from nnunet_plugins.planning.source import Source, configurations_for, find_trainer_class
 
-NOTE = "nnunet_plugins"
-"""Key of the plans under which they say how they were made; nnU-Net does not read it."""
 FITTED_KEYS = ("batch_size", "patch_size", "architecture")
 
 

@@ -131,8 +131,9 @@ class BaseTrainer(Limits, SafeTraining, EarlyStopping, FittingTrainer):
     def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
         super().on_train_epoch_end(train_outputs)
         for loss in self.losses_with_terms():
-            terms = loss.mean_terms().items()
-            self.print_to_log_file("loss terms:", ", ".join(f"{name} {value:.4f}" for name, value in terms))
+            terms = ", ".join(f"{name} {value:.4f}" for name, value in loss.mean_terms().items())
+            inner = "" if loss is self.loss else f" of {type(loss).__name__}, mean over its outputs"
+            self.print_to_log_file(f"loss terms{inner}: {terms}")
 
     def losses_with_terms(self) -> list[PluginLoss]:
         """The trainer's loss and those inside it, e.g. for every output under deep supervision."""

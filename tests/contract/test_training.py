@@ -26,7 +26,7 @@ def trained_for_a_step(name: str, dataset_id: int, *, checkpoint: bool = True):
     assert len(log["train_losses"]) == len(log["val_losses"]) == 1
     assert np.isfinite(log["train_losses"] + log["val_losses"]).all()
     if any(isinstance(module, PluginLoss) for module in trainer.loss.modules()):
-        assert "loss terms: " in Path(trainer.log_file).read_text()
+        assert "loss terms" in Path(trainer.log_file).read_text()
     return trainer
 
 

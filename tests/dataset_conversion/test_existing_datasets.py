@@ -36,7 +36,7 @@ def test_dataset_that_comes_from_elsewhere_is_kept(download):
     (raw_dataset() / "imagesTr").mkdir(parents=True)
     for option in ((), ("--overwrite",), ("--overwrite", "--dry-run")):
         text = refusal_in_one_sentence(*with_source(PNGS, download), *option)
-        assert_says(text, raw_dataset(), "not from this converter", "another --dataset-id, or move it away")
+        assert_says(text, raw_dataset(), "no record of a conversion", "another --dataset-id, or move it away")
 
 
 def test_dataset_that_is_converted_in_its_own_place_is_kept(download):

@@ -179,6 +179,7 @@ def test_dark_mask_loses_its_foreground_to_a_given_threshold_alone(value):
     with pytest.raises(UserError, match=r"is black or has pixels close to 255: mend it"):
         Threshold(remedy="mend it")(mask)
     assert not Threshold(127, max_grey=1)(mask).any()
+    assert not Threshold()(np.full((4, 4), 16, np.uint8)).any()  # black in a video's range
     assert not Threshold()(np.zeros((0, 4), np.uint8)).any()
 
 

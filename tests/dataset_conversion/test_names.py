@@ -19,9 +19,11 @@ from PIL import Image
 from nnunet_plugins.cli import main
 from nnunet_plugins.dataset_conversion import writer
 from nnunet_plugins.dataset_conversion.cases import identifier
+from nnunet_plugins.dataset_conversion.dataset import Case
 from nnunet_plugins.dataset_conversion.datasets import folder
 from nnunet_plugins.dataset_conversion.pairing import paired
 from nnunet_plugins.dataset_conversion.source import Source, without_ending
+from nnunet_plugins.dataset_conversion.tables import group_by_name
 from nnunet_plugins.errors import UserError
 
 AWKWARD = [
@@ -102,11 +104,16 @@ def test_accents_of_a_mac_and_of_a_keyboard_are_the_same(tmp_path, nnunet_folder
         for kind, name in zip(("a\u0308images", "masks"), names, strict=True):
             (tmp_path / kind).mkdir(exist_ok=True)
             (tmp_path / kind / f"{name}{index}.png").write_bytes(PIXELS)
-    (tmp_path / "groups.csv").write_text("m\u00fcller0,p\nplain1,q\n", encoding="utf-8")
+    (tmp_path / "groups.csv").write_text("m\u00fcller0,b\u00e4r\nplain1,ba\u0308r\n", encoding="utf-8")
     options = ("--images", "\u00e4images/*.png", "--masks", "masks/*.png", "--groups", str(tmp_path / "groups.csv"))
     main(["convert", "folder", str(tmp_path), "-d", "3", "--dataset-name", "Names", *options, "-np", "1"])
     dataset = Path(os.environ["nnUNet_raw"], "Dataset003_Names")
     assert sorted(os.listdir(dataset / "labelsTr")) == ["m\u00fcller0.png", "plain1.png"]
+    with (dataset / "conversion_report.csv").open(newline="", encoding="utf-8") as file:
+        assert {row["group"] for row in csv.DictReader(file)} == {"b\u00e4r"}
+    cases = [Case(name, (tmp_path / f"{name}.png",), None) for name in ("m\u00fcller1", "mu\u0308ller2", "other1")]
+    groups = [case.group for case in group_by_name(cases, "(mu\u0308ller|other)", Source(tmp_path))]
+    assert groups == ["m\u00fcller", "m\u00fcller", "other"]
 
 
 file_names = st.text(

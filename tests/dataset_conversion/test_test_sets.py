@@ -246,11 +246,14 @@ def test_only_converted_images_are_overwritten(download, photos):
     convert(*with_source(PNGS, download))
     convert(*new_images(photos))
     (photos.parent / "new/predictions").mkdir()
+    (photos.parent / "new/.DS_Store").touch()
+    save(photos.parent / "challenge/imagesTs/1_0000.png", picture())
     for output, reason in (
-        (photos.parent / "new", "holds predictions, not only converted images"),
-        (raw_dataset(), "labelsTr and more, not only converted images"),
-        (photos, "holds IMG 0.jpg and IMG 1.jpg, not only"),
-        (photos / "IMG 0.jpg", "is a file, not only"),
+        (photos.parent / "new", "holds predictions besides converted images"),
+        (raw_dataset(), "labelsTr and more besides converted images"),
+        (photos, "holds IMG 0.jpg and IMG 1.jpg besides"),
+        (photos / "IMG 0.jpg", "is there already, and not from this converter"),
+        (photos.parent / "challenge", "is there already, and not from this converter"),
     ):
         before = everything_below(photos.parent)
         text = refusal_text(*new_images(photos, "--overwrite")[:-2], output, "--overwrite")
@@ -258,6 +261,7 @@ def test_only_converted_images_are_overwritten(download, photos):
         assert everything_below(photos.parent) == before
     source = photos.parent / "new"
     (source / "predictions").rmdir()
+    convert(*new_images(photos, "--overwrite"))
     text = refusal_text("folder", source, "-d", 7, "--test-images", "imagesTs/*_0000.png", "-o", source, "--overwrite")
     assert_says(text, "which this conversion would replace")
 

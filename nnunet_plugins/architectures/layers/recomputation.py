@@ -65,7 +65,7 @@ def make_blocks_recomputable(network: nn.Module) -> None:
     """
     for name, child in network.named_children():
         if type(child) is nn.Sequential and all(any(block.children()) for block in child):
-            setattr(network, name, RecomputableBlocks(OrderedDict(child.named_children())))
+            setattr(network, name, RecomputableBlocks(OrderedDict(child._modules)))
         else:
             make_blocks_recomputable(child)
 

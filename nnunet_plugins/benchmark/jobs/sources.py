@@ -19,9 +19,12 @@ from nnunet_plugins.benchmark.versions import Version, shared_digest, shared_jso
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.files import digest, read_json
 from nnunet_plugins.nnunet_folders import RAW, nnunet_folder
+from nnunet_plugins.planning.names import NOTE
 
 FOR_TRAINING_ALONE = ("inherits_from", "batch_size", "batch_dice", "patch_size", "architecture", "previous_stage")
 """Keys of a planned configuration that preprocessing does not read."""
+NOTES = ("continue_training", NOTE)
+"""Keys of plans that no training reads."""
 OF_THE_NETWORK = ("channel_names", "labels", "regions_class_order")
 """Keys of ``dataset.json`` that decide what a network reads and predicts."""
 
@@ -68,7 +71,8 @@ def used_plans(plans: Mapping[str, Any], configuration: str) -> dict[str, Any]:
         if name in configurations and name not in used:
             used[name] = configurations[name]
             left += [configurations[name].get("inherits_from"), configurations[name].get("previous_stage")]
-    return {**plans, "configurations": used, "continue_training": None}  # the last is a note of nnU-Net's own
+    rest = {key: value for key, value in plans.items() if key not in NOTES}
+    return rest | {"configurations": used}
 
 
 def description_differs(run: Run) -> bool:
@@ -96,19 +100,23 @@ def split_has_changed(run: Run) -> bool:
     )
 
 
-def test_set_has_changed(run: Run, part: str) -> bool:
-    """Whether a test set has changed since it was predicted."""
-    before = read_receipt(run.test_note).get(part) if run.test_note.exists() else None
-    now = test_set_digest(run, part) if before else None
-    return now is not None and now != before
+def is_other_test_set(run: Run, part: str) -> bool:
+    """Whether a test set has changed since it was predicted; files that only one of both machines has do not count."""
+    if not run.test_note.exists():
+        return False
+    before, now = read_receipt(run.test_note).get(part, {}), content_of_test_set(run, part)
+    return any(before[name] != now[name] for name in before.keys() & now.keys())
 
 
-def test_set_digest(run: Run, part: str) -> str | None:
-    """Hash of a test set's segmentations, and of the names and sizes of its images; None if they are not all here."""
-    folder = images_folder(run, part)
-    images = [f"{path.name} {path.stat().st_size}\n" for path in sorted(folder.glob("[!.]*"))]
-    truth = folder_digest(folder.with_name("labelsTs"))
-    return hashlib.sha256("".join([truth, *images]).encode()).hexdigest() if truth and images else None
+def content_of_test_set(run: Run, part: str) -> dict[str, int | str]:
+    """Sizes of a test set's images and hashes of its segmentations, by their paths in the dataset."""
+    return sizes_and_hashes(images_folder(run, part).parent, dataset_json(run)["file_ending"])
+
+
+@cache  # a command reads them once, for however many runs
+def sizes_and_hashes(dataset: Path, ending: str) -> dict[str, int | str]:
+    images = {f"imagesTs/{path.name}": path.stat().st_size for path in dataset.glob(f"imagesTs/[!.]*{ending}")}
+    return images | {f"labelsTs/{path.name}": digest(path) for path in dataset.glob(f"labelsTs/[!.]*{ending}")}
 
 
 def current_source(run: Run) -> dict[str, Any]:

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 from nnunet_plugins.benchmark.jobs.receipts import receipt_values, shared_receipt
 from nnunet_plugins.benchmark.jobs.sources import (
+    is_other_test_set,
     missing_cases,
     model_has_changed,
     preprocessed_data_are_stale,
     split_has_changed,
-    test_set_has_changed,
 )
 from nnunet_plugins.benchmark.runs import Run, is_test_set, predictions
 from nnunet_plugins.benchmark.versions import shared_digest
@@ -73,9 +73,9 @@ def state_of(run: Run, earlier: State | None = None, thorough: bool = True) -> S
     known = earlier is not None and earlier.hashes == hashes and not earlier.changed
     since = None if thorough else run.training_receipt.stat().st_mtime_ns
     changed = missing_files(run.folder, hashes) if known else changed_files(run.folder, hashes, since)
-    changed += predictions_of_other_test_sets(run, hashes)
+    other_tests = any(is_other_test_set(run, part) for part in run.parts if is_test_set(part))
     complete = set(run.parts) <= set(receipt["parts"]) and wanted_predictions(run) <= hashes.keys()
-    trained = complete and not (changed or model_has_changed(run) or split_has_changed(run))
+    trained = complete and not (changed or other_tests or model_has_changed(run) or split_has_changed(run))
     metrics = wanted_metrics(run) if trained else None
     return State(trained, metrics is not None, hashes, changed, (metrics or {}).get("dice"))
 
@@ -84,12 +84,6 @@ def wanted_predictions(run: Run) -> set[str]:
     """Files with the predictions of the test sets, which may have grown; relative to the fold's folder."""
     tests = filter(is_test_set, run.parts)
     return {f"{part}/{path.name}" for part in tests for path in predictions(run, part).values()}
-
-
-def predictions_of_other_test_sets(run: Run, names: Iterable[str]) -> list[Path]:
-    """Files, of those with these names, that predict test sets as they no longer are."""
-    other = [part for part in run.parts if is_test_set(part) and test_set_has_changed(run, part)]
-    return [run.folder / name for name in names if name.split("/")[0] in other]
 
 
 def wanted_metrics(run: Run) -> dict[str, Any] | None:

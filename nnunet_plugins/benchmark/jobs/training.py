@@ -16,11 +16,12 @@ from nnunet_plugins.benchmark.checks import check_folds, check_test_sets
 from nnunet_plugins.benchmark.jobs.gpus import one_gpu
 from nnunet_plugins.benchmark.jobs.receipts import read_receipt
 from nnunet_plugins.benchmark.jobs.sources import (
+    content_of_test_set,
     current_split,
     description_differs,
+    is_other_test_set,
     model_has_changed,
     split_has_changed,
-    test_set_digest,
 )
 from nnunet_plugins.benchmark.progress import is_begun
 from nnunet_plugins.benchmark.readers import nnunet_metrics
@@ -64,6 +65,7 @@ def train(suite: Suite, run: Run) -> None:
         check_folds(run, suite.folds)
         refuse_changed_split(run)
         check_test_sets(run)
+        remove_predictions_of_other_test_sets(run)
         if first_missing_file(run, run.parts):
             with one_gpu():
                 train_and_predict(suite, run)
@@ -100,6 +102,13 @@ def refuse_changed_model(run: Run) -> None:
     if model_has_changed(run):
         what = "channels or labels" if description_differs(run) else "plans"
         raise UserError(f"{run.model} was trained with other {what} than the dataset has now: move that folder away")
+
+
+def remove_predictions_of_other_test_sets(run: Run) -> None:
+    """Remove the predictions of test sets that have changed since, so that they are predicted again."""
+    for part in filter(is_test_set, run.parts):
+        if is_other_test_set(run, part):
+            shutil.rmtree(run.folder / part, ignore_errors=True)
 
 
 def refuse_changed_split(run: Run) -> None:
@@ -214,7 +223,7 @@ def predict_test_set(suite: Suite, run: Run, part: str, device: Any) -> None:
     )
     shutil.rmtree(run.folder / part, ignore_errors=True)
     noted = read_receipt(run.test_note) if run.test_note.exists() else {}
-    write_json(run.test_note, noted | {part: test_set_digest(run, part)})
+    write_json(run.test_note, noted | {part: content_of_test_set(run, part)})
     partial.rename(run.folder / part)
 
 

@@ -5,7 +5,7 @@ from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 
-Mark = Literal["", "best", "alike"]
+Mark = Literal["", "best", "alike", "opposite"]
 """Emphasis of a cell: the best of its column, or one that is not different from it."""
 
 

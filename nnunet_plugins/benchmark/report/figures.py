@@ -73,7 +73,10 @@ def figures(analysis: Analysis) -> Iterator[tuple[str, str, Figure]]:
     dice = main_label_rows(table[(table.metric == "Dice") & table["mean"].notna() & table.trainer.isin(shown)])
     dice = dice.assign(p_holm=dice.p_holm.mask(contrary(dice), 1.0))
     if dice.p_holm.notna().any():
-        caption = "Dice minus the reference's; * p < 0.05, ** p < 0.01, *** p < 0.001 after Holm's correction"
+        caption = (
+            "Dice minus the reference's; * p < 0.05, ** p < 0.01, *** p < 0.001 after Holm's correction, where mean "
+            "and test agree"
+        )
         yield "significance", caption + end, significance_figure(dice, record, shown)
     accuracy = accuracy_against_cost(dice, results)
     if len(accuracy):
@@ -88,7 +91,8 @@ def figures(analysis: Analysis) -> Iterator[tuple[str, str, Figure]]:
         with_values = set(cases.trainer[cases.Dice.notna()])
         if trainers := [trainer for trainer in shown if trainer in finished and trainer in with_values]:
             caption = (
-                f"{evaluation}: Dice of {'every unit' if few else 'the units'}; boxes are quartiles, diamonds means"
+                f"{evaluation}: Dice of {'every unit' if few else 'the units'}; boxes are quartiles, diamonds means; "
+                "the axis begins at the lowest tenth"
             )
             yield f"units_{name}", caption + end, units_figure(cases, trainers, record, with_dots=few)
         if evaluation in rankings and few:
@@ -100,7 +104,7 @@ def figures(analysis: Analysis) -> Iterator[tuple[str, str, Figure]]:
 
 
 def units_figure(cases: pd.DataFrame, trainers: Sequence[str], record: Record, with_dots: bool = True) -> Figure:
-    """A box and a strip of dots, one dot a unit, for each trainer, from the tenth below the lowest unit on."""
+    """A box and a strip of dots, one dot a unit, for each trainer; the axis begins below the lowest unit."""
     values = unit_values(case_values(cases[cases.trainer.isin(trainers)], "Dice"))
     present = [trainer for trainer in trainers if trainer in values.columns]
     figure = Figure(figsize=(7, 0.9 + 0.45 * len(present)), layout="constrained")

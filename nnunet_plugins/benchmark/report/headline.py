@@ -13,6 +13,7 @@ from nnunet_plugins.benchmark.report.results import EVALUATION_COLUMNS, by_evalu
 from nnunet_plugins.benchmark.report.statistics import SIGNIFICANT, cannot_tell
 from nnunet_plugins.wording import enumeration
 
+UNDECIDED = "undecided, as mean and test say the opposite"
 NAMED = 3
 """Most trainers that a sentence names; of more, it says the number."""
 
@@ -30,18 +31,22 @@ def mean_of(rows: pd.DataFrame) -> float:
 
 
 def marks(rows: pd.DataFrame) -> dict[str, Mark]:
-    """The best trainer of one evaluation, label and metric, and those that are not different from it; by trainer.
+    """The best trainer of one evaluation, label and metric, and those that are not worse beyond chance; by trainer.
 
-    Where there are too few units to tell any of them apart, no trainer has a mark.
+    "alike" are those that are not different from it, "opposite" those that signed ranks find better. Where there are
+    too few units to tell any of them apart, no trainer has a mark.
     """
     best = best_of(rows)
     if best is None:
         return {}
-    p = rows[rows["mean"].notna()].set_index("trainer").p_holm_best.drop(best)
+    others = rows[rows["mean"].notna()].set_index("trainer").drop(best)
+    p, sign = others.p_holm_best, 1 if HIGHER_IS_BETTER[rows.metric.iloc[0]] else -1
     if p.isna().any():
         return {}
-    alike: dict[str, Mark] = dict.fromkeys(p.index[p >= SIGNIFICANT], "alike")
-    return alike | {best: "best"}
+    found: dict[str, Mark] = dict.fromkeys(
+        p.index[(p < SIGNIFICANT) & (sign * others.rank_biserial_best > 0)], "opposite"
+    )
+    return found | dict.fromkeys(p.index[p >= SIGNIFICANT], "alike") | {best: "best"}
 
 
 def lead(rows: pd.DataFrame) -> str:
@@ -77,10 +82,8 @@ def who_leads(analysis: Analysis, evaluations: Sequence[pd.DataFrame]) -> str:
     untold = f"; on {few} more there are too few units to tell" if few else ""
     if len(told) == 1:
         where = f"On {' '.join(told[0].iloc[0][EVALUATION_COLUMNS])}, " if few else ""
-        alike = "alike" in marks(told[0]).values()
         best = f"{best_of(told[0])} has the highest mean Dice, {mean_of(told[0]):.4f}"
-        p = f"p {'≥' if alike else '<'} {SIGNIFICANT:g}"
-        return f"{where}{best}; {about_others(marks(told[0]))} ({p}){untold}."
+        return f"{where}{best}; {about_others(marks(told[0]), with_p=True)}{untold}."
     return f"{leader_of_several(analysis, told)}{untold}."
 
 
@@ -124,7 +127,7 @@ def against_reference(analysis: Analysis, evaluations: Sequence[pd.DataFrame]) -
     opposite = (rows.p_holm < SIGNIFICANT) & contrary(rows)
     clear = (rows.p_holm < SIGNIFICANT) & ~opposite
     verdicts = {"better": rows[clear & (rows.difference > 0)], "worse": rows[clear & (rows.difference < 0)]}
-    verdicts["undecided, as mean and test say the opposite,"] = rows[opposite]
+    verdicts[f"{UNDECIDED},"] = rows[opposite]
     different = {trainer for found in verdicts.values() for trainer in found.trainer}
     verdicts["not different"] = rows[~rows.trainer.isin(different)]
     words = [
@@ -154,10 +157,16 @@ def how_far(analysis: Analysis) -> str:
     return f"{done} of {wanted} trainings are done." if done < wanted else ""
 
 
-def about_others(marked: Mapping[str, Mark]) -> str:
-    """Words on the trainers that are not the best one: those that are not different from it, if there are any."""
-    alike = [trainer for trainer, mark in marked.items() if mark == "alike"]
-    return f"{enumerated(alike)} not different from it" if alike else "all others are worse"
+def about_others(marked: Mapping[str, Mark], with_p: bool = False) -> str:
+    """Words on the trainers that are not the best one: those that are not worse, if there are any."""
+    words = {"alike": "not different from it", "opposite": UNDECIDED}
+    named = {mark: [trainer for trainer, own in marked.items() if own == mark] for mark in words}
+    told = [
+        f"{enumerated(names)} {words[mark]}" + f" (p {'≥' if mark == 'alike' else '<'} {SIGNIFICANT:g})" * with_p
+        for mark, names in named.items()
+        if names
+    ]
+    return "; ".join(told) or "all others are worse" + f" (p < {SIGNIFICANT:g})" * with_p
 
 
 def enumerated(names: Sequence[str]) -> str:

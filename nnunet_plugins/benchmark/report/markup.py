@@ -17,8 +17,8 @@ LATEX_ESCAPES = str.maketrans(tabulate.LATEX_ESCAPE_RULES)
 LATEX_SYMBOLS = str.maketrans({"|": "$|$", "−": "$-$", "≥": r"$\geq$", "↑": r"$\uparrow$", "↓": r"$\downarrow$"})
 """Characters that tabulate does not escape, and that TeX's standard fonts lack."""
 
-MARKDOWN_MARKS = {"": "{}", "best": "**{}**", "alike": "*{}*"}
-LATEX_MARKS = {"": "%s", "best": r"\textbf{%s}", "alike": r"\textit{%s}"}
+MARKDOWN_MARKS = {"": "{}", "best": "**{}**", "alike": "*{}*", "opposite": "{}"}
+LATEX_MARKS = {"": "%s", "best": r"\textbf{%s}", "alike": r"\textit{%s}", "opposite": "%s"}
 
 PUBLISHED_FILE = "published.csv"
 """File of the published results, in reports of datasets that the papers use."""

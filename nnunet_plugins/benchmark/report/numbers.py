@@ -18,12 +18,11 @@ from nnunet_plugins.benchmark.report.units import CaseArrays, case_arrays
 
 NUMBERS = (
     "units", "pairs", "mean", "sd", "ci_low", "ci_high", "run_sd", "difference", "difference_low", "difference_high",
-    "p", "p_holm", "rank_biserial", "wins", "ties", "losses", "p_holm_best",
+    "p", "p_holm", "rank_biserial", "wins", "ties", "losses", "p_holm_best", "rank_biserial_best",
 )  # fmt: skip
 """Columns of a report's long table that only finished trainers have values in.
 
-``p_holm_best`` is for whether a trainer is worse than the one with the best mean, and 1 where the signed ranks say the
-opposite.
+The last two belong to the comparison with the trainer that has the best mean.
 """
 
 
@@ -51,12 +50,11 @@ def numbers_of(cases: pd.DataFrame, arrays: CaseArrays, reference: str) -> dict[
         place = arrays.trainers.index(reference)
         found |= comparison(arrays, np.full(shape, place))
         p_best[:, place] = np.take_along_axis(found["p_holm"], best, axis=1)[:, 0]  # one verdict about that pair
-    p_best[signs(arrays) * rank_biserial_of(to_best) > 0] = 1.0
     pairs = (~np.isnan(to_best)).sum(axis=0).astype(float)
     for metric, row in enumerate(p_best):
         known = np.flatnonzero(~np.isnan(row))
         row[known[cannot_tell(pairs[metric, known])]] = np.nan
-    return found | {"p_holm_best": p_best}
+    return found | {"p_holm_best": p_best, "rank_biserial_best": rank_biserial_of(to_best)}
 
 
 def comparison(arrays: CaseArrays, others: NDArray[np.int64]) -> dict[str, Values]:

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import os
 import re
 import shutil
 from collections.abc import Iterator, Sequence
@@ -70,7 +71,8 @@ def remove_left_over(folder: Path) -> None:
     """Remove what killed processes have left of reports that they were writing; others may write theirs meanwhile."""
     for path in folder.parent.glob(f".{folder.name}.*{PARTIAL}"):
         process = path.name.removesuffix(PARTIAL).rpartition(".")[2]
-        if not (process.isdecimal() and psutil.pid_exists(int(process))):
+        alive = process.isdecimal() and int(process) != os.getpid() and psutil.pid_exists(int(process))
+        if not alive:
             shutil.rmtree(path, ignore_errors=True)
 
 

@@ -28,7 +28,8 @@ def read_volume(path: Path) -> Picture:
     except (OSError, EOFError, zlib.error, RuntimeError, ImageFileError) as error:
         if "orthonormal" in str(error):
             raise UserError(
-                f"{path} has axes that are not at right angles, which nnU-Net cannot read: resample it"
+                f"{path} has axes that are not at right angles, which SimpleITK, nnU-Net's usual reader, refuses: "
+                "resample it"
             ) from error
         raise UserError(
             f"{path} cannot be read ({last_line(error)}): it is damaged or incomplete; download it again"

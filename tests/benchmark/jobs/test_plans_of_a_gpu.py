@@ -114,6 +114,11 @@ def test_edited_plans_stay_and_plans_of_changed_plans_are_made_anew(trained, sui
     fit(suite, run)
     assert survey(suite).states[run].trained
     of_dataset = run.unfitted.plans_file
+    plans = json.loads(of_dataset.read_text())
+    plans["configurations"]["2d_big"] = {"inherits_from": "2d", "batch_size": 99}
+    of_dataset.write_text(json.dumps(plans))
+    fit(suite, run)
+    assert survey(suite).states[run].trained  # other configurations are nothing to it
     of_dataset.write_text(json.dumps(json.loads(of_dataset.read_text()) | {"mine": False}))
     discard_stale_receipts(survey(suite).states)
     assert not (run.plan_receipt.exists() or run.unfitted.plan_receipt.exists() or run.training_receipt.exists())

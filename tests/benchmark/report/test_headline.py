@@ -16,7 +16,8 @@ from support.benchmark_results import (
 )
 
 from nnunet_plugins.benchmark.report.analysis import analyse
-from nnunet_plugins.benchmark.report.headline import headline
+from nnunet_plugins.benchmark.report.headline import UNDECIDED, headline
+from nnunet_plugins.benchmark.report.markup import result_files
 from nnunet_plugins.benchmark.report.notes import notices
 from nnunet_plugins.benchmark.report.tables import all_tables
 
@@ -57,10 +58,12 @@ def test_a_mean_that_a_few_failures_decide_is_no_verdict():
     dice = {REFERENCE: np.full(40, 0.5), OTHER: 0.5 + gain, THIRD: np.full(40, 0.25)}
     analysis = analyse(results_of(rows_of(dice), suite_of(TRAINERS), {CELLS: None}))
     assert headline(analysis) == (
-        f"{REFERENCE} has the highest mean Dice, 0.5000; {OTHER} is not different from it (p ≥ 0.05). "
+        f"{REFERENCE} has the highest mean Dice, 0.5000; {OTHER} is {UNDECIDED} (p < 0.05). "
         f"Against {REFERENCE}, at p < 0.05 after Holm's correction, Dice is worse with {THIRD} and "
-        f"undecided, as mean and test say the opposite, with {OTHER}."
+        f"{UNDECIDED}, with {OTHER}."
     )
+    assert "**0.500" in result_files(analysis)["results.md"].decode()
+    assert all_tables(analysis)[0].lead == f"best Dice: {REFERENCE}, 0.5000; {OTHER} is {UNDECIDED}"
     (told,) = [kind for kind in notices(analysis) if kind.kind == "Differences whose mean and test say the opposite"]
     assert "is better in 35 and worse in 5 units" in told.sentences[0]
 

@@ -98,8 +98,9 @@ def test_failure_on_the_way_leaves_the_earlier_report(module, name, quick, tmp_p
 
 
 def test_leftover_of_a_killed_report_is_no_obstacle(quick, tmp_path):
-    left, written_now = f".report.{2**30}.partial", f".report.{os.getppid()}.partial"
-    for name in (left, written_now):
+    left = f".report.{2**30}.partial", f".report.{os.getpid()}.partial"  # in a container numbers repeat
+    written_now = f".report.{os.getppid()}.partial"
+    for name in (*left, written_now):
         (tmp_path / name / "figures").mkdir(parents=True)
         (tmp_path / name / "figures" / "old.svg").write_text("half")
     page.write_report(SURVEY, tmp_path / "report")

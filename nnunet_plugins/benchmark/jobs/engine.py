@@ -6,14 +6,15 @@ signals: whether it is interrupted, terminated or killed, the next driver goes o
 
 import logging
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -120,7 +121,7 @@ def snakemake(survey: Survey, suite_file: Path, executor: Executor, gpus: Sequen
     begun = {str(run.training_receipt) for run in survey.runs if run not in survey.done and is_begun(run)}
     level = logging.ERROR if slurm else logging.CRITICAL  # local jobs say themselves why they fail
     output = OutputSettings(quiet={Quietness.HOST, Quietness.REASON, Quietness.RULES}, log_level_override=level)
-    with SnakemakeApi(output) as api:
+    with SnakemakeApi(output) as api, telling_refusals():
         workflow = api.workflow(
             resource_settings=resource_settings(suite, slurm, len(gpus)),
             config_settings=ConfigSettings(config={"suite": str(suite_file)}),
@@ -234,6 +235,35 @@ def slurm_jobs(folder: Path, attempts: int = 30) -> list[str]:
             return [job[0] for job in jobs if os.path.realpath(job[-1]) == os.path.realpath(folder)]
         time.sleep(2)
     raise UserError(f"Slurm does not answer ({' '.join(asked.stderr.split())}): cancel the jobs in {folder} yourself")
+
+
+class Refusals(logging.Handler):
+    """Tells why Slurm does not take jobs, each reason once: Snakemake is quiet about all that happens to jobs."""
+
+    reason = re.compile(r"sbatch failed.*?The error message was '(.*?)'\.\n", re.DOTALL)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        found = self.reason.search(getattr(record, "rule_msg", None) or "")
+        if found and found[1] not in self.told:
+            self.told.add(found[1])
+            why = " ".join(found[1].split())
+            print(f"Slurm does not take a job ({why}): correct the suite's [resources]", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def telling_refusals() -> Iterator[None]:
+    from snakemake.logging import logger
+
+    handler = Refusals()
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 def slurm_settings() -> Any:

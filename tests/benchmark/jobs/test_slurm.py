@@ -135,6 +135,18 @@ def test_a_second_run_submits_nothing(story, root):
     assert jobs().keys() == before
 
 
+def test_what_slurm_does_not_take_is_said_once(story, root):
+    suite_file = tiny_suite.write_suite(
+        root / "nowhere.toml", ("nnUNetTrainer",), f"{{ id = {LABELS} }}", epochs=1, retries=1
+    )
+    with suite_file.open("a") as file:  # the table of resources is the last
+        file.write("slurm_constraint = 'nowhere'\n")
+    failed = tiny_suite.benchmark("run", suite_file, "--executor", "slurm")
+    assert failed.returncode == 1
+    assert failed.output.count("Slurm does not take a job (sbatch: error: ") == 1
+    assert "Invalid feature specification): correct the suite's [resources]" in failed.output
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="torch would take Slurm's fake GPUs for its real ones")
 def test_a_training_on_gpus_asks_for_one_and_its_failure_is_said_in_a_sentence(story, root):
     before = jobs().keys()

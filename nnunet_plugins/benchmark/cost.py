@@ -5,6 +5,7 @@ and batch size.
 """
 
 import contextlib
+import gc
 import io
 import statistics
 import tempfile
@@ -46,6 +47,8 @@ class Contestant:
         self.device: torch.device = trainer.device
         self.patch = tuple(image.shape[2:])
         trainer.initialize()
+        if hasattr(trainer, "choose_recomputation"):  # as at the start of a training
+            trainer.choose_recomputation()
         trainer.current_epoch = trainer.num_epochs - 1  # a method's earlier stages may not train the whole network
         trainer.on_train_epoch_start()
         regions = torch.full((len(image), 1), -1)  # DRGO's loader adds them; -1 is no case's
@@ -206,7 +209,21 @@ def suite_costs(survey: Survey, steps: int) -> list[dict[str, Any]]:
                 f"-c {run.configuration}"
             )
     with temporary_results():
-        return [run_cost(run, device, steps) for run in tqdm(chosen, desc="Trainers")]
+        costs = [cost_or_none(run, device, steps) for run in tqdm(chosen, desc="Trainers")]
+    return [row for row in costs if row is not None]
+
+
+def cost_or_none(run: Run, device: torch.device, steps: int) -> dict[str, Any] | None:
+    """Cost of a run's trainer as if it were the only one in this process; None, and a line, if it needs too much memory."""
+    torch.compiler.reset()  # or graphs of earlier trainers would change those of later ones
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    try:
+        return run_cost(run, device, steps)
+    except torch.cuda.OutOfMemoryError:
+        tqdm.write(f"{run} is left out: its step needs more memory than the GPU has")
+        return None
 
 
 @contextlib.contextmanager

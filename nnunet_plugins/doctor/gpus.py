@@ -34,6 +34,8 @@ def cuda_device(index: int, build: str) -> Finding:
         torch.ones(2, device=f"cuda:{index}").sum().item()
         free, total = torch.cuda.mem_get_info(index)
     except RuntimeError as error:
+        if isinstance(error, torch.cuda.OutOfMemoryError) or "busy or unavailable" in str(error):
+            return Finding("note", f"GPU {index} is in use: {summary(error)}", "nvidia-smi shows by which programs")
         return Finding(
             "PROBLEM",
             f"GPU {index} does not work with {build}, driver {driver}: {summary(error)}",

@@ -17,6 +17,7 @@ from nnunet_plugins.planning.overview import (
 from nnunet_plugins.planning.plans_file import make_plans
 from nnunet_plugins.planning.source import read_source
 from nnunet_plugins.text_tables import aligned
+from nnunet_plugins.trainers.memory.fitting import total_memory
 from nnunet_plugins.trainers.memory.margin import GIB, with_margin
 
 DEFAULT_GPU_MEMORY = 8.0
@@ -39,7 +40,7 @@ def memory(options: argparse.Namespace) -> None:
     if options.gpu_memory is not None:
         gpu_memory, whose = checked_memory(options.gpu_memory), "a GPU"
     elif torch.cuda.is_available():
-        gpu_memory, whose = torch.cuda.mem_get_info()[1] / GIB, "this machine's GPU"
+        gpu_memory, whose = total_memory(torch.device("cuda", 0)) / GIB, "this machine's GPU"
     else:
         gpu_memory, whose = DEFAULT_GPU_MEMORY, "a GPU (none is here; --gpu-memory says which)"
     source = read_source(options.dataset_id, options.plans)

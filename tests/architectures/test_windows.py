@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from support.references import literal_aggregation, literal_aggregation_of_volumes
 from torch.nn import functional as F
 
-from nnunet_plugins.architectures.layers.windows import aggregate_windows, unfold_and_fold
+from nnunet_plugins.architectures.layers.windows import aggregate_windows, opaque_aggregation, unfold_and_fold
 
 
 def value_and_gradients(function, *inputs):
@@ -80,3 +80,30 @@ def test_nothing_unfolded_is_kept_for_the_backward_pass():
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
         aggregate_windows(values, outer, inner)
     assert sum(x.numel() for x in kept.values()) == values.numel() + outer.numel() + inner.numel()
+
+
+def test_compiled_aggregation_is_one_operator_with_the_same_values_and_gradients():
+    """Its hundreds of operations would take a compiler minutes."""
+    sizes = []
+
+    def backend(graph, inputs):
+        sizes.append(len(graph.graph.nodes))
+        return graph
+
+    torch.manual_seed(0)
+    values = torch.randn(2, 4, 3, 6, 5)
+    outer, inner = torch.randn(2, 2, 4, 9, 9, 6, 5).softmax(4).unbind()
+    for used in (backend, "aot_eager"):
+        torch.compiler.reset()
+        compiled = torch.compile(aggregate_windows, backend=used, fullgraph=True)
+        pairs = zip(*(value_and_gradients(f, values, outer, inner) for f in (compiled, aggregate_windows)), strict=True)
+        for mine, theirs in pairs:
+            torch.testing.assert_close(mine, theirs)
+    assert sizes == [5]  # three inputs, the operator, the output
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_operator_for_compilers_is_what_it_says(dtype):
+    values = torch.randn(2, 4, 5, 3, 2, dtype=dtype).permute(0, 4, 3, 1, 2).requires_grad_()  # channels last
+    outer, inner = (torch.randn(2, 2, 9, 9, 4, 5, dtype=dtype, requires_grad=True) for _ in range(2))
+    torch.library.opcheck(opaque_aggregation, (values, outer, inner))

@@ -11,8 +11,17 @@ from support.cell_datasets import LABELS, REGIONS_IGNORE, VOLUMES, dataset_name,
 from support.narrow import narrow_networks
 from torch import nn
 
+from nnunet_plugins.architectures.layers.recomputation import is_recomputing
 from nnunet_plugins.benchmark import cost
-from nnunet_plugins.benchmark.cost import Contestant, quartiles, random_batch, run_cost, seconds, suite_costs
+from nnunet_plugins.benchmark.cost import (
+    Contestant,
+    contestant_of,
+    quartiles,
+    random_batch,
+    run_cost,
+    seconds,
+    suite_costs,
+)
 from nnunet_plugins.benchmark.report import tables
 from nnunet_plugins.benchmark.runs import runs
 from nnunet_plugins.benchmark.suite import Data, Resources, Suite
@@ -164,6 +173,24 @@ def test_only_the_first_fold_and_repetition_is_measured(results, monkeypatch):
     )
     assert len(suite_costs(survey(suite), steps=1)) == 6
     assert {(run.fold, run.repeat) for run in measured} == {(3, 1)} and len(measured) == 6
+
+
+def test_a_trainer_that_needs_too_much_memory_is_left_out_and_the_others_stay(results, monkeypatch, capsys):
+    def measure(run, device, steps):
+        if run.trainer == STOCK:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return {"trainer": run.trainer}
+
+    monkeypatch.setattr(cost, "run_cost", measure)
+    assert suite_costs(survey_of(Data(LABELS)), steps=1) == [{"trainer": SMALL}]
+    assert f"{STOCK}_1epoch fold 0 is left out: its step needs more memory than the GPU has" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("value", ["0", "1"])
+def test_recomputation_is_that_of_a_training(results, monkeypatch, value):
+    monkeypatch.setenv("NNUNET_PLUGINS_RECOMPUTE", value)
+    run = next(run for run in runs(suite_of(Data(LABELS))) if run.trainer == SMALL)
+    assert is_recomputing(contestant_of(run, torch.device("cpu")).trainer.network) is (value == "1")
 
 
 def test_results_folder_is_restored_after_a_failure(results, monkeypatch):

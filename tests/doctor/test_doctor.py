@@ -6,12 +6,14 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 
 import pytest
+import torch
 from support.findings import problems
 
 from nnunet_plugins import doctor
 from nnunet_plugins._startup import DISCOVERY_FOLDER
 from nnunet_plugins.cli import main
 from nnunet_plugins.doctor import machine
+from nnunet_plugins.doctor.gpus import cuda_device
 from nnunet_plugins.files import usable_cores
 from nnunet_plugins.trainers import TRAINERS
 
@@ -258,3 +260,21 @@ def test_a_gpu_that_torch_cannot_use_is_a_problem(tmp_path, monkeypatch):
     assert "driver 470.00" in problem.text
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert not problems(doctor.gpus())
+
+
+@pytest.mark.parametrize(
+    ("error", "level"),
+    [
+        (torch.cuda.OutOfMemoryError("CUDA out of memory"), "note"),
+        (RuntimeError("CUDA error: all CUDA-capable devices are busy or unavailable"), "note"),
+        (RuntimeError("CUDA error: no kernel image is available"), "PROBLEM"),
+    ],
+)
+def test_a_gpu_that_others_use_is_no_problem(monkeypatch, error, level):
+    def ones(*_, **__):
+        raise error
+
+    monkeypatch.setattr(torch, "ones", ones)
+    finding = cuda_device(0, "torch")
+    assert finding.level == level
+    assert finding.remedy.startswith("nvidia-smi shows" if level == "note" else "install a torch")

@@ -1,6 +1,7 @@
 """Proves: ``nnunet-plugins memory`` tells of every trainer what it needs and whether that fits."""
 
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -54,7 +55,8 @@ def test_dimensions_that_a_method_does_not_have_are_told(root, capsys):
 @pytest.mark.parametrize("gpu", [False, True])
 def test_the_gpu_is_this_machines_or_nnunets_default(root, capsys, monkeypatch, gpu):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (1 * 2**30, 11 * 2**30))
+    card = SimpleNamespace(total_memory=11 * 2**30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
     output = memory(capsys, "-d", IMAGES.id, "-tr", "nnUNetTrainer")
     assert ("this machine's GPU of 11 GiB" if gpu else "(none is here; --gpu-memory says which) of 8 GiB") in output
 

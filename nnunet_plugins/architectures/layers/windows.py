@@ -22,8 +22,8 @@ Place = tuple[int, ...]
 def aggregate_windows(values: Tensor, outer: Tensor, inner: Tensor) -> Tensor:
     """Compute ``fold(outer @ (inner @ unfold(values)))``, zero-padded, for every head.
 
-    Where a network is exported, the windows are unfolded, of all heads at once: hundreds of operations take the
-    exporter minutes.
+    Hundreds of operations take compilers and exporters minutes. Where a network is compiled, they are one operator,
+    into which the compiler does not look; where it is exported, the windows are unfolded, of all heads at once.
 
     Args:
         values: ``(B, heads, C, *S)``.
@@ -36,6 +36,8 @@ def aggregate_windows(values: Tensor, outer: Tensor, inner: Tensor) -> Tensor:
     """
     if is_exporting():
         return unfold_and_fold(values, outer, inner)
+    if torch.compiler.is_compiling():
+        return opaque_aggregation(values, outer, inner)
     return WindowAggregation.apply(values, outer, inner)
 
 
@@ -64,20 +66,62 @@ def window_of(matrices: Tensor) -> int:
 class WindowAggregation(torch.autograd.Function):
     """Aggregation that keeps values and matrices for the backward pass, but nothing that it makes of them.
 
-    The heads take turns, so that what exists for a moment only belongs to one of them. Nothing is written to a part of
-    a tensor: ``torch.compile`` would take several times as long, and make slower kernels.
+    The heads take turns, so that what exists for a moment only belongs to one of them.
     """
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, outer: Tensor, inner: Tensor) -> Tensor:
         ctx.save_for_backward(values, outer, inner)
-        return torch.cat([aggregate_head(*head) for head in heads_of(values, outer, inner)], 1)
+        return aggregate_heads(values, outer, inner)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
-        gradients = [gradients_of_head(*head) for head in heads_of(gradient, *ctx.saved_tensors)]
-        return tuple(torch.cat(heads, 1) for heads in zip(*gradients, strict=True))
+        return gradients_of_heads(gradient, *ctx.saved_tensors)
+
+
+# ---- for torch.compile -----------------------------------------------------------------------------------------------
+
+
+@torch.library.custom_op("nnunet_plugins::aggregate_windows", mutates_args=())
+def opaque_aggregation(values: Tensor, outer: Tensor, inner: Tensor) -> Tensor:
+    return aggregate_heads(values, outer, inner).contiguous()
+
+
+@opaque_aggregation.register_fake
+def _(values: Tensor, outer: Tensor, inner: Tensor) -> Tensor:
+    return values.new_empty(values.shape)
+
+
+@torch.library.custom_op("nnunet_plugins::aggregate_windows_backward", mutates_args=())
+def opaque_gradients(gradient: Tensor, values: Tensor, outer: Tensor, inner: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    of_values, of_outer, of_inner = gradients_of_heads(gradient, values, outer, inner)
+    return of_values.contiguous(), of_outer.contiguous(), of_inner.contiguous()
+
+
+@opaque_gradients.register_fake
+def _(gradient: Tensor, values: Tensor, outer: Tensor, inner: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return values.new_empty(values.shape), outer.new_empty(outer.shape), inner.new_empty(inner.shape)
+
+
+opaque_aggregation.register_autograd(
+    lambda ctx, gradient: opaque_gradients(gradient, *ctx.saved_tensors),
+    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs),
+)
+
+
+# ---- values and gradients --------------------------------------------------------------------------------------------
+
+
+def aggregate_heads(values: Tensor, outer: Tensor, inner: Tensor) -> Tensor:
+    """Aggregate the values of each head."""
+    return torch.cat([aggregate_head(*head) for head in heads_of(values, outer, inner)], 1)
+
+
+def gradients_of_heads(gradient: Tensor, values: Tensor, outer: Tensor, inner: Tensor) -> tuple[Tensor, ...]:
+    """Compute the gradients with respect to values, outer and inner matrices of all heads."""
+    gradients = [gradients_of_head(*head) for head in heads_of(gradient, values, outer, inner)]
+    return tuple(torch.cat(heads, 1) for heads in zip(*gradients, strict=True))
 
 
 def heads_of(*tensors: Tensor) -> Iterable[tuple[Tensor, ...]]:

@@ -35,8 +35,17 @@ class FittingTrainer(nnUNetTrainer):
     """
 
     def on_train_start(self) -> None:
-        asked = recomputation_asked_for()
+        recomputation_asked_for()  # raises before the data are loaded
         super().on_train_start()
+        self.choose_recomputation()
+
+    def choose_recomputation(self) -> None:
+        """Decide whether the network recomputes, and say so in the log.
+
+        Raises:
+            UserError: ``NNUNET_PLUGINS_RECOMPUTE`` is neither 0 nor 1.
+        """
+        asked = recomputation_asked_for()
         if set_recomputation((self.network, self.loss), False):
             decision = self.decide_on_recomputation(asked)
             set_recomputation((self.network, self.loss), decision.recompute)

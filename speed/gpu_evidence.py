@@ -245,17 +245,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("data", type=Path, metavar="DATA")
     parser.add_argument("out", type=Path, metavar="OUT")
     parser.add_argument("--minutes", type=float, default=default.minutes, help="default: %(default)g")
-    parser.add_argument("--at-once", type=int, default=default.at_once, help="trainings at a time")
+    parser.add_argument("--at-once", type=int, help="trainings at a time; default: 2 on a GPU of 40 GB or more, else 1")
     parser.add_argument("--work", type=Path, metavar="DIR", help="keep nnU-Net's folders there")
     arguments = parser.parse_args(argv)
     if not torch.cuda.is_available():
         parser.error("torch sees no GPU here: docs/protocol.md has the trainings for CPUs")
-    if arguments.at_once < 1 or arguments.minutes < 1:
+    at_once = arguments.at_once
+    if at_once is None:  # two count on the same free memory when they begin
+        at_once = 2 if torch.cuda.get_device_properties(0).total_memory >= 40e9 else 1
+    if at_once < 1 or arguments.minutes < 1:
         parser.error("--at-once and --minutes: expected 1 or more")
     work = None if arguments.work is None else arguments.work.resolve()
-    gather(
-        Setting(arguments.data.resolve(), arguments.out.resolve(), arguments.minutes, work, at_once=arguments.at_once)
-    )
+    gather(Setting(arguments.data.resolve(), arguments.out.resolve(), arguments.minutes, work, at_once=at_once))
 
 
 if __name__ == "__main__":

@@ -214,7 +214,7 @@ def suite_costs(survey: Survey, steps: int) -> list[dict[str, Any]]:
 
 
 def cost_or_none(run: Run, device: torch.device, steps: int) -> dict[str, Any] | None:
-    """Cost of a run's trainer as if it were the only one in this process; None, and a line, if it needs too much memory."""
+    """Cost of a run's trainer, as if it were the only one in this process; None where memory does not suffice."""
     torch.compiler.reset()  # or graphs of earlier trainers would change those of later ones
     gc.collect()
     if device.type == "cuda":

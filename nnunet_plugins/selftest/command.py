@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -66,10 +66,8 @@ def run_selftest(trainers: Sequence[str], device: str | None, json_file: Path | 
     check_trainers(names)
     if json_file is not None and json_file.is_dir():
         raise UserError(f"--json {json_file} is a folder: give the name of a file.")
-    report = run_trials(names, device)
+    report = run_trials(names, device, json_file)
     print_report(report)
-    if json_file is not None:
-        write_report(json_file, report)
     return all(row["passed"] for row in report["trainers"])
 
 
@@ -120,8 +118,8 @@ def with_length(name: str, iterations: int) -> str:
 # ---- the test --------------------------------------------------------------------------------------------------------
 
 
-def run_trials(names: Sequence[str], device: str) -> dict[str, Any]:
-    """Prepare the data, and try one trainer after the other."""
+def run_trials(names: Sequence[str], device: str, json_file: Path | None) -> dict[str, Any]:
+    """Prepare the data, try one trainer after the other, and write the report so far after each."""
     size = SIZES[device]
     with (
         exit_on_signals(),
@@ -132,21 +130,28 @@ def run_trials(names: Sequence[str], device: str) -> dict[str, Any]:
         bar.set_description("synthetic data")
         prepare(folder, size)
         bar.update()
-        rows = []
+        plan, rows = planned(folder / "preprocessed"), []
         for name in names:
             bar.set_description(name)
             rows.append(row_of(name, *try_trainer(folder, name, device, size)))
+            report = report_of(rows, plan, device, size)
+            if json_file is not None:
+                write_report(json_file, report)
             bar.update()
-        plan = planned(folder / "preprocessed")
-    gpus = [row.pop("gpu") for row in rows]
+    return report
+
+
+def report_of(rows: Sequence[dict[str, Any]], plan: Mapping[str, Any], device: str, size: Size) -> dict[str, Any]:
+    """Report on the trainers that have been tried."""
+    gpu = next((row["gpu"] for row in rows if row["gpu"]), None)
     return {
         "device": device,
         "patch": plan["patch_size"],
         "batch": plan["batch_size"],
         "epochs": EPOCHS,
         "iterations": size.iterations,
-        "versions": versions(device, next(filter(None, gpus), None)),
-        "trainers": rows,
+        "versions": versions(device, gpu),
+        "trainers": [{key: value for key, value in row.items() if key != "gpu"} for row in rows],
     }
 
 

@@ -309,5 +309,5 @@ def test_an_interrupted_selftest_ends_its_processes_and_removes_its_folder(tmp_p
         process.kill()
     assert process.returncode == 128 + number
     assert "Traceback" not in errors
-    assert not list(tmp_path.iterdir())
+    assert not list(tmp_path.glob("*selftest*"))  # torch may leave a folder of its own
     assert have_ended(children, timeout=10)

@@ -42,8 +42,9 @@ DATASET = f"Dataset{DATASET_ID}_SyntheticNuclei"
 DEFAULT_FOLDER = Path("nnunet_plugins_demo")
 MARKER = ".nnunet_plugins_demo"
 """File that marks a folder as made by the demo."""
-DATASET_FOLDERS = tuple(f"{name}/{DATASET}" for name in ("raw", "preprocessed", "results"))
-ENTRIES = (*DATASET_FOLDERS, "predictions", "demo.log", "demo.png")
+ENTRIES = (
+    *(f"{name}/{DATASET}" for name in ("raw", "preprocessed", "results")), "predictions", "demo.log", "demo.png",
+)  # fmt: skip
 """Everything that the demo writes into its folder; nothing else is ever removed there, such as other datasets."""
 
 
@@ -94,7 +95,7 @@ def run_demo(
     draw_figure(folder)
     print(f"\nImage, truth and prediction: {folder / 'demo.png'}")
     if keep is None:
-        shutil.rmtree(folder / DATASET_FOLDERS[-1])
+        shutil.rmtree(folder / "results" / DATASET)
         print(f"The log and the predictions are in {folder} too; the trained model is not: --keep DIR keeps it.")
     else:
         print(f"Data, trained model, predictions and log: {folder}")

@@ -121,14 +121,17 @@ def read_conversion(folder: Path) -> tuple[Mapping[str, Any], dict[str, str]]:
     """Read the options that a dataset was converted with, and the hash of each case's source files.
 
     Raises:
-        ValueError: the dataset does not come from a converter.
+        UserError: the dataset has no such record, and cannot be made again.
     """
     try:
         record = read_json(folder / DESCRIPTION)["conversion"]
         with (folder / REPORT).open(newline="", encoding="utf-8") as file:
             return record, {row["case"]: row["sha256"] for row in csv.DictReader(file)}
-    except (OSError, KeyError, TypeError) as error:
-        raise ValueError(f"no conversion in {folder}") from error
+    except (OSError, KeyError, TypeError, ValueError) as error:  # a UserError is one too
+        raise UserError(
+            f"{folder} has no record of a conversion, and is therefore never replaced: give another --dataset-id, or "
+            "move it away"
+        ) from error
 
 
 def refuse_to_replace(target: Path, read: Iterable[Path], remedy: str) -> None:

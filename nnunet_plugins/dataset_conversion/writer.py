@@ -74,7 +74,7 @@ def convert(
             output.place_splits(target, overwrite=False)
             return
     if target.exists():
-        refuse_foreign(target)
+        output.read_conversion(target)  # raises if it comes from elsewhere
         output.refuse_to_replace(target, files_read(source, options, cases), "give another --dataset-id")
     with output.temporary_dataset(folder) if folder else nullcontext():
         outcomes = convert_cases(dataset, source, options, cases, processes, folder)
@@ -219,21 +219,6 @@ def draw_case(folder: Path, ending: str, labels: dict[str, int], parts: dict[str
 # ---- repeated conversions --------------------------------------------------------------------------------------------
 
 
-def refuse_foreign(target: Path) -> None:
-    """Check that an existing dataset comes from a converter, which can make it again.
-
-    Raises:
-        UserError: it comes from elsewhere.
-    """
-    try:
-        output.read_conversion(target)
-    except ValueError:
-        raise UserError(
-            f"{target} has no record of a conversion, and is therefore never replaced: give another --dataset-id, or "
-            "move it away"
-        ) from None
-
-
 def files_read(source: Source, options: Options, cases: Iterable[Case]) -> Iterator[Path]:
     """All files and folders that a conversion reads."""
     yield from filter(None, (source.path, options.groups, options.splits))
@@ -247,7 +232,6 @@ def refuse_other_conversion(target: Path, options: Options, cases: Sequence[Case
     Raises:
         UserError: this conversion would make another dataset.
     """
-    refuse_foreign(target)
     remedy = "give another --dataset-id, or replace it with --overwrite"
     record, before = output.read_conversion(target)
     if record != options.record:

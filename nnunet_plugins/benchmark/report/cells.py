@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 import pandas as pd
 
 Mark = Literal["", "best", "alike", "opposite"]
-"""Emphasis of a cell: the best of its column, or one that is not different from it."""
+"""Place of a cell in its column: the best, not different from it, or better by the test and not by the mean."""
 
 
 class Cell(NamedTuple):

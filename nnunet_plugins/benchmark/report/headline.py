@@ -124,7 +124,7 @@ def against_reference(analysis: Analysis, evaluations: Sequence[pd.DataFrame]) -
     if not told:
         return ""
     rows = pd.concat(told)
-    opposite = (rows.p_holm < SIGNIFICANT) & contrary(rows)
+    opposite = contrary(rows)
     clear = (rows.p_holm < SIGNIFICANT) & ~opposite
     verdicts = {"better": rows[clear & (rows.difference > 0)], "worse": rows[clear & (rows.difference < 0)]}
     verdicts[f"{UNDECIDED},"] = rows[opposite]

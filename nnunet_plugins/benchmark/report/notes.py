@@ -11,7 +11,6 @@ from nnunet_plugins.benchmark.report.cells import written
 from nnunet_plugins.benchmark.report.numbers import contrary
 from nnunet_plugins.benchmark.report.record import Record
 from nnunet_plugins.benchmark.report.results import by_evaluation
-from nnunet_plugins.benchmark.report.statistics import SIGNIFICANT
 from nnunet_plugins.benchmark.report.units import finished_trainers
 from nnunet_plugins.benchmark.runs import EXTERNAL, is_test_set
 from nnunet_plugins.benchmark.suite import Suite
@@ -164,7 +163,7 @@ def warnings(table: pd.DataFrame, reference: str, metric: str = "Dice") -> dict[
     for _, group in by_evaluation(main_label_rows(table[table.metric == metric])):
         reference_row = group[group.trainer == reference]
         compared = group[group.difference.notna()]
-        for row in compared[(compared.p_holm < SIGNIFICANT) & contrary(compared)].itertuples():
+        for row in compared[contrary(compared)].itertuples():
             opposite.append(
                 f"{row.dataset} {row.configuration} {row.part}: {row.trainer} differs by "
                 f"{written(row.difference, '+.4f')}, but is better in {row.wins:.0f} and worse in {row.losses:.0f} "

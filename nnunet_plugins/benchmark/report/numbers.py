@@ -6,12 +6,13 @@ from numpy.typing import NDArray
 
 from nnunet_plugins.benchmark.metrics import HIGHER_IS_BETTER
 from nnunet_plugins.benchmark.report.statistics import (
+    SIGNIFICANT,
     Intervals,
+    SignedRanks,
     Values,
     cannot_tell,
     holm,
     intervals,
-    rank_biserial,
     wilcoxon,
 )
 from nnunet_plugins.benchmark.report.units import CaseArrays, case_arrays
@@ -45,7 +46,8 @@ def numbers_of(cases: pd.DataFrame, arrays: CaseArrays, reference: str) -> dict[
     gain = np.where(np.isnan(mean.mean), -np.inf, signs(arrays) * mean.mean)
     best = gain.argmax(axis=1)[:, None]
     to_best = compared_with(arrays, np.broadcast_to(best, shape))
-    p_best = holm_of_rows(wilcoxon_of(to_best))
+    test = wilcoxon_of(to_best)
+    p_best = holm_of_rows(test.p)
     if reference in arrays.trainers:
         place = arrays.trainers.index(reference)
         found |= comparison(arrays, np.full(shape, place))
@@ -54,7 +56,7 @@ def numbers_of(cases: pd.DataFrame, arrays: CaseArrays, reference: str) -> dict[
     for metric, row in enumerate(p_best):
         known = np.flatnonzero(~np.isnan(row))
         row[known[cannot_tell(pairs[metric, known])]] = np.nan
-    return found | {"p_holm_best": p_best, "rank_biserial_best": rank_biserial_of(to_best)}
+    return found | {"p_holm_best": p_best, "rank_biserial_best": test.rank_biserial}
 
 
 def comparison(arrays: CaseArrays, others: NDArray[np.int64]) -> dict[str, Values]:
@@ -68,16 +70,16 @@ def comparison(arrays: CaseArrays, others: NDArray[np.int64]) -> dict[str, Value
     mean = in_shape(intervals(differences.reshape(len(differences), -1)), others.shape)
     better = signs(arrays) * differences
     counts = {"wins": better > 0, "ties": better == 0, "losses": better < 0}
-    p = wilcoxon_of(differences)
+    test = wilcoxon_of(differences)
     return {
         "pairs": mean.units,
         "difference": mean.mean,
         "difference_low": mean.low,
         "difference_high": mean.high,
-        "p": p,
-        "p_holm": holm_of_rows(p),
-        "rank_biserial": rank_biserial_of(differences),
-    } | {name: np.where(np.isnan(p), np.nan, count.sum(axis=0)) for name, count in counts.items()}
+        "p": test.p,
+        "p_holm": holm_of_rows(test.p),
+        "rank_biserial": test.rank_biserial,
+    } | {name: np.where(np.isnan(test.p), np.nan, count.sum(axis=0)) for name, count in counts.items()}
 
 
 def compared_with(arrays: CaseArrays, others: NDArray[np.int64]) -> Values:
@@ -91,19 +93,15 @@ def signs(arrays: CaseArrays) -> Values:
     return np.array([[1.0 if HIGHER_IS_BETTER[metric] else -1.0] for metric in arrays.metrics])
 
 
-def wilcoxon_of(differences: Values) -> Values:
-    """P values of differences ``(units, ...)``."""
-    return wilcoxon(differences.reshape(len(differences), -1)).reshape(differences.shape[1:])
-
-
-def rank_biserial_of(differences: Values) -> Values:
-    """Directions of the signed ranks of differences ``(units, ...)``."""
-    return rank_biserial(differences.reshape(len(differences), -1)).reshape(differences.shape[1:])
+def wilcoxon_of(differences: Values) -> SignedRanks:
+    """Signed-rank tests of differences ``(units, ...)``."""
+    found = wilcoxon(differences.reshape(len(differences), -1))
+    return SignedRanks(*(values.reshape(differences.shape[1:]) for values in found))
 
 
 def contrary(rows: pd.DataFrame) -> pd.Series:
-    """Whether signed ranks say the opposite of the mean difference, for rows of a long table."""
-    return rows.rank_biserial * rows.difference < 0
+    """Whether a significant test says the opposite of the mean difference, for rows of a long table."""
+    return (rows.p_holm < SIGNIFICANT) & (rows.rank_biserial * rows.difference < 0)
 
 
 def holm_of_rows(p_values: Values) -> Values:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special, stats
+from scipy import special
 
 Values = NDArray[np.float64]
 NUM_RESAMPLES = 10_000
@@ -30,6 +30,16 @@ class Intervals(NamedTuple):
     low: Values
     high: Values
     units: Values
+
+
+class SignedRanks(NamedTuple):
+    """Results of signed-rank tests, each ``(k,)``."""
+
+    p: Values
+    """Two-sided p values."""
+    rank_biserial: Values
+    """Sum of the signed ranks over that of all ranks, from -1 to 1: the test's effect size (Kerby, 2014,
+    https://doi.org/10.2466/11.IT.3.1), whose sign is its direction."""
 
 
 def drawn_counts(num_units: int, chunk: int = 500) -> Iterator[Values]:
@@ -83,54 +93,39 @@ def bootstrap(values: Values) -> Interval:
     return Interval(float(found.mean[0]), float(found.low[0]), float(found.high[0]))
 
 
-def wilcoxon(differences: Values) -> Values:
-    """Two-sided p value of Wilcoxon's signed-rank test for each column ``(n, k)``; 1 if all its differences are 0.
+def wilcoxon(differences: Values) -> SignedRanks:
+    """Wilcoxon's signed-rank test for each column ``(n, k)``.
 
-    NaN are left out; a column of nothing else has no p. Up to 50 units the test is exact, also with ties, for which
-    scipy would draw permutations: p is the share of all choices of signs whose sum of ranks is as extreme as the
-    observed one. With more, the sum is taken for normally distributed.
+    NaN are left out; a column of nothing else has no result. Where all differences are 0, p is 1 and the effect 0. Up
+    to 50 units the test is exact, also with ties, for which scipy would draw permutations: p is the share of all
+    choices of signs whose sum of ranks is as extreme as the observed one. With more, the sum is taken for normally
+    distributed.
     """
-    p_values = np.full(differences.shape[1], np.nan)
+    found = np.full((2, differences.shape[1]), np.nan)
     for column, difference in enumerate(differences.T):
         difference = difference[~np.isnan(difference)]
         if len(difference):
-            p_values[column] = signed_rank_p(difference[difference != 0])
-    return p_values
+            found[:, column] = signed_rank_test(difference[difference != 0])
+    return SignedRanks(*found)
 
 
-def signed_rank_p(difference: Values) -> float:
-    """P value of differences ``(n,)`` without zeros."""
+def signed_rank_test(difference: Values) -> tuple[float, float]:
+    """P value and rank-biserial correlation of differences ``(n,)`` without zeros."""
     n = len(difference)
     if not n:
-        return 1.0
-    size = np.abs(difference)
+        return 1.0, 0.0
+    _, groups, ties = np.unique(np.abs(difference), return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(ties) - (ties - 1) / 2)[groups]
+    positive, every = ranks[difference > 0].sum(), n * (n + 1) / 2
+    effect = float((2 * positive - every) / every)
     if n > 50:
-        _, groups, ties = np.unique(size, return_inverse=True, return_counts=True)
-        last = np.cumsum(ties)
-        ranks = (last - (ties - 1) / 2)[groups]
         error = np.sqrt((n * (n + 1) * (2 * n + 1) - (ties**3 - ties).sum() / 2) / 24)
-        z = (ranks[difference > 0].sum() - n * (n + 1) / 4) / error
-        return float(2 * special.ndtr(-abs(z)))
-    ranks = np.round(2 * stats.rankdata(size)).astype(int)  # doubled, as ties have halves
-    positive, every = int(ranks[difference > 0].sum()), int(ranks.sum())
-    extreme = min(positive, every - positive)
-    return float(min(1.0, 2 * number_of_ways(tuple(sorted(ranks.tolist())))[: extreme + 1].sum() / 2.0**n))
-
-
-def rank_biserial(differences: Values) -> Values:
-    """Sum of the signed ranks of each column ``(n, k)`` over that of all ranks, from -1 to 1: the test's direction.
-
-    It is the effect size of Wilcoxon's test (Kerby, 2014, https://doi.org/10.2466/11.IT.3.1). Zeros and NaN are left
-    out; a column of zeros has 0, one of nothing but NaN has none.
-    """
-    found = np.full(differences.shape[1], np.nan)
-    for column, difference in enumerate(differences.T):
-        difference = difference[~np.isnan(difference)]
-        if len(difference):
-            signed = difference[difference != 0]
-            ranks = stats.rankdata(np.abs(signed))
-            found[column] = (np.sign(signed) * ranks).sum() / max(1.0, ranks.sum())
-    return found
+        z = (positive - n * (n + 1) / 4) / error
+        return float(2 * special.ndtr(-abs(z))), effect
+    doubled = np.round(2 * ranks).astype(int)  # as ties have halves
+    extreme = int(2 * min(positive, every - positive))
+    ways = number_of_ways(tuple(sorted(doubled.tolist())))
+    return float(min(1.0, 2 * ways[: extreme + 1].sum() / 2.0**n)), effect
 
 
 @lru_cache(maxsize=256)

@@ -14,7 +14,6 @@ from nnunet_plugins.benchmark.runs import (
     dataset_json,
     dataset_of,
     images_folder,
-    is_test_set,
     planned_configuration,
     read_splits,
     references,
@@ -149,7 +148,7 @@ def check_dataset(survey: Survey, run: Run) -> None:
     check_test_sets(run)
     check_published(run)
     labels = [*(nnunet_folder(RAW) / run.dataset / "labelsTr").glob("[!.]*")]
-    for part in filter(is_test_set, run.parts):
+    for part in run.test_sets:
         labels += references(run, part).values()
     ending = dataset_json(run)["file_ending"] if labels else ""
     for label in labels:
@@ -194,7 +193,7 @@ def check_test_sets(run: Run) -> None:
     Raises:
         UserError: a file is missing, or another dataset has other channels or labels.
     """
-    for part in filter(is_test_set, run.parts):
+    for part in run.test_sets:
         files, ending = references(run, part), dataset_json(run)["file_ending"]
         remedy = f"or leave out '{'test' if part == TEST else 'external'}' for dataset {run.data.id}"
         if part != TEST:

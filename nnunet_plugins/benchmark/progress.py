@@ -98,8 +98,10 @@ def is_begun(run: Run) -> bool:
 
 def unpredicted_test_set(run: Run) -> str | None:
     """First of the test sets that is not predicted yet."""
-    parts = filter(is_test_set, run.parts)
-    return next((part for part in parts if not all(path.exists() for path in predictions(run, part).values())), None)
+    for part in run.test_sets:
+        if not all(path.exists() for path in predictions(run, part).values()):
+            return part
+    return None
 
 
 def cases_predicted(run: Run, part: str) -> str:

@@ -71,8 +71,13 @@ class Run:
     @property
     def parts(self) -> list[str]:
         """Sets of cases that the run predicts and measures, that of validation first."""
+        return [VALIDATION, *self.test_sets]
+
+    @property
+    def test_sets(self) -> list[str]:
+        """Parts that no training sees: the dataset's own test set and another dataset's, where the suite has them."""
         external = [f"{EXTERNAL}{self.external}"] if self.external else []
-        return [VALIDATION, *([TEST] if self.data.test else []), *external]
+        return [*([TEST] if self.data.test else []), *external]
 
     @property
     def plans_file(self) -> Path:

@@ -12,7 +12,6 @@ from nnunet_plugins.benchmark.runs import (
     Run,
     dataset_json,
     images_folder,
-    is_test_set,
     planned_configuration,
     read_plans,
     references,
@@ -128,7 +127,7 @@ def bytes_of_predictions(run: Run) -> int:
     """Bytes of the predictions of a fold, without probabilities: as many as those of its true segmentations."""
     folder = nnunet_folder(RAW) / run.dataset
     folds = len(shared_json(run.splits_file, "correct or remove it")) if run.splits_file.exists() else 5
-    tests = [references(run, part).values() for part in run.parts if is_test_set(part)]
+    tests = [references(run, part).values() for part in run.test_sets]
     return bytes_in(folder / "labelsTr") // folds + sum(path.stat().st_size for paths in tests for path in paths)
 
 

@@ -73,7 +73,7 @@ def state_of(run: Run, earlier: State | None = None, thorough: bool = True) -> S
     known = earlier is not None and earlier.hashes == hashes and not earlier.changed
     since = None if thorough else run.training_receipt.stat().st_mtime_ns
     changed = missing_files(run.folder, hashes) if known else changed_files(run.folder, hashes, since)
-    other_tests = any(is_other_test_set(run, part) for part in run.parts if is_test_set(part))
+    other_tests = any(is_other_test_set(run, part) for part in run.test_sets)
     complete = set(run.parts) <= set(receipt["parts"]) and wanted_predictions(run) <= hashes.keys()
     trained = complete and not (changed or other_tests or model_has_changed(run) or split_has_changed(run))
     metrics = wanted_metrics(run) if trained else None
@@ -82,8 +82,7 @@ def state_of(run: Run, earlier: State | None = None, thorough: bool = True) -> S
 
 def wanted_predictions(run: Run) -> set[str]:
     """Files with the predictions of the test sets, which may have grown; relative to the fold's folder."""
-    tests = filter(is_test_set, run.parts)
-    return {f"{part}/{path.name}" for part in tests for path in predictions(run, part).values()}
+    return {f"{part}/{path.name}" for part in run.test_sets for path in predictions(run, part).values()}
 
 
 def wanted_metrics(run: Run) -> dict[str, Any] | None:

@@ -106,7 +106,7 @@ def refuse_changed_model(run: Run) -> None:
 
 def remove_predictions_of_other_test_sets(run: Run) -> None:
     """Remove the predictions of test sets that have changed since, so that they are predicted again."""
-    for part in filter(is_test_set, run.parts):
+    for part in run.test_sets:
         if is_other_test_set(run, part):
             shutil.rmtree(run.folder / part, ignore_errors=True)
 
@@ -157,8 +157,8 @@ def train_and_predict(suite: Suite, run: Run) -> None:
         trainer.perform_actual_validation()
         compiled = bool(trainer._do_i_compile())
         note_measured(run, validation_seconds=time.perf_counter() - start, compiled=compiled)
-    for part in run.parts:
-        if is_test_set(part) and first_missing_file(run, [part]):
+    for part in run.test_sets:
+        if first_missing_file(run, [part]):
             predict_test_set(suite, run, part, device)
 
 

@@ -49,7 +49,7 @@ def evaluations_of(survey: Survey, analysis: Analysis) -> Iterator[dict[str, Any
         finished = finished_trainers(cases, results.record, evaluation.dataset)
         values = case_values(cases[cases.trainer.isin(finished)], "Dice").groupby(level="case").mean()
         runs = [run for run in survey.runs if (run.dataset, run.configuration) == evaluation[:2] and run.repeat == 1]
-        pictured = [trainer for trainer in analysis.order if trainer in finished][:MOST_TRAINERS]
+        pictured = [trainer for trainer in analysis.order if trainer in values.columns][:MOST_TRAINERS]
         chosen: list[str] = []
         if pictured and runs and is_here(runs[0], evaluation.part):
             chosen = most_different(values[pictured], max(1, MOST_CASES // len(groups)))

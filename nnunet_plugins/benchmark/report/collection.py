@@ -25,7 +25,9 @@ from nnunet_plugins.benchmark.runs import (
     Run,
     dataset_json,
     estimate_of,
+    is_test_set,
     planned_configuration,
+    references,
     work_folder,
 )
 from nnunet_plugins.benchmark.suite import Suite
@@ -54,7 +56,7 @@ def collect(survey: Survey) -> Results:
         about |= {"repeat": run.repeat, "fold": run.fold}
         receipt = read_receipt(run.training_receipt)
         measured = read_receipt(run.validation_receipt)
-        rows = [row for row in measured["cases"] if row["part"] in run.parts]
+        rows = [row for part in run.parts for row in rows_of_part(run, part, measured["cases"])]
         cases += [about | row for row in rows]
         for part, noted in measured.get("groups", {}).items():
             groups.setdefault((run.dataset, part), {}).update(noted)
@@ -74,6 +76,13 @@ def collect(survey: Survey) -> Results:
         costs=read_costs(survey),
         record=make_record(survey, units),
     )
+
+
+def rows_of_part(run: Run, part: str, measured: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Measured rows of a part's cases; where a test set is on this machine, of those that it still has."""
+    rows = [row for row in measured if row["part"] == part]
+    there = references(run, part) if is_test_set(part) else {}
+    return [row for row in rows if row["case"] in there] if there else rows
 
 
 def training_row(run: Run, receipt: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -95,7 +95,7 @@ def figures(analysis: Analysis) -> Iterator[tuple[str, str, Figure]]:
                 "the axis begins at the lowest tenth"
             )
             yield f"units_{name}", caption + end, units_figure(cases, trainers, record, with_dots=few)
-        if evaluation in rankings and few:
+        if evaluation in rankings and few and set(shown) & set(rankings[evaluation].trainers):
             caption = (
                 f"{evaluation}: how often each trainer has each rank when the units are drawn again (10,000 times); "
                 "equal trainers share their ranks"

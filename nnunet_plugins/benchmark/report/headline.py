@@ -11,6 +11,7 @@ from nnunet_plugins.benchmark.report.numbers import contrary
 from nnunet_plugins.benchmark.report.ranking import average_ranks, rank_table
 from nnunet_plugins.benchmark.report.results import EVALUATION_COLUMNS, by_evaluation
 from nnunet_plugins.benchmark.report.statistics import SIGNIFICANT, cannot_tell
+from nnunet_plugins.benchmark.report.units import finished_trainers
 from nnunet_plugins.wording import enumeration
 
 UNDECIDED = "undecided, as mean and test say the opposite"
@@ -70,6 +71,8 @@ def headline(analysis: Analysis) -> str:
 def who_leads(analysis: Analysis, evaluations: Sequence[pd.DataFrame]) -> str:
     compared = [rows for rows in evaluations if best_of(rows)]
     told = [rows for rows in compared if marks(rows)]
+    if not compared and several_are_finished(analysis):
+        return "No two trainers have a Dice to compare: there is none where truth and prediction are empty everywhere."
     if not evaluations:
         return "No trainer has finished all of its trainings yet."
     if not compared:
@@ -85,6 +88,12 @@ def who_leads(analysis: Analysis, evaluations: Sequence[pd.DataFrame]) -> str:
         best = f"{best_of(told[0])} has the highest mean Dice, {mean_of(told[0]):.4f}"
         return f"{where}{best}; {about_others(marks(told[0]), with_p=True)}{untold}."
     return f"{leader_of_several(analysis, told)}{untold}."
+
+
+def several_are_finished(analysis: Analysis) -> bool:
+    """Whether any evaluation has two finished trainers, with or without a mean."""
+    record, evaluations = analysis.results.record, by_evaluation(analysis.results.cases)
+    return any(len(finished_trainers(cases, record, evaluation.dataset)) > 1 for evaluation, cases in evaluations)
 
 
 def leader_of_several(analysis: Analysis, told: Sequence[pd.DataFrame]) -> str:

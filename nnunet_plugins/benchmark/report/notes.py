@@ -143,7 +143,7 @@ def other_cases(analysis: Analysis) -> Iterator[str]:
         if lacking := [f"{trainer} {len(own)}" for trainer, own in cases.items() if own != every]:
             yield (
                 f"{evaluation}: of {len(every)} cases {enumeration(lacking)} only, so means cannot be compared: run "
-                "the benchmark again where nnUNet_raw is, which measures all on the same"
+                "the benchmark again where the test set is in nnUNet_raw, so that all have the same"
             )
 
 

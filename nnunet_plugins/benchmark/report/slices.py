@@ -37,8 +37,9 @@ def is_here(run: Run, part: str) -> bool:
     """Whether images and true segmentations of a part are on this machine, and not only what was measured on them."""
     if not images_folder(run, part).is_dir() or not (is_test_set(part) or run.splits_file.exists()):
         return False
-    truth = references(run, part).values()
-    return bool(truth) and all(path.exists() for path in truth)
+    truth, first = references(run, part), f"_0000{dataset_json(run)['file_ending']}"
+    images = {path.name.removesuffix(first) for path in images_folder(run, part).glob(f"*{first}")}
+    return bool(truth) and all(path.exists() for path in truth.values()) and truth.keys() <= images
 
 
 class CaseReader:

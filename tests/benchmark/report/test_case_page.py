@@ -137,6 +137,17 @@ def test_trainers_that_no_figure_shows_are_pictured_where_they_alone_are_finishe
     ]
 
 
+@pytest.mark.parametrize("found", [[0.0, None, 0.0, None, None], [None] * 5])
+def test_cases_without_anything_are_shown_where_somebody_finds_something(survey, suite, tmp_path, found):
+    analysis = analyse(results_of(rows_of({REFERENCE: [None] * 5, OTHER: found}), suite, {CELLS: None}))
+    path = tmp_path / "cases.html"
+    path.write_bytes(case_page(survey, analysis))
+    shown = content_of(path)
+    assert [case["case"] for case in shown["cases"]] == [f"case{n:02}" for n, dice in enumerate(found) if dice == 0]
+    assert all(set(case["predicted"]) == {OTHER} for case in shown["cases"])
+    draw_overlays(survey, analysis, tmp_path)
+
+
 @pytest.mark.parametrize("missing", ["nnUNet_raw", "nnUNet_preprocessed"])
 def test_cases_are_not_pictured_where_their_files_are_not(survey, suite, tmp_path, monkeypatch, missing):
     run = survey.runs[0]
@@ -147,6 +158,11 @@ def test_cases_are_not_pictured_where_their_files_are_not(survey, suite, tmp_pat
     analysis = analyse(results_of(rows_of(DICE), suite, {CELLS: None}))
     assert '"predicted"' not in case_page(survey, analysis).decode()
     assert draw_overlays(survey, analysis, tmp_path) == []
+
+
+def test_cases_are_not_pictured_where_one_has_no_image(survey, tmp_path):
+    (tmp_path / "raw" / CELLS / "imagesTr" / "case03_0000.png").unlink()
+    assert not is_here(survey.runs[0], "validation")
 
 
 def test_report_vouches_for_its_page_of_cases(quick, tmp_path):

@@ -16,7 +16,7 @@ from nnunet_plugins.benchmark.runs import runs
 from nnunet_plugins.benchmark.suite import Data, Suite
 from nnunet_plugins.benchmark.survey import survey
 from nnunet_plugins.errors import UserError
-from nnunet_plugins.files import write_json
+from nnunet_plugins.files import digest, write_json
 
 
 @pytest.fixture
@@ -156,6 +156,22 @@ def test_a_test_set_that_another_suite_wanted_is_not_collected(folders):
     finish(runs(COLLECTED)[0])
     suite = replace(COLLECTED, datasets=(replace(COLLECTED.datasets[0], test=False),))
     assert set(collect(survey(suite)).cases.part) == {"validation"}
+
+
+@pytest.mark.parametrize(("there", "parts"), [([], 2), (["p9_t", "p9_u"], 2), (["p9_u"], 1)])
+def test_a_case_that_was_taken_out_of_the_test_set_is_not_collected(folders, there, parts):
+    """Where there is no test set, the results came from another machine, and all of them are collected."""
+    run = runs(COLLECTED)[0]
+    finish(run)
+    hashes = {}
+    for case in there:
+        truth, prediction = folders / "nnUNet_raw" / CELLS / f"labelsTs/{case}.png", run.folder / f"test/{case}.png"
+        for path in (truth, prediction):
+            path.parent.mkdir(exist_ok=True)
+            path.touch()
+        hashes[f"test/{case}.png"] = digest(prediction)
+    write_json(run.training_receipt, json.loads(run.training_receipt.read_text()) | {"sha256": hashes})
+    assert len(set(collect(survey(COLLECTED)).cases.part)) == parts
 
 
 def test_collected_trainings_have_medians_hours_and_gigabytes(folders):

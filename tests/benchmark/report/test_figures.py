@@ -175,6 +175,17 @@ def test_very_many_trainers_are_the_best_ones_and_the_reference_and_captions_say
     assert looks.left_out(analysis) == "; 12 of 40 trainers: the best, and the reference"
 
 
+def test_ranks_of_trainers_that_no_figure_shows_are_not_drawn(tmp_path):
+    names = (REFERENCE, *(f"Trainer{number:02}" for number in range(15)))
+    suite = suite_of(names, (SKIN, CELLS))
+    rows = rows_of({name: GRID + place / 64 for place, name in enumerate(names)}, dataset=SKIN)
+    rows += rows_of(dict.fromkeys(names[1:3], GRID))
+    analysis = analyse(results_of(rows, suite, dict.fromkeys((SKIN, CELLS))))
+    assert not {*names[1:3]} & {*looks.shown_trainers(analysis)}
+    drawn = [name for name, _ in figures.draw_all(analysis, tmp_path)]
+    assert f"ranks_{SKIN}_2d_validation" in drawn and f"ranks_{CELLS}_2d_validation" not in drawn
+
+
 @pytest.mark.parametrize(("low", "high"), [(40, 66), (0.03, 0.05), (1, 1), (3.1, 4000)])
 def test_logarithmic_axes_have_round_ticks_on_both_sides_of_the_data(low, high):
     ticks = looks.log_ticks(low, high)

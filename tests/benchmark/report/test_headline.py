@@ -114,6 +114,13 @@ def test_single_finished_trainer_is_not_called_the_best():
     )
 
 
+@pytest.mark.parametrize("found", [[0.0, None, 0.0], [None] * 3])
+def test_trainers_are_finished_where_there_is_nothing_to_be_found(found):
+    text = headline_of({REFERENCE: [None] * 3, OTHER: found, THIRD: found})
+    assert "finished" not in text and "trainings are done" not in text
+    assert ("No two trainers have a Dice to compare" in text) == (found[0] is None)
+
+
 # ---- too few units ---------------------------------------------------------------------------------------------------
 
 

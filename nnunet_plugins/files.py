@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from nnunet_plugins.cgroups import core_limit
 from nnunet_plugins.errors import UserError, reason
 
 PARTIAL = ".partial"
@@ -163,5 +165,9 @@ def nearest_existing(path: Path) -> Path:
 
 
 def usable_cores() -> int:
-    """Number of cores this process may use, which in a container or a batch job can be fewer than the machine's."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Number of cores this process may use, which in a container or a batch job can be fewer than the machine's.
+
+    A share of a core, where it may use so much of its time, counts as one.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return math.ceil(min(cores, core_limit()))

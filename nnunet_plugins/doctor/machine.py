@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from shutil import disk_usage
 
+from nnunet_plugins.cgroups import memory_left
 from nnunet_plugins.doctor.findings import GB, Finding
 from nnunet_plugins.files import usable_cores
 
@@ -49,23 +50,17 @@ def memory() -> Iterator[Finding]:
         yield Finding("ok", text)
 
 
-def available_memory(meminfo: Path = Path("/proc/meminfo"), cgroup: Path = Path("/sys/fs/cgroup")) -> float | None:
-    """Bytes that new processes can have: those of the machine, or of its container's limit; None where none can tell.
+def available_memory(meminfo: Path = Path("/proc/meminfo")) -> float | None:
+    """Bytes that new processes can have: those of the machine, or up to a container's or job's limit; None: unknown.
 
     Args:
         meminfo: the kernel's table of the machine's memory.
-        cgroup: folder of the limits of this container or job, of cgroup's version 2.
     """
     try:
         lines = (line.split() for line in meminfo.read_text().splitlines())
-        available = next(1024.0 * int(words[1]) for words in lines if words[0] == "MemAvailable:")
+        return min(memory_left(), next(1024.0 * int(words[1]) for words in lines if words[0] == "MemAvailable:"))
     except (OSError, StopIteration):
         return None
-    try:
-        limit, used = ((cgroup / f"memory.{name}").read_text().strip() for name in ("max", "current"))
-    except OSError:
-        return available
-    return available if limit == "max" else min(available, max(0.0, float(limit) - float(used)))
 
 
 def threads(without_gpu: bool) -> Iterator[Finding]:

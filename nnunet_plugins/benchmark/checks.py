@@ -24,17 +24,11 @@ from nnunet_plugins.compatibility import require_nnunet
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.files import read_json
 from nnunet_plugins.nnunet_folders import PREPROCESSED, RAW, RESULTS, dataset_name, nnunet_folder
+from nnunet_plugins.planning.names import PLANNERS, planning_command
 from nnunet_plugins.wording import counted
 
-PLANNERS = {
-    "nnUNetPlans": "ExperimentPlanner",
-    "nnUNetResEncUNetMPlans": "nnUNetPlannerResEncM",
-    "nnUNetResEncUNetLPlans": "nnUNetPlannerResEncL",
-    "nnUNetResEncUNetXLPlans": "nnUNetPlannerResEncXL",
-}
-"""nnU-Net's planners by the names of their plans, which are made where they are missing."""
 PLANNED = ("2d", "3d_fullres", "3d_lowres")
-"""Configurations that they may plan, without the cascade."""
+"""Configurations that nnU-Net's planners may plan, without the cascade."""
 
 
 def examined(path: Path, thorough: bool = True) -> tuple[Survey, Faults]:
@@ -165,8 +159,8 @@ def check_plans(run: Run) -> None:
         planned_configuration(run)
     elif run.plans not in PLANNERS:
         raise UserError(
-            f"{run.plans_file} is not there: make it with nnUNetv2_plan_experiment -d {run.data.id} "
-            "-pl PLANNER, or leave the suite's key plans out"
+            f"{run.plans_file} is not there: make it with {planning_command(run.data.id, run.plans)}, or leave the "
+            "suite's key plans out"
         )
     elif run.configuration not in PLANNED:
         raise UserError(

@@ -12,7 +12,7 @@ from nnunet_plugins.benchmark.suite import Data, Suite, divided
 from nnunet_plugins.benchmark.versions import shared_json
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.nnunet_folders import PREPROCESSED, RAW, RESULTS, SPLITS, Split, dataset_name, nnunet_folder
-from nnunet_plugins.planning.names import fitted_plans_name
+from nnunet_plugins.planning.names import fitted_plans_name, planning_command
 
 VALIDATION, TEST = "validation", "test"
 EXTERNAL = "external_"
@@ -217,10 +217,8 @@ def read_plans(run: Run) -> dict[str, Any]:
     Raises:
         UserError: the file cannot be read.
     """
-    planner = "" if run.plans == "nnUNetPlans" else " -pl PLANNER"
-    command = f"nnUNetv2_plan_experiment -d {run.data.id}{planner}"
-    fitted = run.gpu_memory_gb is not None
-    remedy = "remove it and run the benchmark again" if fitted else f"plan the dataset again, with {command}"
+    again = f"make it again, with {planning_command(run.data.id, run.plans)}"
+    remedy = f"move it away and {'run the benchmark again' if run.gpu_memory_gb is not None else again}"
     plans = shared_json(run.plans_file, remedy)
     configurations = plans.get("configurations") if isinstance(plans, dict) else None
     if not isinstance(configurations, dict) or not all(isinstance(value, dict) for value in configurations.values()):

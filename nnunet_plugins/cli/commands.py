@@ -22,6 +22,7 @@ from nnunet_plugins.nnunet_folders import (
     model_names,
     refuse_unusable_folders,
 )
+from nnunet_plugins.planning.names import FITTED, planner_option, planning_command
 
 SEARCHING = ("train", "predict", "predict_from_modelfolder")
 """nnU-Net's commands that search for a trainer."""
@@ -172,11 +173,14 @@ def explain_missing_file(error: Exception) -> str | None:
     """Sentence on a file of nnU-Net's folders that a step before would have written; None for other errors."""
     if not isinstance(error, FileNotFoundError) or not isinstance(error.filename, str):
         return None
-    path = Path(error.filename)
+    path = Path(os.path.abspath(error.filename))
     preprocessed, results = map(find_nnunet_folder, (PREPROCESSED, RESULTS))
     if preprocessed and path.is_relative_to(preprocessed):
         number = path.relative_to(preprocessed).parts[0].removeprefix("Dataset")[:3]
-        command = f"nnunet-plugins plan_and_preprocess -d {number} --verify_dataset_integrity"
+        if FITTED.fullmatch(path.stem):
+            return f"{path} is not there: make it first, with {planning_command(int(number), path.stem)}"
+        option = planner_option(path.stem if path.stem.endswith("Plans") else "nnUNetPlans")
+        command = f"nnunet-plugins plan_and_preprocess -d {number} --verify_dataset_integrity{option}"
         return f"{path} is not there: plan and preprocess the dataset first, with {command}"
     if results and path.is_relative_to(results):
         if path.name.startswith("checkpoint_"):

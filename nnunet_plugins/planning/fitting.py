@@ -85,7 +85,7 @@ class Search:
 
     def fits(self, name: str, configuration: dict[str, Any]) -> bool:
         """Whether a step of the smallest batch fits the GPU, with recomputation or without."""
-        return self.needed(name, configuration, MIN_BATCH, recompute=True) <= self.gpu_memory
+        return self.needed(name, configuration, self.least_batch(name), recompute=True) <= self.gpu_memory
 
     def needed(self, name: str, configuration: dict[str, Any], batch: int, recompute: bool) -> int:
         """Memory of a GPU that runs a step."""
@@ -94,14 +94,24 @@ class Search:
     def batch(self, name: str, configuration: dict[str, Any]) -> int:
         """Largest batch for a configuration whose smallest fits."""
         planned = self.source.configuration(name)["batch_size"]
+        allowed = max(planned, largest_allowed_batch(self.source, self.planner, configuration))
+
+        def largest(limit: int, recompute: bool) -> int:
+            def needed(batch: int) -> int:
+                return self.needed(name, configuration, batch, recompute)
+
+            return largest_batch(needed, self.gpu_memory, limit, self.least_batch(name))
+
+        return max(largest(self.chosen_batch(name) or allowed, recompute=False), largest(planned, recompute=True))
+
+    def chosen_batch(self, name: str) -> int | None:
+        """Batch of a configuration of the user's own, which has it beside what it inherits; None: nnU-Net chose."""
         own = self.source.plans["configurations"][name]
-        limit = max(planned, largest_allowed_batch(self.source, self.planner, configuration))
-        if "inherits_from" in own and "batch_size" in own:
-            limit = planned  # a batch that the user has chosen
-        return max(
-            largest_batch(lambda b: self.needed(name, configuration, b, recompute=False), self.gpu_memory, limit),
-            largest_batch(lambda b: self.needed(name, configuration, b, recompute=True), self.gpu_memory, planned),
-        )
+        return own.get("batch_size") if "inherits_from" in own else None
+
+    def least_batch(self, name: str) -> int:
+        """Smallest batch that is planned: nnU-Net's, or a smaller one that the user has chosen."""
+        return min(MIN_BATCH, self.chosen_batch(name) or MIN_BATCH)
 
     def with_smaller_patch(self, name: str, configuration: dict[str, Any]) -> dict[str, Any]:
         """First configuration with a smaller patch on which a batch of two fits.
@@ -133,13 +143,15 @@ class Search:
 
     def remedy(self, name: str, smallest: dict[str, Any]) -> str:
         """Sentence that tells what would fit instead of a trainer that does not."""
-        needs = self.estimator.requirement(name, smallest | {"batch_size": MIN_BATCH})
+        batch = self.least_batch(name)
+        smallest = smallest | {"batch_size": batch}
+        needs = self.estimator.requirement(name, smallest)
         others = (other for other in MAIN_TRAINERS if other != self.estimator.trainer.__name__)
         fitting = next((other for other in others if self.fits_another(other, name, smallest)), None)
         another = f", or train {fitting}, which fits" if fitting else ""
         return (
             f"{self.estimator.trainer.__name__} does not fit {self.gpu_memory / GIB:g} GiB on {name} of "
-            f"{self.source.dataset}: a batch of {MIN_BATCH} of its smallest patch, {in_words(smallest['patch_size'])}, "
+            f"{self.source.dataset}: a batch of {batch} of its smallest patch, {in_words(smallest['patch_size'])}, "
             f"needs {in_gib(with_margin(needs.least))} GiB: use a larger GPU, plan other configurations (-c){another}"
         )
 
@@ -149,20 +161,20 @@ class Search:
         if len(configuration["patch_size"]) not in dimensions_of(found):
             return False
         try:
-            needs = Estimator(self.source, found).requirement(name, configuration | {"batch_size": MIN_BATCH})
+            needs = Estimator(self.source, found).requirement(name, configuration)
         except CannotEstimate:
             return False
         return with_margin(needs.least) <= self.gpu_memory
 
 
-def largest_batch(needed: Callable[[int], int], memory: int, limit: int) -> int:
+def largest_batch(needed: Callable[[int], int], memory: int, limit: int, least: int = MIN_BATCH) -> int:
     """Largest batch up to a limit whose step fits, or the smallest batch; what steps need grows about linearly.
 
     Example:
         >>> largest_batch(lambda batch: 100 + 10 * batch, memory=1000, limit=400)
         90
     """
-    low, high = MIN_BATCH, max(limit, MIN_BATCH)
+    low, high = least, max(limit, least)
     if needed(high) <= memory:
         return high
     while high - low > 1:

@@ -8,6 +8,44 @@ LENGTH = re.compile(r"(_(1epoch|[1-9]\d*epochs))?(_[1-9]\d*iterations)?$")
 """Length of a training in a trainer's name, which changes nothing in its memory."""
 
 
+PLANNERS = {
+    "nnUNetPlans": "ExperimentPlanner",
+    "nnUNetResEncUNetMPlans": "nnUNetPlannerResEncM",
+    "nnUNetResEncUNetLPlans": "nnUNetPlannerResEncL",
+    "nnUNetResEncUNetXLPlans": "nnUNetPlannerResEncXL",
+}
+"""nnU-Net's planners by the names of their plans."""
+FITTED = re.compile(r"(?P<plans>\w+?Plans\w*?)_(?P<trainer>[A-Za-z]\w*Trainer\w*)_(?P<memory>[\d.]+)G")
+"""Names of plans that :func:`fitted_plans_name` gives."""
+
+
+def planner_option(plans_name: str) -> str:
+    """The option, with a space before it, with which nnU-Net's planning commands write plans of a name.
+
+    Example:
+        >>> planner_option("nnUNetPlans"), planner_option("nnUNetResEncUNetLPlans"), planner_option("MyPlans")
+        ('', ' -pl nnUNetPlannerResEncL', ' -pl PLANNER')
+    """
+    return "" if plans_name == "nnUNetPlans" else f" -pl {PLANNERS.get(plans_name, 'PLANNER')}"
+
+
+def planning_command(dataset_id: int, plans_name: str) -> str:
+    """The command that writes plans of a name, for a dataset that has a fingerprint.
+
+    Example:
+        >>> planning_command(1, "nnUNetResEncUNetMPlans")
+        'nnUNetv2_plan_experiment -d 1 -pl nnUNetPlannerResEncM'
+        >>> planning_command(1, "nnUNetPlans_DLKUNetTrainer_24G")
+        'nnunet-plugins plan -d 1 -tr DLKUNetTrainer --gpu-memory 24'
+        >>> planning_command(1, "nnUNetResEncUNetMPlans_DRGOTrainer_8G")
+        'nnunet-plugins plan -d 1 -tr DRGOTrainer --gpu-memory 8 -p nnUNetResEncUNetMPlans'
+    """
+    if (fitted := FITTED.fullmatch(plans_name)) is None:
+        return f"nnUNetv2_plan_experiment -d {dataset_id}{planner_option(plans_name)}"
+    start = "" if fitted["plans"] == "nnUNetPlans" else f" -p {fitted['plans']}"
+    return f"nnunet-plugins plan -d {dataset_id} -tr {fitted['trainer']} --gpu-memory {fitted['memory']}{start}"
+
+
 def fitted_plans_name(plans_name: str, trainer: str, gpu_memory_gb: float) -> str:
     """Name of the plans with which a trainer fits a GPU.
 

@@ -58,7 +58,10 @@ def before_and_after(made: MadePlans, gpu_memory_gb: float) -> Iterator[Row]:
 def next_commands(trainer: str, made: MadePlans) -> Iterator[str]:
     """Lines to type before the training and for it."""
     number, plans = made.source.dataset_id, made.content["plans_name"]
-    if unprocessed := [name for name in made.fitted if not is_preprocessed(made.source, name)]:
+    first_of_data: dict[str, str] = {}  # nnU-Net would make data that several share once for each of them
+    for name in made.fitted:
+        first_of_data.setdefault(made.source.configuration(name)["data_identifier"], name)
+    if unprocessed := [name for name in first_of_data.values() if not is_preprocessed(made.source, name)]:
         yield f"nnUNetv2_preprocess -d {number} -plans_name {plans} -c {' '.join(unprocessed)}"
     for name in made.fitted:
         yield f"nnUNetv2_train {number} {name} FOLD -tr {trainer} -p {plans}"

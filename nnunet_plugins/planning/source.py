@@ -21,6 +21,7 @@ from nnunet_plugins.nnunet_folders import (
     find_nnunet_folder,
     nnunet_folder,
 )
+from nnunet_plugins.planning.names import planning_command
 
 LINKS = ("inherits_from", "previous_stage", "next_stage")
 """Keys of a configuration that name other configurations, without which it cannot be trained."""
@@ -67,7 +68,7 @@ class Source:
 
     @property
     def remedy(self) -> str:
-        return f"correct the plans, or plan the dataset again, with nnUNetv2_plan_experiment -d {self.dataset_id}"
+        return f"correct the plans, or make them again, with {planning_command(self.dataset_id, self.plans_name)}"
 
     def dimensions(self, name: str) -> int:
         return len(self.configuration(name)["patch_size"])
@@ -93,19 +94,20 @@ def read_source(dataset_id: int, plans_name: str = "nnUNetPlans") -> Source:
     name = dataset_name(dataset_id, (RAW, PREPROCESSED) if find_nnunet_folder(RAW) else (PREPROCESSED,))
     folder = nnunet_folder(PREPROCESSED) / name
     files = {
-        folder / f"{plans_name}.json": f"nnUNetv2_plan_experiment -d {dataset_id}",
+        folder / f"{plans_name}.json": planning_command(dataset_id, plans_name),
         folder / FINGERPRINT: f"nnUNetv2_extract_fingerprint -d {dataset_id}",
     }
     for path, command in files.items():
         if not path.is_file():
             raise UserError(f"{path} is not there: make it with {command}, or correct -d or -p")
-    plans, fingerprint = (read_json(path, remedy=f"make it again, with {command}") for path, command in files.items())
+    again = {path: f"move it away and make it again, with {command}" for path, command in files.items()}
+    plans, fingerprint = (read_json(path, remedy) for path, remedy in again.items())
     dataset_json = read_json(folder / "dataset.json", remedy="copy it there from the raw dataset")
     own_name = plans.get("plans_name") if isinstance(plans, dict) else None
     if own_name != plans_name or not isinstance(plans.get("configurations"), dict) or not plans["configurations"]:
         raise UserError(
             f"{folder / plans_name}.json is no plans file of that name (its plans_name is {own_name!r}, which must be "
-            "the file's, and it must have configurations): correct it, or plan the dataset again"
+            f"the file's, and it must have configurations): correct it, or {next(iter(again.values()))}"
         )
     for content, file, keys in (
         (fingerprint, FINGERPRINT, ("spacings", "shapes_after_crop")),

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from support.repository import REPOSITORY
 
-from nnunet_plugins.benchmark.jobs.preparation import PLANNERS
 from nnunet_plugins.benchmark.metrics import HIGHER_IS_BETTER
 from nnunet_plugins.benchmark.report.markup import PUBLISHED_FILE
 from nnunet_plugins.benchmark.report.page import CASES, FIGURES, OWN_FILES, verify
@@ -17,6 +16,7 @@ from nnunet_plugins.benchmark.report.record import read_record
 from nnunet_plugins.benchmark.suite import Suite, divided, read_suite
 from nnunet_plugins.dataset_conversion.dataset import PNG
 from nnunet_plugins.dataset_conversion.datasets import CONVERTERS
+from nnunet_plugins.planning.names import PLANNERS
 from nnunet_plugins.trainers import PRETRAINED, TRAINERS, find_trainer
 
 FOLDER = REPOSITORY / "suites"

@@ -69,17 +69,23 @@ def test_benchmark_alone_prints_its_help(capsys):
     ("missing", "sentence"),
     [
         ("preprocessed/Dataset501_A/nnUNetPlans.json", "plan_and_preprocess -d 501 --verify_dataset_integrity"),
+        ("preprocessed/Dataset501_A/nnUNetResEncUNetLPlans.json", "_integrity -pl nnUNetPlannerResEncL"),
+        ("preprocessed/Dataset501_A/MyPlans.json", "_integrity -pl PLANNER"),
+        ("preprocessed/Dataset501_A/nnUNetPlans_DRGOTrainer_8G.json", "plan -d 501 -tr DRGOTrainer --gpu-memory 8"),
         ("results/Dataset501_A/X__nnUNetPlans__2d/dataset.json", "-c; there are Y__nnUNetPlans__2d"),
         ("results/Dataset501_A/Y__nnUNetPlans__2d/fold_3/checkpoint_final.pth", "or correct -f (folds) or -chk"),
         ("elsewhere/dataset.json", None),
     ],
 )
-def test_file_that_an_earlier_step_would_have_written_is_explained(missing, sentence, tmp_path, monkeypatch):
+@pytest.mark.parametrize("absolute", [True, False])
+def test_file_that_an_earlier_step_would_have_written_is_explained(missing, sentence, absolute, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    root = tmp_path if absolute else Path()
     for name in ("preprocessed", "results"):
-        monkeypatch.setenv(f"nnUNet_{name}", str(tmp_path / name))
+        monkeypatch.setenv(f"nnUNet_{name}", str(root / name))
     (tmp_path / "results" / "Dataset501_A" / "Y__nnUNetPlans__2d").mkdir(parents=True)
     with pytest.raises(FileNotFoundError) as raised:
-        (tmp_path / missing).read_text()
+        (root / missing).read_text()
     found = explain_missing_file(raised.value)
     assert found is None if sentence is None else sentence in found and str(tmp_path) in found
     assert (

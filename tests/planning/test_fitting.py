@@ -113,12 +113,25 @@ def test_recomputation_is_for_the_planned_batch_and_not_for_a_larger_one(root):
     assert needed(source, CASNET, "2d", planned, planned["batch_size"] + 1, recompute=True) < gib
 
 
-def test_a_batch_that_the_user_has_chosen_is_never_made_larger(root):
+@pytest.mark.parametrize("batch", [1, 4])
+def test_a_batch_that_the_user_has_chosen_is_never_made_larger(root, batch):
     path = root / "nnUNet_preprocessed" / "Dataset921_Described" / "nnUNetPlans.json"
     plans = json.loads(path.read_text())
-    plans["configurations"]["2d_b4"] = {"inherits_from": "2d", "batch_size": 4}
+    plans["configurations"]["2d_mine"] = {"inherits_from": "2d", "batch_size": batch}
     path.write_text(json.dumps(plans))
-    assert search(read_source(IMAGES.id), STOCK, 100).fit("2d_b4").after["batch_size"] == 4
+    assert search(read_source(IMAGES.id), STOCK, 100).fit("2d_mine").after["batch_size"] == batch
+
+
+def test_the_patch_stays_where_the_chosen_batch_of_one_fits(root):
+    path = root / "nnUNet_preprocessed" / "Dataset921_Described" / "nnUNetPlans.json"
+    plans = json.loads(path.read_text())
+    plans["configurations"]["2d_b1"] = {"inherits_from": "2d", "batch_size": 1}
+    path.write_text(json.dumps(plans))
+    source = read_source(IMAGES.id)
+    planned = source.configuration("2d")
+    one, two = (needed(source, CASNET, "2d", planned, batch, recompute=True) for batch in (1, 2))
+    found = search(source, CASNET, (one + two) / 2)
+    assert found.fit("2d").after["patch_size"] != planned["patch_size"] == found.fit("2d_b1").after["patch_size"]
 
 
 @pytest.mark.slow

@@ -113,9 +113,10 @@ def test_a_second_configuration_joins_the_first(root, capsys):
 
 @pytest.mark.parametrize("asked", ["3d_lowres", "3d_cascade_fullres"])
 def test_the_configurations_of_a_cascade_stay_together(root, capsys, asked):
-    plan(capsys, "-d", LARGE_VOLUMES.id, *STOCK, "--gpu-memory", "3", "-c", asked)
+    output = plan(capsys, "-d", LARGE_VOLUMES.id, *STOCK, "--gpu-memory", "3", "-c", asked)
     path = folder(root, LARGE_VOLUMES) / "nnUNetPlans_nnUNetTrainer_3G.json"
     assert list(read(path)["configurations"]) == ["3d_lowres", "3d_fullres", "3d_cascade_fullres"]
+    assert "-c 3d_lowres 3d_fullres\n" in output  # the cascade has the data of 3d_fullres
     before, after = PlansManager(str(folder(root, LARGE_VOLUMES) / "nnUNetPlans.json")), PlansManager(str(path))
     lowres, cascade = (after.get_configuration(name) for name in ("3d_lowres", "3d_cascade_fullres"))
     assert lowres.next_stage_names == ["3d_cascade_fullres"] and cascade.previous_stage_name == "3d_lowres"

@@ -3,7 +3,7 @@
 import os
 from dataclasses import replace
 
-from nnunet_plugins.benchmark.checks import PLANNERS, check_folds, check_plans
+from nnunet_plugins.benchmark.checks import check_folds, check_plans
 from nnunet_plugins.benchmark.jobs.sources import current_source, missing_cases, preprocessed_data_are_stale
 from nnunet_plugins.benchmark.jobs.states import plan_receipt
 from nnunet_plugins.benchmark.runs import Run, planned_configuration
@@ -12,6 +12,7 @@ from nnunet_plugins.errors import UserError
 from nnunet_plugins.files import write_json
 from nnunet_plugins.locks import lock
 from nnunet_plugins.nnunet_folders import RAW, nnunet_folder
+from nnunet_plugins.planning.names import PLANNERS
 
 
 def plan(suite: Suite, run: Run) -> None:

@@ -14,11 +14,22 @@ DISCOVERY_FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "_di
 
 
 def search_path(current: str | None) -> str:
-    """Return the value of ``nnUNet_extTrainer`` with our folder appended once, after the user's own folders."""
-    entries = [entry for entry in (current or "").split(os.pathsep) if entry.strip()]
+    """Return the value of ``nnUNet_extTrainer`` with our folder appended once, after the user's own folders.
+
+    That of another installation of this package, whose environment the value was inherited from, is left out: nnU-Net
+    would search there first, and import from it what this installation does not have.
+    """
+    given = (entry for entry in (current or "").split(os.pathsep) if entry.strip())
+    entries = [entry for entry in given if not is_of_another_installation(entry)]
     if DISCOVERY_FOLDER not in entries:
         entries.append(DISCOVERY_FOLDER)
     return os.pathsep.join(entries)
+
+
+def is_of_another_installation(folder: str) -> bool:
+    """Whether a folder is the one that another installation of this package adds."""
+    path = os.path.normpath(folder)
+    return path.endswith(os.path.join("nnunet_plugins", "_discovery")) and path != DISCOVERY_FOLDER
 
 
 def extend() -> None:

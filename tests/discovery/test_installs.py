@@ -10,6 +10,8 @@ import pytest
 from PIL import Image
 from support.environments import Environment, call
 
+from nnunet_plugins._startup import DISCOVERY_FOLDER, search_path
+
 PROBE = Path(__file__).with_name("probe.py")
 PACKAGE = "nnunet_plugins"
 TRAINER = "DCFFSNetTrainer"
@@ -85,6 +87,23 @@ def test_nnunet_finds_the_trainers_of_an_editable_installation(source, tmp_path)
     probed = json.loads(environment.run(PROBE, *NAMES).stdout)
     assert probed["found"] == NAMES
     assert Path(probed["package"]).parent == source / PACKAGE
+
+
+def test_an_environment_without_the_package_finds_the_users_trainers_behind_ours(user_folder, tmp_path):
+    """``nnUNet_extTrainer`` may be inherited from the environment that has the package."""
+    environment = Environment(tmp_path / "environment")
+    environment.see_packages()
+    inherited = os.pathsep.join([DISCOVERY_FOLDER, str(user_folder)])
+    find = "from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name as find; "
+    found = environment.run("-c", f"{find}print(find('TrainerOfMine'))", nnUNet_extTrainer=inherited)
+    assert "mine.TrainerOfMine" in found.stdout and "take it out of nnUNet_extTrainer" in found.stderr
+
+
+def test_the_folder_of_another_installation_is_not_searched():
+    ours, other = DISCOVERY_FOLDER, os.path.join(os.sep, "other", "nnunet_plugins", "_discovery")
+    given = os.pathsep.join([f"{other}{os.sep}", "/mine", other])
+    assert search_path(given) == os.pathsep.join(["/mine", ours])
+    assert search_path(search_path(given)) == search_path(given)
 
 
 def test_uninstalling_leaves_nothing(wheel, tmp_path):

@@ -157,8 +157,8 @@ def apply_options(dataset: Dataset, source: Source, options: argparse.Namespace)
         changes["max_foreground_fraction"] = (
             options.max_foreground_fraction if options.max_foreground_fraction < 1 else None
         )
-    if options.near_duplicates:
-        changes["near_duplicates"] = True
+    if options.near_duplicates or options.groups or options.group:
+        changes["near_duplicates"] = options.near_duplicates  # declared groups replace what a dataset does by itself
     if options.resize:
         changes["size"] = tuple(options.resize)
     return replace(dataset, **changes)

@@ -30,7 +30,7 @@ def assign(
     """
     kept = [outcome for outcome in outcomes if not outcome.left_out]
     refuse_without_foreground(dataset, kept)
-    groups = groups_of(dataset, options, kept)
+    groups = groups_of(dataset, kept)
     parts = parts_of(dataset, options, cases, outcomes, groups)
     validation = "test" if options.paper_split and not dataset.paper_validation else "val"
     for outcome in kept:
@@ -60,10 +60,10 @@ def refuse_without_foreground(dataset: Dataset, kept: Sequence[Outcome]) -> None
         raise UserError(f"No mask of {dataset.name} has any foreground: check {suspects}")
 
 
-def groups_of(dataset: Dataset, options: Options, kept: Sequence[Outcome]) -> dict[str, str]:
+def groups_of(dataset: Dataset, kept: Sequence[Outcome]) -> dict[str, str]:
     """Group of each case: near-duplicates, the published group, or the case alone."""
     groups = {outcome.row.case: outcome.row.group or outcome.row.case for outcome in kept}
-    if dataset.near_duplicates and not options.groups and options.group is None:
+    if dataset.near_duplicates:
         thumbnails = {outcome.row.case: outcome.thumbnail for outcome in kept if outcome.thumbnail is not None}
         alike: dict[int, list[str]] = {}
         for name, number in near_duplicate_groups(thumbnails).items():

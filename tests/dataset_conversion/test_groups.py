@@ -89,11 +89,12 @@ def test_expression_that_makes_no_groups_is_refused(photos, expression, parts):
     assert_says(text, "--group", *parts)
 
 
-def test_images_that_look_alike_unite_patients_and_never_divide_them(slices):
+@pytest.mark.parametrize("declared", [(), ("--group", "pat [0-9]+")], ids=["folders", "expression"])
+def test_images_that_look_alike_unite_patients_and_never_divide_them(slices, declared):
     save(slices / "scans/pat 5/0.png", picture(50))
     save(slices / "scans/pat 5/1.png", picture(51))
     save(slices / "scans/pat 5/2.png", picture(52))
-    convert("folder", slices, *FOLDERS, "--near-duplicates")
+    convert("folder", slices, *FOLDERS, *declared, "--near-duplicates")
     assert groups() == {f"pat_{p}_{i}": "pat 5" if p == 5 else "pat 0" for p in range(6) for i in range(3)}
 
 

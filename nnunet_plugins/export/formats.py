@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+import zipfile
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from packaging.version import Version
 from torch import Tensor, nn
 
 from nnunet_plugins.deployed.model import INPUT, ONNX, OUTPUT
@@ -17,6 +19,10 @@ from nnunet_plugins.errors import UserError
 PT2 = "pt2"
 FREE = "batch"
 """Name of the axis that may have any length."""
+LOWEST_TORCH = {ONNX: "2.6", PT2: "2.7"}
+"""First torch that can write each format as it is written here."""
+ZIP = b"PK\x03\x04"
+"""First bytes of what torch pickles."""
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
 TOLERANCE = 1e-4
 """Largest difference of a logit that counts as none; a share of the largest logit if that is more than 1."""
@@ -62,6 +68,9 @@ def write_pt2(network: nn.Module, images: Tensor, path: Path) -> None:
     program = torch.export.export(network, (images,), dynamic_shapes=free_batch(images, torch.export.Dim(FREE)))
     program.example_inputs = None  # the one thing that would be pickled
     torch.export.save(program, str(path))
+    with zipfile.ZipFile(path) as archive:
+        if any(archive.read(name).startswith(ZIP) for name in archive.namelist()):
+            raise UserError(f"torch {torch.__version__} pickles the weights in {PT2} files: update it")
 
 
 def run_pt2(path: Path, images: Tensor) -> Tensor:
@@ -72,11 +81,13 @@ FORMATS = {ONNX: Format(write_onnx, run_onnx), PT2: Format(write_pt2, run_pt2)}
 
 
 def require(name: str) -> None:
-    """Refuse a format whose packages are not installed.
+    """Refuse a format that the installed torch cannot write, or whose packages are not installed.
 
     Raises:
-        UserError: with the command that installs them.
+        UserError: with what to install.
     """
+    if Version(torch.__version__) < Version(LOWEST_TORCH[name]):
+        raise UserError(f"torch {torch.__version__} cannot write {name}: update it to {LOWEST_TORCH[name]} or newer")
     if name == ONNX and (missing := [package for package in NEEDED if find_spec(package) is None]):
         raise UserError(f"{missing[0]} is not installed: pip install {' '.join(NEEDED)}, or choose --format {PT2}")
 

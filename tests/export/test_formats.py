@@ -1,6 +1,7 @@
 """Proves: a network's file computes what the network computes, for any number of images, and holds no pickle."""
 
 import pickletools
+import re
 import zipfile
 
 import pytest
@@ -74,6 +75,24 @@ def test_file_that_computes_something_else_is_refused(tmp_path, monkeypatch):
     monkeypatch.setitem(formats.FORMATS, "onnx", wrong)
     with pytest.raises(UserError, match=r"file of Network differs from torch by 0\.01, but 0\.0001 is allowed"):
         formats.write_network("onnx", network, (2, 6, 8), tmp_path / "network.onnx")
+
+
+@pytest.mark.parametrize(("name", "version"), [("onnx", "2.5.1+cu124"), ("pt2", "2.6.0")])
+def test_torch_that_is_too_old_is_to_be_updated(name, version, monkeypatch):
+    monkeypatch.setattr(torch, "__version__", version)
+    with pytest.raises(UserError, match=f"torch {re.escape(version)} cannot write {name}: update it to 2"):
+        formats.require(name)
+
+
+def test_torch_that_would_pickle_the_weights_is_to_be_updated(tmp_path, monkeypatch):
+    def save(program, path):
+        torch.save(program.state_dict, tmp_path / "weights")
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.write(tmp_path / "weights")
+
+    monkeypatch.setattr(torch.export, "save", save)
+    with pytest.raises(UserError, match="pickles the weights in pt2 files: update it"):
+        formats.write_network("pt2", Network().eval(), (2, 6, 8), tmp_path / "network.pt2")
 
 
 def test_missing_packages_are_named(monkeypatch):

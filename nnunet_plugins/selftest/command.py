@@ -24,6 +24,8 @@ from nnunet_plugins.trainers import find_trainer
 
 MAIN_TRAINERS = ("nnUNetTrainer", *(name for name in table.MAIN_TRAINERS if name not in table.HALVES))
 """nnU-Net's own trainer, to compare with, and the methods of the papers."""
+PATHS = {_startup.SEARCH_PATH_VARIABLE, "NNUNET_PLUGINS_WEIGHTS", "NNUNET_PLUGINS_STAGE1"}
+"""Settings of the user's that are paths."""
 
 
 class Size(NamedTuple):
@@ -208,6 +210,9 @@ def environment_of(folder: Path) -> dict[str, str]:
     """Environment of nnU-Net in the temporary folder; of the user's settings, those of trainers and compiling stay."""
     kept = ("nnUNet_compile", _startup.SEARCH_PATH_VARIABLE)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("nnUNet_") or name in kept}
+    for name in PATHS & environment.keys():  # of the folder in which the user is, as the trial's is another one
+        entries = environment[name].split(os.pathsep)
+        environment[name] = os.pathsep.join(os.path.abspath(entry) for entry in entries if entry.strip())
     workers = str(max(1, min(4, usable_cores() // 2)))
     return {
         "NNUNET_PLUGINS_SEED": "0",

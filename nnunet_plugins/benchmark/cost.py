@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch._dynamo import OptimizedModule
 from torch.nn import functional as F
 from torch.utils._pytree import tree_map_only
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from tqdm import tqdm
 
 from nnunet_plugins.benchmark.jobs.training import usable_threads
@@ -126,14 +126,14 @@ class Contestant:
 
     def flops(self) -> int:
         """FLOPs of predicting one patch without mirroring: 2 x MACs of convolutions and matrix products."""
-        with FlopCounterMode(display=False) as counter, self.inference_mode():
+        with flop_counter() as counter, self.inference_mode():
             self.bare_network(self.batch["data"][:1])
         return counter.get_total_flops()
 
     def training_flops(self) -> int:
         """FLOPs of the forward pass of a training step, with all that only the loss needs."""
         network_input = getattr(self.trainer, "network_input", itemgetter("data"))
-        with FlopCounterMode(display=False) as counter, torch.no_grad(), self.autocast():
+        with flop_counter() as counter, torch.no_grad(), self.autocast():
             self.bare_network(network_input(self.batch))
         return counter.get_total_flops()
 
@@ -146,6 +146,16 @@ class Contestant:
     def parameters(self) -> int:
         """Number of parameters, each counted once, however many modules share it."""
         return sum(parameter.numel() for parameter in self.trainer.network.parameters())
+
+
+def flop_counter() -> FlopCounterMode:
+    """Counter of FLOPs that knows attention on the CPU too, which some versions of torch's does not."""
+
+    def attention(query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: object, **__: object) -> int:
+        return sdpa_flop_count(query, key, value)
+
+    on_cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    return FlopCounterMode(display=False, custom_mapping={on_cpu: attention})
 
 
 def seconds(call: Callable[[], object], device: torch.device, clock: Callable[[], float] = time.perf_counter) -> float:

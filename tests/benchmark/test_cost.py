@@ -10,12 +10,14 @@ import torch
 from support.cell_datasets import LABELS, REGIONS_IGNORE, VOLUMES, dataset_name, load_plans, make_trainer
 from support.narrow import narrow_networks
 from torch import nn
+from torch.nn import functional
 
 from nnunet_plugins.architectures.layers.recomputation import is_recomputing
 from nnunet_plugins.benchmark import cost
 from nnunet_plugins.benchmark.cost import (
     Contestant,
     contestant_of,
+    flop_counter,
     quartiles,
     random_batch,
     run_cost,
@@ -29,6 +31,14 @@ from nnunet_plugins.benchmark.survey import survey
 from nnunet_plugins.errors import UserError
 
 STOCK, SMALL = "nnUNetTrainer", "DLKUNetSTrainer_C64"
+
+
+def test_attention_on_the_cpu_is_counted():
+    """Two products of 16 x 16 x 8 for each of two heads, each multiplication with an addition."""
+    tokens = torch.randn(1, 2, 16, 8)
+    with flop_counter() as counter, torch.inference_mode():
+        functional.scaled_dot_product_attention(tokens, tokens, tokens)
+    assert counter.get_total_flops() == 2 * 2 * 2 * 16 * 16 * 8
 
 
 def suite_of(*datasets, trainers=(STOCK, SMALL), device="cpu"):

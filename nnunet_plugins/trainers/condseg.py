@@ -31,6 +31,9 @@ class ConDSegNet0Trainer(PluginTrainer):
     predicts with the last iterate, which a constant rate leaves wherever its last steps led. Deviation: where the last
     iterate predicts, the rates fall to zero as nnU-Net's own do. ``constant_rate`` is the paper's.
 
+    Deviation: images are augmented as nnU-Net does it, with noise, blur, brightness, contrast and gamma beside the
+    paper's rotations and flips, for trainings without consistency reinforcement too.
+
     Volumes are our extension to the paper's images.
     """
 

@@ -49,9 +49,9 @@ class PlateauSchedule:
     """Learning rates that fall where the validation loss does not, replayed from the log before every epoch.
 
     Deviation: torch's ``ReduceLROnPlateau`` counts epochs without a record. nnU-Net's validation loss is a mean over 50
-    random patches, whose noise keeps records away from a loss that still falls; see :func:`plateaus` for what counts
-    here. And over the last fifth of the epochs all rates go to the lowest one, in equal steps: few plateaus are found
-    in a noisy loss, and nnU-Net predicts with the last iterate, where the authors keep the best.
+    random batches, whose noise keeps records away from a loss that still falls; see :func:`plateaus` for what counts
+    here. And over the last fifth of the epochs all rates go towards 0, in equal steps: few plateaus are found in a
+    noisy loss, and nnU-Net predicts with the last iterate, where the authors keep the best.
 
     Args:
         optimizer: whose groups' present rates are those at the start of the training.

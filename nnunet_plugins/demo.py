@@ -304,17 +304,17 @@ def comparison(truth: NDArray[np.uint8], prediction: NDArray[np.uint8]) -> NDArr
 
 
 def print_next_steps(trainer: str, device: str) -> None:
-    option = "" if device == "cuda" else " -device cpu"
-    lines = [
-        "\nYour own data: images and masks in two folders of my_data, one mask for each image. Type\n",
-        *(f"  {line}" for line in activation()),
-        '  export nnUNet_raw="$PWD/raw" nnUNet_preprocessed="$PWD/preprocessed" nnUNet_results="$PWD/results"',
-        "  nnunet-plugins convert folder my_data -d 123 --dataset-name Mine "
-        "--images 'images/*.png' --masks 'masks/*.png'",
-        "  nnUNetv2_plan_and_preprocess -d 123 -c 2d --verify_dataset_integrity",
-        f"  nnUNetv2_train 123 2d 0 -tr {trainer}{option}",
-        f"  nnUNetv2_predict -i NEW_IMAGES -o PREDICTIONS -d 123 -c 2d -f 0 -tr {trainer}{option}",
-        "\nSeveral images of one patient need --groups, so that no fold divides a patient: docs/datasets.md.",
-        f"A training is 1000 epochs of 250 steps; {trainer}_100epochs, or any other number, makes it shorter.",
+    option, images, masks = "" if device == "cuda" else " -device cpu", "'images/*.png'", "'masks/*.png'"
+    commands = [
+        *activation(),
+        'export nnUNet_raw="$PWD/raw" nnUNet_preprocessed="$PWD/preprocessed" nnUNet_results="$PWD/results"',
+        f"nnunet-plugins convert folder my_data -d 123 --dataset-name Mine --images {images} --masks {masks}",
+        "nnUNetv2_plan_and_preprocess -d 123 -c 2d --verify_dataset_integrity",
+        f"nnUNetv2_train 123 2d 0 -tr {trainer}{option}",
+        f"nnunet-plugins convert folder new_data -d 123 --test-images {images} -o new_data_123",
+        f"nnUNetv2_predict -i new_data_123/imagesTs -o predictions -d 123 -c 2d -f 0 -tr {trainer}{option}",
     ]
-    print("\n".join(lines))
+    print("\nYour own data: images and masks in two folders of my_data, one mask for each image. Type\n")
+    print(*(f"  {command}" for command in commands), sep="\n")
+    print("\nSeveral images of one patient need --groups, so that no fold divides a patient: docs/datasets.md.")
+    print(f"A training is 1000 epochs of 250 steps; {trainer}_100epochs, or any other number, makes it shorter.")

@@ -107,6 +107,7 @@ def test_demo_ends_with_table_picture_and_the_commands_for_own_data(finished_dem
         "±",
         str(folder / "demo.png"),
         "nnUNetv2_train 123 2d 0 -tr DCFFSNetTrainer",
+        "convert folder new_data -d 123 --test-images 'images/*.png' -o new_data_123",
         "--groups",
     ):
         assert expected in report

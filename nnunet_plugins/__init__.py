@@ -4,4 +4,4 @@ This module imports nothing, because Python imports it at every start (see ``_st
 by the modules that need them.
 """
 
-__version__ = "0.3.0"
+__version__ = "0.4.0"

@@ -35,6 +35,8 @@ class Progress(NamedTuple):
     """Time that the training still needs, at the speed of the last epochs."""
     detail: str = ""
     """Further words on the state, e.g. the log that says why it failed."""
+    tenths: int = 0
+    """Tenths of the step's epochs or cases that are finished."""
 
     def __str__(self) -> str:
         return self.state + (f", {self.detail}" if self.detail else "")
@@ -79,10 +81,13 @@ def working(suite: Suite, run: Run) -> Progress:
         return Progress("measuring", num_epochs, epochs.dice)
     if not (run.folder / CHECKPOINTS[0]).exists():
         left = None if epochs.seconds is None else epochs.seconds * max(0, num_epochs - epochs.finished)
-        return Progress("training", epochs.finished, epochs.dice, left)
-    if (run.folder / SUMMARY).exists() and (part := unpredicted_test_set(run)):
-        return Progress("predicting the test set", num_epochs, epochs.dice, detail=cases_predicted(run, part))
-    return Progress("validating", num_epochs, epochs.dice, detail=cases_predicted(run, VALIDATION))
+        return Progress("training", epochs.finished, epochs.dice, left, tenths=10 * epochs.finished // num_epochs)
+    state, part = "validating", VALIDATION
+    if (run.folder / SUMMARY).exists() and (unpredicted := unpredicted_test_set(run)):
+        state, part = "predicting the test set", unpredicted
+    predicted, cases = num_predicted(run, part)
+    detail = f"{predicted} of {cases} cases"
+    return Progress(state, num_epochs, epochs.dice, detail=detail, tenths=10 * predicted // max(1, cases))
 
 
 def stopped(run: Run) -> Progress:
@@ -104,11 +109,11 @@ def unpredicted_test_set(run: Run) -> str | None:
     return None
 
 
-def cases_predicted(run: Run, part: str) -> str:
-    """Number of predicted cases, of how many."""
+def num_predicted(run: Run, part: str) -> tuple[int, int]:
+    """Number of predicted cases, and of all."""
     expected = predictions(run, part)
     folder = run.folder / (f"{part}.partial" if is_test_set(part) else part)
-    return f"{sum((folder / path.name).exists() for path in expected.values())} of {len(expected)} cases"
+    return sum((folder / path.name).exists() for path in expected.values()), len(expected)
 
 
 def next_step(suite: Suite, run: Run) -> tuple[str, Path]:

@@ -86,16 +86,15 @@ def telling(survey: Survey) -> AbstractContextManager[Tell]:
 
 @contextmanager
 def lines(watch: Watch) -> Iterator[Tell]:
-    """Print a line when a run begins a step or has finished another tenth of its epochs, or a dataset is prepared."""
+    """Print a line when a run begins a step or has done another tenth of its epochs or cases; and of datasets."""
     told: set[tuple[Any, ...]] = set()
 
     def tell(at_once: bool) -> None:
         for run in watch.look(at_once):
             found = watch.progress[run]
             num_epochs = watch.suite.epochs_for(run.trainer)
-            tenths = 10 * found.epochs // num_epochs if found.state == "training" else 0
             about = run.dataset if found.state in PREPARING.values() else str(run)
-            event = about, found.state, tenths
+            event = about, found.state, found.tenths
             if event not in told and not found.state.startswith(("failed", "waiting", "stopped")):
                 told.add(event)
                 when = time.strftime("%Y-%m-%d %H:%M:%S")

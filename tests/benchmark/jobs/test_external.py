@@ -17,7 +17,7 @@ from nnunet_plugins.benchmark.jobs.disk import bytes_of_predictions
 from nnunet_plugins.benchmark.jobs.states import discard_stale_receipts, state_of
 from nnunet_plugins.benchmark.jobs.training import train
 from nnunet_plugins.benchmark.jobs.validation import validate
-from nnunet_plugins.benchmark.progress import cases_predicted, unpredicted_test_set
+from nnunet_plugins.benchmark.progress import num_predicted, unpredicted_test_set
 from nnunet_plugins.benchmark.report.collection import collect
 from nnunet_plugins.benchmark.report.record import from_json
 from nnunet_plugins.benchmark.runs import Run, images_folder, references, runs
@@ -59,7 +59,7 @@ def test_parts_and_files_are_those_of_the_other_dataset(elsewhere):
     assert list(references(run, PART)) == ["other0", "other1"]
     assert {path.parent for path in references(run, PART).values()} == {elsewhere / "labelsTs"}
     (run.folder / f"{PART}.partial").mkdir(parents=True)
-    assert (unpredicted_test_set(run), cases_predicted(run, PART)) == (PART, "0 of 2 cases")
+    assert (unpredicted_test_set(run), num_predicted(run, PART)) == (PART, (0, 2))
 
 
 def test_the_disk_it_takes_is_told(run, elsewhere):

@@ -24,7 +24,7 @@ def first(folders):
     """The first training, on a dataset that is prepared."""
     run = runs(TWO_DATASETS)[0]
     run.folder.mkdir(parents=True)
-    write_json(run.splits_file, [{"train": [], "val": ["a"]}] * 5)
+    write_json(run.splits_file, [{"train": [], "val": [str(case) for case in range(40)]}] * 5)
     write_json(run.preprocessed / "dataset.json", {"file_ending": ".png"})
     return run
 
@@ -57,12 +57,19 @@ def test_a_file_gets_one_line_for_each_event(first, capsys):
                 tell(True)
             (first.folder / "checkpoint_final.pth").touch()
             tell(True)
+            (first.folder / "validation").mkdir()
+            for case in range(21):
+                (first.folder / "validation" / f"{case}.png").touch()
+                tell(True)
             holder.communicate()
-        begun, tenth, fifth, validating = events(capsys)
+        begun, tenth, fifth, validating, *predicted = events(capsys)
         assert begun == f"0 of 8 done  {first}: training, epoch 0 of 100"
         assert tenth == f"0 of 8 done  {first}: training, epoch 10 of 100, Dice 0.625, 4 min left"
         assert fifth == f"0 of 8 done  {first}: training, epoch 20 of 100, Dice 0.625, 4 min left"
-        assert validating == f"0 of 8 done  {first}: validating, 0 of 1 cases, Dice 0.625"
+        assert validating == f"0 of 8 done  {first}: validating, 0 of 40 cases, Dice 0.625"
+        assert predicted == [
+            f"0 of 8 done  {first}: validating, {number} of 40 cases, Dice 0.625" for number in range(4, 21, 4)
+        ]
         finish(first)
         tell(True)
         tell(True)

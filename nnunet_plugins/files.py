@@ -62,7 +62,7 @@ def atomic_write_with_companions(path: Path) -> Iterator[Path]:
 
 def partial_path(path: Path) -> Path:
     """Name beside ``path`` for what is not whole yet, of this process alone: several may write the same file."""
-    return path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
+    return path.with_name(f".{path.name.lstrip('.')}.{os.getpid()}{PARTIAL}")
 
 
 def flush(path: Path) -> None:

@@ -12,6 +12,7 @@ from nnunet_plugins.files import (
     atomic_write_with_companions,
     backup_folder,
     digest,
+    partial_path,
     read_json,
     recover_folder,
     remove_partial,
@@ -144,6 +145,12 @@ def test_what_killed_processes_left_half_written_is_removed_and_nothing_else(tmp
         other.write_text("another's")
     remove_partial(tmp_path, "checkpoint_")
     assert sorted(tmp_path.iterdir()) == others
+
+
+def test_what_a_killed_process_leaves_of_a_hidden_file_is_found(tmp_path):
+    partial_path(tmp_path / ".checkpoint_best_regions.npz.next").touch()
+    remove_partial(tmp_path, "checkpoint_")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_file_is_on_the_disk_before_it_takes_its_place(tmp_path, monkeypatch):

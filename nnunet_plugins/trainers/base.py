@@ -27,10 +27,11 @@ from nnunet_plugins.architectures.layers.encoders import load_imagenet_weights
 from nnunet_plugins.compatibility import require_trainer
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.losses import DiceCrossEntropyLoss
-from nnunet_plugins.losses.common import LabelFormat, PluginLoss
+from nnunet_plugins.losses.common import LabelFormat
 from nnunet_plugins.quiet_timm import timm
 from nnunet_plugins.trainers.early_stopping import EarlyStopping
 from nnunet_plugins.trainers.limits import Limits, refuse_unknown_configuration
+from nnunet_plugins.trainers.loss_terms import LossTerms
 from nnunet_plugins.trainers.memory.fitting import FittingTrainer
 from nnunet_plugins.trainers.plan import REFERENCE_PLANS, NetworkPlan
 from nnunet_plugins.trainers.safe_training import SafeTraining
@@ -41,7 +42,7 @@ require_trainer(nnUNetTrainer)
 SEED_VARIABLE = "NNUNET_PLUGINS_SEED"
 
 
-class BaseTrainer(Limits, SafeTraining, EarlyStopping, FittingTrainer):
+class BaseTrainer(Limits, SafeTraining, EarlyStopping, FittingTrainer, LossTerms):
     """nnU-Net's trainer with numbers as class attributes, repeatable trainings, and the loss's terms in the log.
 
     A class attribute with the name of one of ``nnUNetTrainer``'s instance attributes (``initial_lr``, ``num_epochs``,
@@ -49,8 +50,8 @@ class BaseTrainer(Limits, SafeTraining, EarlyStopping, FittingTrainer):
     and a variant is a class with other attributes.
 
     ``NNUNET_PLUGINS_SEED=<int>`` makes a training repeatable (initial weights, and every epoch's random numbers) as far
-    as torch's operations are; with ``nnUNet_n_proc_DA=0`` the order of the batches too, so that a resumed training
-    equals one that was never interrupted.
+    as torch's operations are; with ``nnUNet_n_proc_DA=0`` the batches too, which loader processes draw anew each time,
+    so that a resumed training equals one that was never interrupted.
     """
 
     method: ClassVar[str]
@@ -122,22 +123,6 @@ class BaseTrainer(Limits, SafeTraining, EarlyStopping, FittingTrainer):
             rank_seed = self.seed + 1_000_003 * self.current_epoch + self.local_rank
             seed_everything(rank_seed)
         super().on_epoch_start()
-
-    def on_train_epoch_start(self) -> None:
-        super().on_train_epoch_start()
-        for loss in self.losses_with_terms():
-            loss.start_epoch(self.current_epoch, self.num_epochs)
-
-    def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
-        super().on_train_epoch_end(train_outputs)
-        for loss in self.losses_with_terms():
-            terms = ", ".join(f"{name} {value:.4f}" for name, value in loss.mean_terms().items())
-            inner = "" if loss is self.loss else f" of {type(loss).__name__}, mean over its outputs"
-            self.print_to_log_file(f"loss terms{inner}: {terms}")
-
-    def losses_with_terms(self) -> list[PluginLoss]:
-        """The trainer's loss and those inside it, e.g. for every output under deep supervision."""
-        return [module for module in self.loss.modules() if isinstance(module, PluginLoss)]
 
 
 class PluginTrainer(BaseTrainer):

@@ -28,6 +28,7 @@ from nnunet_plugins.trainers.data.region_importance import (
 )
 from nnunet_plugins.trainers.data.region_picture import draw_importance
 from nnunet_plugins.trainers.data.region_sampling import RegionDataLoader
+from nnunet_plugins.trainers.loss_terms import LossTerms
 from nnunet_plugins.trainers.safe_training import SafeTraining
 
 
@@ -40,7 +41,7 @@ class Observation(NamedTuple):
     """Statistics of the prediction in the cells."""
 
 
-class DRGO(SafeTraining):
+class DRGO(SafeTraining, LossTerms):
     """Mixin: ``class MyTrainer(DRGO, AnyTrainer)`` trains AnyTrainer's network with DRGO (docs/drgo.md).
 
     AnyTrainer's loss becomes ``L_seg``; its optimiser, schedule and augmentation stay. Its foreground oversampling is
@@ -76,7 +77,6 @@ class DRGO(SafeTraining):
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
         self.observed = []
-        self.loss.start_epoch(self.current_epoch, self.num_epochs)
         self.print_to_log_file(f"gamma (uncertainty against imbalance): {self.loss.gamma:.4f}")
 
     def train_step(self, batch: dict) -> dict:
@@ -261,8 +261,9 @@ class DRGO(SafeTraining):
 
     def on_train_end(self) -> None:
         super().on_train_end()
-        if self.importance is not None:
-            regions_file(Path(self.output_folder, "checkpoint_latest.pth")).unlink(missing_ok=True)
+        if self.importance is None:
+            return  # rank 0, which writes these files, may be at it
+        regions_file(Path(self.output_folder, "checkpoint_latest.pth")).unlink(missing_ok=True)
         for left_by_an_interruption in Path(self.output_folder).glob(next_regions_file(Path("*")).name):
             left_by_an_interruption.unlink()
 

@@ -1,14 +1,15 @@
 """One training per fold: two would write the same checkpoints."""
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+import torch.distributed as dist
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.files import remove_partial
-from nnunet_plugins.locks import NoLocks, holder, lock
+from nnunet_plugins.locks import NoLocks, holder, is_locked, lock
 
 LOCK = ".training.lock"
 
@@ -43,8 +44,23 @@ def one_training(folder: Path, log: Callable[[str], None]) -> Iterator[None]:
             log(f"{error}, or see to it yourself that no second training of this fold runs.")
         else:
             if not held:
-                raise UserError(
-                    f"{folder} is being trained by {holder(path)}: wait until that training ends, or end it first."
-                )
+                raise in_training(folder)
             remove_partial(folder, "checkpoint_")
         yield
+
+
+def refuse_fold_in_training(folder: Path) -> None:
+    """Raise if another process trains a fold; of a training on several GPUs, the first process alone asks.
+
+    Raises:
+        UserError: it does.
+    """
+    is_first = not dist.is_initialized() or dist.get_rank() == 0
+    with suppress(NoLocks):
+        if is_first and is_locked(folder / LOCK):
+            raise in_training(folder)
+
+
+def in_training(folder: Path) -> UserError:
+    process = holder(folder / LOCK)
+    return UserError(f"{folder} is being trained by {process}: wait until that training ends, or end it first.")

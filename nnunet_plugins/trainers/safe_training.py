@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -14,10 +14,10 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_plugins.errors import UserError, traceback_is_wanted
 from nnunet_plugins.files import nearest_existing
-from nnunet_plugins.nnunet_folders import RESULTS, nnunet_folder
+from nnunet_plugins.nnunet_folders import RESULTS, WANDB, nnunet_folder
 from nnunet_plugins.processes import forked_end_with_this_process
 from nnunet_plugins.trainers.finite_losses import FiniteLosses
-from nnunet_plugins.trainers.fold_lock import FoldLock
+from nnunet_plugins.trainers.fold_lock import FoldLock, refuse_fold_in_training
 from nnunet_plugins.trainers.limits import refuse_unknown_configuration
 
 LOADING = "nnunetv2.training.dataloading"
@@ -44,7 +44,10 @@ class SafeTraining(FoldLock, FiniteLosses):
     ):
         refuse_unknown_configuration(plans, configuration)
         refuse_missing_device(device)
-        refuse_read_only(results_of_fold(type(self).__name__, plans, configuration, fold))
+        folder = results_of_fold(type(self).__name__, plans, configuration, fold)
+        refuse_read_only(folder)
+        if os.environ.get(WANDB, "0") not in ("", "0"):  # nnU-Net then removes the folder of the fold's last run
+            refuse_fold_in_training(folder)
         super().__init__(plans, configuration, fold, dataset_json, device)
 
     def run_training(self) -> None:
@@ -75,26 +78,42 @@ class SafeTraining(FoldLock, FiniteLosses):
         return ""
 
     def about_damaged_case(self) -> str:
-        """Name the first case of the fold that cannot be read, if there is one."""
+        """Name the first case of the fold that cannot be read, or lacks what a cascade needs, if there is one."""
         self.print_to_log_file("Reading the fold's cases, to see whether one of them is damaged ...")
         training, validation = self.do_split()
-        dataset_class: Any = self.dataset_class
+        folder, dataset_class = self.preprocessed_dataset_folder, cast(Any, self.dataset_class)
+        there = set(dataset_class.get_identifiers(folder))
         for case in (*training, *validation):
-            try:
-                dataset = dataset_class(
-                    self.preprocessed_dataset_folder, [case], self.folder_with_segs_from_previous_stage
+            if case not in there:
+                return (
+                    f"The folds in splits_final.json name the case {case}, which is not in {folder}: preprocess the "
+                    "dataset again, or correct that file."
                 )
-                data, segmentation, previous, _ = dataset.load_case(case)
-                for array in (data, segmentation, previous):
-                    np.asarray(array[:] if array is not None else 0)
-            except Exception as error:
+            if (error := reading_error(dataset_class(folder, [case]), case)) is not None:
                 if isinstance(error, MemoryError) or getattr(error, "errno", None) in NO_FAULT_OF_A_FILE:
                     return ""
                 return (
-                    f"The preprocessed case {case} in {self.preprocessed_dataset_folder} cannot be read ({error}): "
-                    "remove its files there and preprocess the dataset again."
+                    f"The preprocessed case {case} in {folder} cannot be read ({error}): remove its files there and "
+                    "preprocess the dataset again."
+                )
+            previous = self.folder_with_segs_from_previous_stage
+            if previous and (error := reading_error(dataset_class(folder, [case], previous), case)) is not None:
+                return (
+                    f"The cascade has no prediction of {case} by its first stage in {previous} ({error}): train all "
+                    f"folds of {self.configuration_manager.previous_stage_name} with the same -tr and -p first; a "
+                    "fold that is trained writes its predictions with --val."
                 )
         return ""
+
+
+def reading_error(dataset: Any, case: str) -> Exception | None:
+    """Error in reading a case of one of nnU-Net's datasets; None if it can be read."""
+    try:
+        for array in dataset.load_case(case)[:3]:
+            np.asarray(array[:] if array is not None else 0)
+    except Exception as error:  # of any kind: a damaged file leads anywhere
+        return error
+    return None
 
 
 class Interrupted(SystemExit, KeyboardInterrupt):

@@ -88,6 +88,8 @@ def trainer_of_others(name: str, base_name: str, suffixes: Suffixes) -> type:
     Trainer.__name__ = Trainer.__qualname__ = name
     Trainer.__module__ = __package__
     Trainer.__doc__ = f"{base_name}, otherwise trained."
+    for attribute, value in suffixes.attributes().items():
+        setattr(Trainer, attribute, value)  # for those who ask the class, before there is an instance
     return Trainer
 
 

@@ -187,6 +187,16 @@ def test_a_finished_training_leaves_the_importance_of_best_and_final_checkpoint(
     ]
 
 
+def test_other_processes_leave_the_files_alone_that_the_first_one_writes(tmp_path, monkeypatch):
+    trainer = make_trainer(NAME, LABELS)
+    trainer.local_rank = 1  # which has no importance
+    monkeypatch.setattr(nnUNetTrainer, "on_train_end", lambda self: None)
+    being_written = Path(trainer.output_folder, ".checkpoint_final_regions.npz.next")
+    being_written.touch()
+    trainer.on_train_end()
+    assert being_written.exists()
+
+
 def interrupted(tmp_path, monkeypatch, epochs=1):
     """A training of two epochs that was stopped after the first."""
     monkeypatch.setenv("NNUNET_PLUGINS_SEED", "5")

@@ -39,6 +39,17 @@ def test_a_second_training_of_a_fold_is_refused_and_leaves_all_as_it_is(base, mo
     assert sentence in Path(trainer.log_file).read_text()
 
 
+@pytest.mark.parametrize("base", ["DLKUNetSTrainer", "nnUNetTrainer"])
+def test_with_weights_and_biases_a_second_training_is_refused_before_its_run_is_begun(base, monkeypatch):
+    name = f"{base}_3epochs_1iterations"
+    folder = Path(make_trainer(name, LABELS).output_folder)
+    monkeypatch.setenv("nnUNet_wandb_enabled", "1")
+    with process(HOLD, folder / LOCK) as first:
+        assert line(first) == "held"
+        with pytest.raises(UserError, match=f"is being trained by process {first.pid}"):
+            make_trainer(name, LABELS)
+
+
 def test_another_fold_can_be_trained_meanwhile():
     first, second = (make_trainer("DLKUNetSTrainer_3epochs_1iterations", LABELS, fold=fold) for fold in (0, 1))
     with process(HOLD, Path(first.output_folder, LOCK)) as holder:

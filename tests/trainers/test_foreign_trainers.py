@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from support import tiny_suite
-from support.cell_datasets import LABELS, make_trainer
+from support.cell_datasets import LABELS, VOLUMES, make_trainer
 from support.foreign_package import write_foreign_package
 
 from nnunet_plugins._startup import DISCOVERY_FOLDER
@@ -20,6 +20,8 @@ from nnunet_plugins.benchmark.jobs.validation import validate
 from nnunet_plugins.benchmark.runs import read_splits, runs
 from nnunet_plugins.benchmark.suite import BadSuite, read_suite
 from nnunet_plugins.benchmark.survey import survey
+from nnunet_plugins.errors import UserError
+from nnunet_plugins.trainers import find_trainer
 from nnunet_plugins.trainers.early_stopping import EarlyStopping
 
 
@@ -57,6 +59,16 @@ def test_their_trainer_of_another_length_trains_continues_and_predicts(foreign, 
     predictor.initialize_from_trained_model_folder(str(folder.parent), (0,), "checkpoint_final.pth")
     ours, theirs = trainer.network.state_dict(), predictor.network.state_dict()
     assert ours.keys() == theirs.keys()
+
+
+def test_imagenet_weights_for_volumes_are_refused_of_a_subclass_too(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(
+        "from nnunet_plugins.trainers.dcffsnet import DCFFSNetTrainer\nclass MyNetTrainer(DCFFSNetTrainer):\n    pass\n"
+    )
+    monkeypatch.setenv("nnUNet_extTrainer", os.pathsep.join([str(tmp_path), DISCOVERY_FOLDER]))
+    assert find_trainer("MyNetTrainer_pretrained").supported_dimensions == (2,)
+    with pytest.raises(UserError, match=r"MyNetTrainer_pretrained works in 2D only.* or leave out _pretrained"):
+        make_trainer("MyNetTrainer_pretrained", VOLUMES, configuration="3d_fullres")
 
 
 def test_a_suite_may_name_their_trainer(foreign, planned, tmp_path):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from support.cell_datasets import LABELS, dataset_name, load_dataset_json, load_plans, make_trainer
 
 from nnunet_plugins.errors import UserError
@@ -99,6 +100,20 @@ def test_a_damaged_preprocessed_case_is_named(name, workers, planned, tmp_path, 
     with pytest.raises(UserError, match=f"The preprocessed case {damaged} in .* cannot be read"):
         trainer.run_training()
     assert "Traceback" in Path(trainer.log_file).read_text()
+
+
+def test_what_a_cascade_or_its_folds_lack_is_told_and_no_case_is_blamed(planned, tmp_path):
+    trainer = make_trainer(TRAINERS[1], LABELS)
+    trainer.dataset_class = infer_dataset_class(trainer.preprocessed_dataset_folder)
+    assert trainer.about_damaged_case() == ""
+    case = trainer.do_split()[0][0]
+    trainer.folder_with_segs_from_previous_stage = str(tmp_path)
+    trainer.configuration_manager.configuration["previous_stage"] = "3d_lowres"
+    sentence = trainer.about_damaged_case()
+    assert f"no prediction of {case} by its first stage in {tmp_path}" in sentence
+    assert "train all folds of 3d_lowres with the same -tr and -p first" in sentence and "remove" not in sentence
+    trainer.do_split = lambda: (["gone"], [])
+    assert trainer.about_damaged_case().startswith("The folds in splits_final.json name the case gone, which is not in")
 
 
 def test_errors_of_others_stay_as_they_are_and_their_traceback_is_in_the_log(monkeypatch):

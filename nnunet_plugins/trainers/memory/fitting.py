@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_plugins.architectures.layers.recomputation import is_recomputing, set_recomputation
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.processes import python_call
+from nnunet_plugins.trainers.checkpoints import SafeCheckpoints
 from nnunet_plugins.trainers.memory.estimate import Estimate
 from nnunet_plugins.trainers.memory.margin import CONTEXT, GIB, gib, with_margin
 
@@ -27,7 +27,7 @@ class Decision(NamedTuple):
     reason: str
 
 
-class FittingTrainer(nnUNetTrainer):
+class FittingTrainer(SafeCheckpoints):
     """nnU-Net's trainer that decides at the start of a training whether its network recomputes.
 
     On a GPU it compares its estimate with the free memory; elsewhere the network does not recompute. The environment
@@ -121,14 +121,14 @@ class FittingTrainer(nnUNetTrainer):
                 f"({self.plans_manager.plans_name}, {self.configuration_name}): {self.remedy()}."
             )
             self.print_to_log_file(sentence, also_print_to_console=False)
-            raise SystemExit(sentence) from error
+            raise UserError(sentence) from error
 
     def remedy(self) -> str:
         """Tell what to do after the GPU ran out of memory."""
         own = self.how_to_fit(0.85 * total_memory(self.device))  # the estimate was too small for this GPU
         if is_recomputing(self.network) or not set_recomputation((self.network, self.loss), False):
             return own
-        return f"set {RECOMPUTE_VARIABLE}=1 and go on with --c, or {own}"
+        return f"set {RECOMPUTE_VARIABLE}=1 and {self.how_to_go_on()}, or {own}"
 
 
 def recomputation_asked_for() -> bool | None:

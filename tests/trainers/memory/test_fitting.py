@@ -125,15 +125,17 @@ def test_running_out_of_memory_ends_in_one_sentence(recompute, monkeypatch):
 
     monkeypatch.setattr(trainer, "train_step", out_of_memory)
     monkeypatch.setattr(fitting, "total_memory", lambda device: 8 * GIB)
-    with pytest.raises(SystemExit) as stopped:
+    with pytest.raises(UserError) as stopped:
         trainer.run_training()
-    sentence = stopped.value.code
+    sentence = str(stopped.value)
     assert (
         "DCFFSNetTrainer_1epoch_2iterations needs more memory than the GPU has for a batch of 2 x 48 x 64" in sentence
     )
     assert f"nnunet-plugins plan -d 901 -tr {NAME} -c 2d --gpu-memory 6.8" in sentence  # less than the GPU has
-    assert ("set NNUNET_PLUGINS_RECOMPUTE=1 and go on with --c" in sentence) == (recompute == "0")
-    assert "\n" not in sentence and sentence in Path(trainer.log_file).read_text()
+    begin = "set NNUNET_PLUGINS_RECOMPUTE=1 and it has saved no checkpoint yet, so begin again with the same command"
+    assert (begin in sentence) == (recompute == "0")
+    log = Path(trainer.log_file).read_text()
+    assert "\n" not in sentence and sentence in log and "Traceback" in log
 
 
 def test_command_that_runs_out_of_memory_exits_with_1(planned, tmp_path):
@@ -148,9 +150,9 @@ def test_command_that_runs_out_of_memory_exits_with_1(planned, tmp_path):
         "    def train_step(self, batch):\n"
         "        raise torch.cuda.OutOfMemoryError('CUDA out of memory')\n"
     )
-    command = "from nnunetv2.run.run_training import run_training_entry; run_training_entry()"
+    command = Path(sys.executable).with_name("nnUNetv2_train")
     done = subprocess.run(
-        [sys.executable, "-c", command, str(LABELS), "2d", "0", "-tr", "GreedyTrainer", "-device", "cpu"],
+        [command, str(LABELS), "2d", "0", "-tr", "GreedyTrainer", "-device", "cpu"],
         env={**os.environ, "nnUNet_extTrainer": str(tmp_path / "trainers"), "nnUNet_n_proc_DA": "0"},
         capture_output=True,
         text=True,

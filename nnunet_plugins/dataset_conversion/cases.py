@@ -86,10 +86,12 @@ class Outcome:
     """Flaw of the data in one sentence; empty if there is none."""
     left_out: bool = False
     """Whether the case has too much foreground to be converted."""
+    ignored: int = 0
+    """Label of what is to be ignored, which is no foreground; 0: there is none."""
 
     @property
     def has_foreground(self) -> bool:
-        return not self.label_counts.keys() <= {0}
+        return not self.label_counts.keys() <= {0, self.ignored}
 
 
 def identifier(name: str) -> str:
@@ -115,7 +117,7 @@ def convert_case(dataset: Dataset, trust_image_geometry: bool, root: Path, folde
     """
     row = Row(identifier(case.name), group=case.group)
     row.images, row.label = (relative(files, root) for files in (case.images, case.label or ()))
-    outcome = Outcome(row)
+    outcome = Outcome(row, ignored=dataset.labels.get("ignore", 0))
     try:
         pictures = [dataset.read_image(path) for path in case.images]
         fitted = zip(pictures, case.images, strict=True)
@@ -124,6 +126,7 @@ def convert_case(dataset: Dataset, trust_image_geometry: bool, root: Path, folde
         outcome.grey = pictures[0].num_channels < image.num_channels
         for other, path in zip(images[1:], case.images[1:], strict=True):
             check_match(image, other, case.images[0], path, trust_image_geometry, "channel")
+        images = [picture._replace(geometry=image.geometry) for picture in images]  # nnU-Net wants no difference at all
         labels, outcome.shared = read_labels(dataset, case, image, trust_image_geometry)
         row.sha256 = source_digest(case)
     except UserError as error:
@@ -211,7 +214,8 @@ def describe(outcome: Outcome, image: Picture, labels: NDArray[np.uint8]) -> Non
     row.dtype = str(image.array.dtype)
     outcome.label_counts = count_labels(labels)
     row.label_counts = counts_text(outcome.label_counts)
-    row.foreground_fraction = f"{1 - outcome.label_counts.get(0, 0) / max(labels.size, 1):.8g}"
+    none = sum(outcome.label_counts.get(label, 0) for label in {0, outcome.ignored})
+    row.foreground_fraction = f"{1 - none / max(labels.size, 1):.8g}"
     if not outcome.has_foreground:
         row.note = "no foreground"
 
@@ -272,9 +276,7 @@ def write_case(folder: Path, case: str, images: list[Picture], labels: Picture |
             write(labels, folder / "labels" / case, flat)
     except OSError as error:
         why = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else reason(error)
-        raise UserError(
-            f"{case} could not be written to {folder}: {why}; make room or set nnUNet_raw elsewhere"
-        ) from error
+        raise UserError(f"{case} could not be written to {folder}: {why}; make room, or write elsewhere") from error
 
 
 def channel_planes(image: Picture) -> list[Picture]:

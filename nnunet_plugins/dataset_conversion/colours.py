@@ -13,6 +13,7 @@ from PIL import Image
 from nnunet_plugins.dataset_conversion.labels import entries_to_name
 from nnunet_plugins.dataset_conversion.pictures import Picture
 from nnunet_plugins.dataset_conversion.readers import PICTURE_ENDINGS, read_mask, read_picture
+from nnunet_plugins.dataset_conversion.readers.pages import Reading
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.wording import counted, enumeration
 
@@ -48,21 +49,24 @@ class ColourMap:
         return labels
 
 
-def read_colours(paths: tuple[Path, ...], shape: tuple[int, ...], colours: Iterable[int]) -> Picture:
-    """Read a mask's colours ``(H, W, 3)``; each pixel of a JPEG gets the nearest one of those that are named.
+def read_colours(
+    paths: tuple[Path, ...], shape: tuple[int, ...], colours: Iterable[int], reading: Reading = None
+) -> Picture:
+    """Read a mask's colours, ``(H, W, 3)`` or of a stack; a JPEG's pixels get the nearest ones of those that are named.
 
     Raises:
         UserError: the mask is no colour image, or a JPEG of other colours.
     """
     (path,) = paths
     refuse_transparency(path)
-    picture = read_picture(path)
-    if picture.geometry is not None:
+    picture = read_picture(path, reading)
+    has_channels = picture.array.ndim > len(picture.shape)
+    if picture.geometry is not None and not has_channels:
         raise UserError(f"{path} has no colours: give numbers in --label-map, e.g. 0=background 1=organ")
-    array = picture.array if picture.array.ndim == 3 else np.repeat(picture.array[..., None], 3, -1)
+    array = picture.array if has_channels else np.repeat(picture.array[..., None], 3, -1)
     if array.dtype != np.uint8:
         raise UserError(f"{path} has values of {array.dtype}, but colours of a mask have 8 bits: save it with 8 bits")
-    return Picture(nearest_colours(array, list(colours), path) if is_lossy(path) else array)
+    return picture._replace(array=nearest_colours(array, list(colours), path) if is_lossy(path) else array)
 
 
 def refuse_transparency(path: Path) -> None:

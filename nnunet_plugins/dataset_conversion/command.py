@@ -3,6 +3,7 @@
 import argparse
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -11,8 +12,17 @@ from typing import Any
 from nnunet_plugins import __version__
 from nnunet_plugins.dataset_conversion.dataset import Dataset, Options
 from nnunet_plugins.dataset_conversion.datasets import CONVERTERS, folder
+from nnunet_plugins.dataset_conversion.label_maps import parse_masks
 from nnunet_plugins.dataset_conversion.labels import Binary, Threshold
-from nnunet_plugins.dataset_conversion.new_images import as_trained, conversion_of, convert_new_images, read_description
+from nnunet_plugins.dataset_conversion.new_images import (
+    as_trained,
+    conversion_of,
+    convert_new_images,
+    read_description,
+    trained_labels,
+)
+from nnunet_plugins.dataset_conversion.readers import has_pages
+from nnunet_plugins.dataset_conversion.readers.polygons import is_annotation
 from nnunet_plugins.dataset_conversion.source import Source
 from nnunet_plugins.dataset_conversion.writer import convert
 from nnunet_plugins.errors import UserError
@@ -75,9 +85,9 @@ def run(options: argparse.Namespace) -> None:
     with exit_on_signals(), Source(options.source, scratch) as source:
         if options.output:
             description = read_description(options.dataset_id)
-            for name, value in conversion_of(description).items():
+            for name, value in fitting_options(description, options, source).items():
                 setattr(options, name, value if getattr(options, name) is None else getattr(options, name))
-            dataset = apply_options(folder.DATASET, source, options)
+            dataset = apply_options(folder.DATASET, source, options, trained_labels(description))
             dataset = as_trained(dataset, description, has_masks=bool(options.test_masks))
             convert_new_images(dataset, source, Path(os.path.abspath(options.output)), decisions, **how)
         else:
@@ -120,8 +130,28 @@ def check_options(options: argparse.Namespace) -> None:
         raise UserError(f"-np {options.np} must be at least 1")
 
 
-def apply_options(dataset: Dataset, source: Source, options: argparse.Namespace) -> Dataset:
+def fitting_options(description: Mapping[str, Any], options: argparse.Namespace, source: Source) -> dict[str, Any]:
+    """Options of a dataset's conversion that new images are to be converted with: those that fit their files."""
+    given = conversion_of(description)
+    masks, _ = parse_masks(options.test_masks or (), "--test-masks")
+    have_names = any(mask.name or is_annotation(Path(mask.pattern)) for mask in masks)
+    if have_names or options.label_map is not None or options.threshold is not None:
+        given |= {"label_map": None, "threshold": None}
+    if not has_pages(folder.first_match(source, options.test_images[0])):
+        given["pages"] = None
+    return given
+
+
+def apply_options(
+    dataset: Dataset, source: Source, options: argparse.Namespace, labels: Mapping[str, int] | None = None
+) -> Dataset:
     """Replace a record's defaults by the user's options; complete the record of ``folder``.
+
+    Args:
+        dataset: the record.
+        source: the download.
+        options: the user's.
+        labels: those of the dataset for which new images are converted.
 
     Raises:
         UserError: an option does not fit the dataset.
@@ -143,6 +173,7 @@ def apply_options(dataset: Dataset, source: Source, options: argparse.Namespace)
             regions=options.regions,
             pages=options.pages,
             own_groups=bool(options.groups or options.group),
+            trained_labels=labels,
         )
     if options.regions and not dataset.regions:
         raise UserError(f"{dataset.name} has no overlapping regions: leave out --regions")

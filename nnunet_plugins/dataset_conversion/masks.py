@@ -53,6 +53,8 @@ def read_file(
 
 
 def refuse_overlap(dataset: Dataset, case: Case, path: Path, labels: NDArray, part: NDArray) -> None:
+    if (part == dataset.labels.get("ignore", -1)).any():
+        return  # what is to be ignored lies on all else
     both = (labels > 0) & (part > 0) & (labels != part)
     if count := np.count_nonzero(both):
         names = {value: name for name, value in dataset.labels.items()}

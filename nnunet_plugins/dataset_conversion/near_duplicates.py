@@ -19,7 +19,8 @@ that their owners marked."""
 def thumbnail(picture: Picture) -> NDArray[np.float32]:
     """Small grey copy ``(32, 32)`` with mean 0 and length 1: the product of two thumbnails is their correlation."""
     array = picture.array
-    grey = array if array.ndim == 2 else array.mean(-1 if picture.geometry is None else 0)
+    rows = 0 if picture.geometry is None or array.ndim == 2 else 1
+    grey = array.mean(tuple({*range(array.ndim)} - {rows, rows + 1}))
     image = Image.fromarray(np.asarray(grey, np.float32))
     small = np.asarray(image.resize((THUMBNAIL_SIZE, THUMBNAIL_SIZE), Image.Resampling.BOX))
     small = small - small.mean()

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from nnunet_plugins.dataset_conversion import output
@@ -99,9 +100,7 @@ def convert_new_images(
     cases = find_cases(dataset, source, options)
     output.refuse_to_replace(target, files_read(source, options, cases), "give another --output")
     folder = None if dry_run else target.with_name(f".{target.name}.partial")
-    if folder:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-    with output.temporary_dataset(folder) if folder else nullcontext():
+    with output.temporary_dataset(folder, "give another --output") if folder else nullcontext():
         outcomes = convert_cases(dataset, source, options, cases, processes, folder)
         for outcome in outcomes:
             outcome.row.part = "Ts"
@@ -136,13 +135,13 @@ def refuse_existing(target: Path, overwrite: bool) -> None:
 def print_prediction(dataset: Dataset, target: Path, number: int) -> None:
     resized = f", resized to {' x '.join(map(str, dataset.size))} as the dataset was" if dataset.size else ""
     print(f"Written: {target / 'imagesTs'} ({counted(number, 'image')}{resized})\nNext:")
-    predictions = target / "predictions"
+    images, predictions, labels = (quote(str(target / name)) for name in ("imagesTs", "predictions", "labelsTs"))
     configuration = "2d" if dataset.file_ending == PNG or dataset.size or dataset.flat else "3d_fullres"
     model = newest_model(f"Dataset{dataset.dataset_id:03}_*") or f"-c {configuration} -tr TRAINER -f FOLDS"
     command = f"nnUNetv2_predict -d {dataset.dataset_id} {model}"
-    print(f"  {command} -i {target / 'imagesTs'} -o {predictions}")
+    print(f"  {command} -i {images} -o {predictions}")
     if (target / "labelsTs").is_dir():
-        print(f"  nnunet-plugins evaluate {predictions} {target / 'labelsTs'}")
+        print(f"  nnunet-plugins evaluate {predictions} {labels}")
 
 
 def newest_model(dataset: str) -> str | None:

@@ -30,18 +30,22 @@ REPORT, DESCRIPTION = "conversion_report.csv", "dataset.json"
 
 
 @contextmanager
-def temporary_dataset(folder: Path) -> Iterator[None]:
-    """Make a folder to write a dataset into, and remove it afterwards unless it was renamed."""
+def temporary_dataset(folder: Path, remedy: str = "set nnUNet_raw to a folder of yours") -> Iterator[None]:
+    """Make a folder to write a dataset into, and remove it afterwards unless it was renamed.
+
+    Args:
+        folder: the folder.
+        remedy: what to do where it cannot be written.
+    """
     try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir()
     except FileExistsError:
         raise UserError(
             f"{folder} is there: another conversion is writing it, or one was killed; then remove it (and {UNPACKED}*)"
         ) from None
     except OSError as error:
-        raise UserError(
-            f"{folder.parent} cannot be written ({error.strerror}): set nnUNet_raw to a folder of yours"
-        ) from error
+        raise UserError(f"{folder.parent} cannot be written ({error.strerror}): {remedy}") from error
     try:
         for part in ("images", "labels"):
             (folder / part).mkdir()

@@ -30,10 +30,15 @@ def read_own_splits(path: Path, cases: Sequence[Case], source: Source) -> OwnSpl
         UserError: the file is neither form, or an image is on both sides.
     """
     splits = read_folds(path, cases, source) if path.suffix.lower() == ".json" else read_parts(path, cases, source)
+    test = {case.name for case in cases if case.test} - splits.test
     for index, fold in enumerate(splits.folds):
+        if wrong := test & {*fold["train"], *fold["val"]}:
+            raise UserError(
+                f"{path} has {min(wrong)!r} in fold {index}, but --test-images finds it: a test image is in no fold"
+            )
         if both := set(fold["train"]) & set(fold["val"]):
             raise UserError(f"{path} has {min(both)!r} in training and validation of fold {index}: leave it in one")
-        if not fold["train"] or not fold["val"]:
+        if not (fold["train"] and fold["val"]) and not source.problems:
             raise UserError(f"{path} has an empty training or validation set in fold {index}: name images for both")
     return splits
 

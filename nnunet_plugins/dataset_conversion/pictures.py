@@ -182,6 +182,10 @@ def told_if_damaged(path: Path, what: str) -> Iterator[None]:
         yield
     except UserError:
         raise
+    except Image.DecompressionBombError as error:
+        raise UserError(
+            f"{path} is too large for Pillow, with which nnU-Net reads it too ({last_line(error)}): cut it into tiles"
+        ) from error
     except Exception as error:
         raise UserError(f"{path} cannot be read ({last_line(error)}): {what}") from error
 

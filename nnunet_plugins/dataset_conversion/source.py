@@ -150,12 +150,12 @@ class Source(AbstractContextManager):
 
 def walk(folder: Path) -> list[Path]:
     """List all files below a folder in order, without hidden files and those that macOS and Windows add."""
-    files, visited = [], set()
+    files, real = [], dict[str, str]()
     for root, folders, names in os.walk(folder, followlinks=True):
-        if (real := os.path.realpath(root)) in visited:  # a link to a folder above
+        real[root] = os.path.realpath(root)
+        if any(real.get(str(above)) == real[root] for above in Path(root).parents):  # a link to a folder above
             folders.clear()
             continue
-        visited.add(real)
         folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
         files += [Path(root, name) for name in names if not is_hidden(name)]
     return sorted(files)

@@ -1,6 +1,7 @@
 """Training set, test set and folds: no group, such as a patient, lies on both sides."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -42,11 +43,23 @@ def assign(
     if options.paper_split:
         return [published_fold(dataset, parts, validation)]
     if options.splits and (folds := read_own_splits(options.splits, cases, source).folds):
-        return [
-            {part: [name for name in map(identifier, fold[part]) if name in parts] for part in ("train", "val")}
-            for fold in folds
-        ]
+        return [kept_of_fold(options.splits, index, fold, parts) for index, fold in enumerate(folds)]
     return cross_validation({name: groups[name] for name, part in parts.items() if part == "train"})
+
+
+def kept_of_fold(splits: Path, index: int, fold: Split, kept: Collection[str]) -> Split:
+    """The cases of a fold of the user's that are not left out, by nnU-Net's names.
+
+    Raises:
+        UserError: none is left to train, or to validate.
+    """
+    found: Split = {part: [name for name in map(identifier, fold[part]) if name in kept] for part in ("train", "val")}
+    if not (found["train"] and found["val"]):
+        raise UserError(
+            f"{splits} has a training or validation set in fold {index} of images with too much foreground alone: "
+            "name others, or give a higher --max-foreground-fraction"
+        )
+    return found
 
 
 def refuse_without_foreground(dataset: Dataset, kept: Sequence[Outcome]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from nnunet_plugins.dataset_conversion.cases import identifier
 from nnunet_plugins.dataset_conversion.dataset import Case
 from nnunet_plugins.dataset_conversion.source import Source, composed, relative_path, without_ending
 from nnunet_plugins.errors import UserError, reason
@@ -45,12 +46,15 @@ def read_table(path: Path, what: str) -> Rows:
 class Names:
     """All names by which a table may call a case: its own, and its image's path or file name, with or without ending.
 
-    Names that several cases share, such as ``1.png`` in two folders, stand for none of them.
+    A case's own name, or nnU-Net's for it, stands for no other. Further names that several cases share, such as
+    ``1.png`` in two folders, stand for none of them.
     """
 
     def __init__(self, cases: Iterable[Case], root: Path):
+        self._own: dict[str, str] = {}
         self._cases: dict[str, set[str]] = {}
         for case in cases:
+            self._own |= {composed(case.name): case.name, identifier(case.name): case.name}
             path = relative_path(case.images[0], root)
             for name in (case.name, path, case.images[0].name):
                 for form in (name, without_ending(name)):
@@ -58,8 +62,9 @@ class Names:
 
     def find(self, name: str) -> str | None:
         """Name of the case that is called so, if there is exactly one."""
-        found = self._cases.get(composed(name.replace("\\", "/").removeprefix("./")), set())
-        return next(iter(found)) if len(found) == 1 else None
+        name = composed(name.replace("\\", "/").removeprefix("./"))
+        found = self._cases.get(name, set())
+        return self._own.get(name) or (next(iter(found)) if len(found) == 1 else None)
 
 
 def look_up(rows: Rows, cases: Sequence[Case], source: Source, path: Path, what: str) -> dict[str, str]:

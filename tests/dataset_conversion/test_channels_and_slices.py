@@ -71,6 +71,22 @@ def test_channels_of_one_file_become_a_file_each(volumes, kind):
     assert read_json(raw_dataset() / "dataset.json")["channel_names"] == {"0": "T1", "1": "T2"}
 
 
+@pytest.mark.parametrize(("second", "trust"), [(0.4688, False), (1.3, True)])
+def test_channels_of_several_files_get_one_geometry(tmp_path, second, trust):
+    """NnU-Net takes no two that differ, by a rounded spacing for instance."""
+    for index in CASES:
+        for channel, spacing in enumerate((0.46875, second)):
+            array = noise_volume(2 * index + channel).T
+            save_nifti(tmp_path / f"download/{channel}/{index}.nii.gz", array, (spacing, 1, 2))
+        save_nifti(tmp_path / f"download/masks/{index}.nii.gz", mask_volume().T, (0.46875, 1, 2))
+    options = ("--images", "0/*.nii.gz", "1/*.nii.gz", "--channels", "T1", "T2", "--masks", "masks/*.nii.gz")
+    trusted = ("--trust-image-geometry",) * trust
+    convert("folder", tmp_path / "download", *options, "--dataset-name", "Cells", "-d", 7, *trusted)
+    image, _, properties = seen_by_nnunet("0")
+    np.testing.assert_array_equal(image[1], noise_volume(1))
+    np.testing.assert_allclose(properties["spacing"], (2, 1, 0.46875))
+
+
 def test_channels_of_one_file_want_names(volumes):
     for index in CASES:
         save_nifti(volumes / f"images/{index}.nii.gz", np.stack([noise_volume(index).T] * 2, -1))

@@ -6,11 +6,14 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+import SimpleITK as sitk
+import tifffile
 from PIL import Image
 from support.files import save, save_volume
 from support.refusals import (
     PNGS,
     SIZE,
+    TIFFS,
     VOLUMES,
     assert_says,
     convert,
@@ -154,6 +157,30 @@ def test_palette_is_read_by_colour_so_that_no_mask_comes_out_inverted(download, 
         colours = np.asarray(Image.open(download / f"masks/{index}.png").convert("RGB"))
         np.testing.assert_array_equal(label(index), colours.any(-1))
         np.testing.assert_array_equal(label(index), np.roll(inside, index, 0))
+
+
+def test_numbered_objects_in_a_palette_are_one_class_by_a_threshold(download):
+    numbers = mask(1)
+    numbers[8:] *= 2
+    for index in range(3):
+        save_palette(download / f"masks/{index}.png", numbers, [BLACK, RED, GREEN])
+    convert(*with_source(PNGS, download), "--threshold", "0")
+    np.testing.assert_array_equal(label(), mask(1))
+
+
+def test_colours_of_a_stack_become_classes(tmp_path):
+    stack = np.random.default_rng(0).integers(0, 255, (3, 20, 24), np.uint8)
+    colours = np.zeros((3, 20, 24, 3), np.uint8)
+    colours[1, 5:15, 5:15] = RED
+    for index in range(3):
+        for name, array, meaning in (("images", stack, "minisblack"), ("masks", colours, "rgb")):
+            path = tmp_path / f"download/{name}/{index}.tif"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            tifffile.imwrite(path, array, photometric=meaning)
+    options = ("--pages", "volume", "--label-map", "#000000=background", "#ff0000=cell")
+    convert(*with_source(TIFFS, tmp_path / "download"), *options)
+    written = sitk.GetArrayFromImage(sitk.ReadImage(str(raw_dataset() / "labelsTr/0.nii.gz")))
+    np.testing.assert_array_equal(written, colours.any(-1))
 
 
 def test_palette_without_black_is_refused_with_both_readings(download):

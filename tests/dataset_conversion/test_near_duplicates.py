@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nnunet_plugins.dataset_conversion.near_duplicates import near_duplicate_groups, thumbnail
-from nnunet_plugins.dataset_conversion.pictures import Picture
+from nnunet_plugins.dataset_conversion.pictures import Geometry, Picture
 
 
 def components(vectors: list[np.ndarray], correlation: float) -> list[int]:
@@ -55,6 +55,15 @@ def test_flat_pictures_and_no_pictures_are_no_near_duplicates():
     assert near_duplicate_groups({}, 0.9) == {}
     flat = {i: thumbnail(Picture(np.full((9, 9), 50 * i, np.uint8))) for i in range(3)}
     assert len(set(near_duplicate_groups(flat, 0.9).values())) == 3
+
+
+@pytest.mark.parametrize("channels", [(), (2,)])
+def test_thumbnail_of_a_volume_is_that_of_its_mean(channels):
+    volume = np.random.default_rng(0).integers(0, 100, (5, 40, 50, *channels))
+    slices = np.moveaxis(volume.reshape(5, 40, 50, -1), -1, 0).reshape(-1, 40, 50)
+    geometry = Geometry((1, 1, 1), (0, 0, 0), (1, 0, 0, 0, 1, 0, 0, 0, 1))
+    expected = thumbnail(Picture(slices.mean(0)))
+    np.testing.assert_allclose(thumbnail(Picture(volume, geometry)), expected, atol=1e-6)
 
 
 @given(st.integers(1, 50), st.integers(1, 50), st.booleans())

@@ -127,6 +127,35 @@ def test_coco_arrives_with_parts_run_lengths_and_empty_images(download):
     convert(*with_source(COCO, download))  # recognised as the same
 
 
+@pytest.mark.parametrize(("meaning", "cases"), [("background", {"0", "1", "2"}), ("skip", {"0", "1"})])
+def test_images_that_coco_does_not_list_are_background_or_left_out(download, capsys, meaning, cases):
+    square = [[2, 2, 9, 2, 9, 9]]
+    save_coco(download / "annotations.json", {"0.png": [(5, square)], "1.png": [(9, square)]})
+    convert(*with_source(COCO, download), "--missing-masks", meaning)
+    assert {path.stem for path in (raw_dataset() / "labelsTr").iterdir()} == cases
+    assert "1 image without a mask" in capsys.readouterr().out
+    assert meaning == "skip" or not written("2").any()
+
+
+def test_coco_that_would_lose_objects_is_refused(download):
+    square = [[2, 2, 9, 2, 9, 9]]
+    save_coco(download / "annotations.json", {"0.png": [(5, square)], "1.png": [(9, [])], "2.png": []})
+    assert_says(refusal_text(*with_source(COCO, download)), "'instrument'", "a box alone", "outline it")
+    content = read_json(save_coco(download / "annotations.json", {f"{i}.png": [(5, square)] for i in CASES}))
+    content["images"].append(content["images"][0] | {"id": 77})
+    (download / "annotations.json").write_text(json.dumps(content))
+    assert_says(refusal_text(*with_source(COCO, download)), "lists 0.png twice")
+
+
+@pytest.mark.parametrize("further", [("images", "others/*.png"), ("masks", "more.json")])
+def test_coco_beside_other_channels_or_files_is_refused(download, further):
+    option, pattern = further
+    save_coco(download / "annotations.json", {f"{i}.png": [(5, [[1, 1, 9, 1, 9, 9]])] for i in CASES})
+    arguments = list(with_source(COCO, download))
+    arguments.insert(arguments.index(f"--{option}") + 2, pattern)
+    assert_says(refusal_in_one_sentence(*arguments, "--channels", "a", "b"), "annotations.json", "unite annotations")
+
+
 def test_images_and_entries_of_coco_without_each_other_are_refused(download):
     save_coco(download / "annotations.json", {"0.png": [], "1.png": [(5, [[1, 1, 9, 1, 9, 9]])], "gone.png": []})
     text = refusal_text(*with_source(COCO, download))

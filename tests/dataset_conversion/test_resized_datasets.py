@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
+from PIL import Image
 from support import cell_datasets
 from support.conversions import NAMES, VOLUMES, Conversion, read, refused_convert, run_convert, states
 from support.files import save
@@ -185,6 +186,10 @@ def test_nothing_is_said_where_nothing_is_lost(download, capsys):
 
 @pytest.mark.usefixtures("nnunet_folders")
 def test_regions_to_be_ignored_are_no_objects(stones, capsys):
+    for path in (stones / "masks").iterdir():
+        array = np.array(Image.open(path))
+        array[8:18, :4] = 7
+        save(path, array)
     convert_folder(*with_source(PNGS, stones), "--resize", 8, 8, "--label-map", "0=background", "255=ignore", "7=stone",
                    "--max-foreground-fraction", 1)  # fmt: skip
     assert "Resizing removes" not in capsys.readouterr().out

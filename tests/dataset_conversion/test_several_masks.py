@@ -101,6 +101,14 @@ def test_ignored_files_get_the_highest_label(tmp_path):
     np.testing.assert_array_equal(label(2), np.roll(2 * (RIGHT > 0) + (LEFT > 0), 2, axis=0))
 
 
+def test_what_is_to_be_ignored_lies_on_all_else_and_is_no_foreground(tmp_path):
+    source = save_masks(tmp_path, a=LEFT, b=box(slice(0, 20), slice(4, 24)))
+    limit = ("--max-foreground-fraction", str((LEFT > 0).mean() + 0.01))
+    convert(*for_folder(source, "polyp=masks/*_a.png", "ignore=masks/*_b.png"), *limit)
+    expected = np.where(np.arange(SIZE[1]) < 4, LEFT > 0, 2)
+    np.testing.assert_array_equal(label(2), np.roll(expected, 2, axis=0))
+
+
 def test_overlap_is_refused_with_count_case_and_classes(tmp_path):
     source = save_masks(tmp_path, a=LEFT, b=RIGHT)
     save(source / "masks/p (4)_b.png", np.roll(INNER, 4, axis=0))

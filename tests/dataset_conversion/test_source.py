@@ -153,6 +153,15 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
         assert list(source.find("*.png")) == ["2", "1"] or list(source.find("*.png")) == ["1", "2"]
 
 
+def test_two_paths_to_one_folder_are_both_searched(tmp_path):
+    make(tmp_path, "download/all/1.png")
+    for name in ("images", "z_images"):
+        (tmp_path / "download" / name).symlink_to(tmp_path / "download" / "all")
+    with Source(tmp_path / "download") as source:
+        for folder in ("all", "images", "z_images"):
+            assert list(source.find(f"{folder}/*.png")) == ["1"]
+
+
 def test_download_in_a_hidden_folder_is_searched(tmp_path):
     make(tmp_path, ".cache/images/1.png")
     with Source(tmp_path / ".cache") as source:

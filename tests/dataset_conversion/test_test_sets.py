@@ -23,6 +23,7 @@ from support.refusals import (
 )
 
 pytestmark = pytest.mark.usefixtures("nnunet_folders")
+FOLD = {"train": [0, 1], "val": [2, 3]}
 TEST = ("--test-images", "test/*.jpg")
 TEST_MASKS = ("--test-masks", "test_masks/*.png")
 LABELS = ("--label-map", "0=background", "128=cell", "255=tool")
@@ -138,6 +139,7 @@ def test_table_without_validation_leaves_the_folds_to_us(download):
         ("a.json", '[{"train": ["0"]}]', ["has no folds"]),
         ("a.json", '[{"train": ["0"], "val": ["0.png"]}]', ["'0' in training and validation of fold 0"]),
         ("a.json", '[{"train": ["0"], "val": []}]', ["empty training or validation set in fold 0"]),
+        ("a.json", '[{"train": ["0", "1"], "val": ["9"]}]', ["names 1 image that are not there: 9"]),
         ("a.json", '[{"train": ["0", "1"], "val": ["2", "9"]}]', ["names 1 image that are not there: 9"]),
         ("a.csv", "0,train\n1,train\n2,val\n3,test\n4,dev\n5,train\n", ["part 'dev'", "train, val or test"]),
         ("a.csv", "0,train\n1,val\n", ["no row for 4 images"]),
@@ -146,6 +148,29 @@ def test_table_without_validation_leaves_the_folds_to_us(download):
 def test_folds_that_are_none_are_refused(download, name, text, parts):
     (download / name).write_text(text)
     assert_says(refusal_in_one_sentence(*with_source(PNGS, download), "--splits", download / name), name, *parts)
+
+
+@pytest.mark.parametrize("names", ["exact", "nnU-Net's"])
+def test_folds_may_have_the_names_of_cases_that_other_names_share(download, names):
+    """A case's own name is also the file name of a test image, and nnU-Net's name of a case is no file name."""
+    for index in range(6):
+        for folder in ("images", "masks"):
+            (download / folder / f"{index}.png").rename(download / folder / f"{index}{' x' * (names != 'exact')}.png")
+    own = [{part: [f"{i}{'_x' * (names != 'exact')}" for i in part_cases] for part, part_cases in FOLD.items()}]
+    (download / "own.json").write_text(json.dumps(own))
+    convert(*with_source(PNGS, download), *TEST, *TEST_MASKS, "--splits", download / "own.json")
+    assert folds() == own
+
+
+def test_folds_with_test_images_or_without_any_left_are_refused(download):
+    (download / "own.json").write_text(json.dumps([{"train": ["0", "1"], "val": ["2", "x"]}]))
+    splits = ("--splits", download / "own.json")
+    text = refusal_in_one_sentence(*with_source(PNGS, download), *TEST, *TEST_MASKS, *splits)
+    assert_says(text, "'test_x' in fold 0", "--test-images", "a test image is in no fold")
+    save(download / "masks/2.png", np.full(SIZE, 255, np.uint8))
+    (download / "own.json").write_text(json.dumps([{"train": ["0", "1"], "val": ["2"]}]))
+    text = refusal_in_one_sentence(*with_source(PNGS, download), *splits, "--max-foreground-fraction", "0.5")
+    assert_says(text, "fold 0", "too much foreground alone")
 
 
 # ---- new images ------------------------------------------------------------------------------------------------------

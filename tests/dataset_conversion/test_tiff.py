@@ -229,3 +229,14 @@ def test_values_that_are_no_number_are_counted_and_refused(tmp_path, read):
     array[0, :3] = np.nan, np.inf, -np.inf
     with pytest.raises(UserError, match=r"x\.tif has 3 of 480 values that are not a number"):
         read(save(tmp_path / "x.tif", array))
+
+
+@pytest.mark.parametrize("further", [{"spacing": 1.0}, {}])
+@pytest.mark.parametrize(("unit", "size"), [("um", (0.2, 0.2, 1.0)), ("pixel", (1.0, 1.0, 1.0))])
+def test_stacks_of_imagej_keep_their_voxel_size_even_if_their_distance_is_one(tmp_path, further, unit, size):
+    """ImageJ writes no distance of slices that is exactly 1."""
+    stack = np.zeros((4, *SIZE), np.uint8)
+    options = {"imagej": True, "resolution": (5, 5), "metadata": {"axes": "ZYX", "unit": unit, **further}}
+    path = write(tmp_path / "x.tif", stack, **options)
+    expected = (0.2, 0.2, 1.0) if further else size
+    assert read_picture(path, "volume").geometry.spacing == pytest.approx(expected)

@@ -19,7 +19,7 @@ from nnunet_plugins.dataset_conversion.pictures import (
     grid_difference,
     write_volume,
 )
-from nnunet_plugins.dataset_conversion.readers import read_picture
+from nnunet_plugins.dataset_conversion.readers import files_behind, read_picture
 from nnunet_plugins.errors import UserError
 
 TENTH = 0.1  # of a voxel
@@ -174,6 +174,22 @@ def test_volumes_compressed_otherwise_are_refused(tmp_path):
     (tmp_path / "x.nii.gz").write_bytes(bz2.compress(b"x" * 1000))
     with pytest.raises(UserError, match="cannot be read"):
         read_picture(tmp_path / "x.nii.gz")
+
+
+def test_voxels_of_metaimage_may_lie_in_a_folder_beside_the_header(tmp_path):
+    volume = sitk.GetImageFromArray(noise(0, (4, 5, 6)))
+    sitk.WriteImage(volume, str(tmp_path / "x.mhd"))
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "x.raw").rename(tmp_path / "raw" / "x.raw")
+    (tmp_path / "x.mhd").write_text((tmp_path / "x.mhd").read_text().replace("= x.raw", "= raw/x.raw"))
+    assert files_behind(tmp_path / "x.mhd") == [tmp_path / "x.mhd", tmp_path / "raw" / "x.raw"]
+
+
+def test_metaimage_in_capitals_is_to_be_renamed(tmp_path):
+    sitk.WriteImage(sitk.GetImageFromArray(noise(0, (4, 5, 6))), str(tmp_path / "x.mha"))
+    (tmp_path / "x.mha").rename(tmp_path / "x.MHA")
+    with pytest.raises(UserError, match=r"rename it, as SimpleITK knows \.mha in small letters only"):
+        read_picture(tmp_path / "x.MHA")
 
 
 @pytest.mark.parametrize("ending", [".nii", ".nii.gz"])

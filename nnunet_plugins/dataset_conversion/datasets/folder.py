@@ -1,12 +1,12 @@
 """Any folder of images and masks, paired by the wildcards of the user's patterns."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from nnunet_plugins.dataset_conversion.annotations import coco_cases, is_coco, labels_of
+from nnunet_plugins.dataset_conversion.annotations import coco_cases, is_coco, labels_of, refuse_beside_coco
 from nnunet_plugins.dataset_conversion.colours import ColourMap, read_colours, read_values
 from nnunet_plugins.dataset_conversion.dataset import NIFTI, PNG, RGB, Case, Dataset
 from nnunet_plugins.dataset_conversion.label_maps import nested, parse_label_map, parse_masks
@@ -15,7 +15,7 @@ from nnunet_plugins.dataset_conversion.pairing import Masks, count_wildcards, pa
 from nnunet_plugins.dataset_conversion.pictures import Picture
 from nnunet_plugins.dataset_conversion.readers import has_pages, is_flat, read_mask, read_picture
 from nnunet_plugins.dataset_conversion.readers.pages import Reading, page_path
-from nnunet_plugins.dataset_conversion.readers.polygons import class_names, is_annotation, read_polygons
+from nnunet_plugins.dataset_conversion.readers.polygons import class_names, is_annotation, numbered_as, read_polygons
 from nnunet_plugins.dataset_conversion.source import Source, without_ending
 from nnunet_plugins.dataset_conversion.stacks import separate_pages
 from nnunet_plugins.dataset_conversion.tables import group_by_folder
@@ -57,7 +57,8 @@ def find_cases(source: Source, layout: Layout | None = None) -> Iterator[Case]:
             continue
         group = first_wildcard(images[0])
         if masks and is_coco(masks[0].pattern):
-            cases += coco_cases(source, images[0], masks[0].pattern, group=group, test=test)
+            file, missing = masks[0].pattern, layout.missing
+            cases += coco_cases(source, images[0], file, group=group, test=test, missing=missing)
         else:
             cases += paired(source, images, masks, test=test, group=group, merge=layout.merge, missing=layout.missing)
     refuse_training_images(cases, source)
@@ -123,6 +124,7 @@ def describe(
     regions: bool = False,
     pages: Reading = None,
     own_groups: bool = False,
+    trained_labels: Mapping[str, int] | None = None,
 ) -> Dataset:
     """Complete the record for a folder.
 
@@ -142,16 +144,19 @@ def describe(
         regions: whether each class contains those that are named after it, where they overlap.
         pages: what the pages of a file are.
         own_groups: whether the user gives the groups, in whose place folders are none.
+        trained_labels: labels that polygons get, of a dataset that is there already.
 
     Raises:
         UserError: the options contradict each other or the files.
     """
     (entries, named), (test_entries, test_named) = parse_masks(masks), parse_masks(test_masks, "--test-masks")
+    refuse_beside_coco(images, [entry.pattern for entry in entries], "--masks")
+    refuse_beside_coco(test_images, [entry.pattern for entry in test_entries], "--test-masks")
     refuse_fixed_patterns([*images, *test_images, *(entry.pattern for entry in (*entries, *test_entries))])
     if entries and test_entries and named != test_named:
         raise UserError("--masks and --test-masks name different classes, or in another order: name the same")
     names = named if entries else test_named
-    rules = label_rules(source, [*entries, *test_entries], names, label_map, threshold, pages)
+    rules = label_rules(source, [*entries, *test_entries], names, label_map, threshold, pages, trained_labels)
     first_image, *_ = [first_match(source, pattern) for pattern in (*images, *test_images)]
     if pages and not has_pages(first_image):
         raise UserError(f"--pages {pages} is for TIFF and arrays, but {first_image} is neither: leave it out")
@@ -229,6 +234,7 @@ def label_rules(
     label_map: Sequence[str],
     threshold: float | None,
     pages: Reading,
+    trained_labels: Mapping[str, int] | None = None,
 ) -> Rules:
     """Choose labels and rules by the options and by the first mask of each pattern.
 
@@ -237,21 +243,29 @@ def label_rules(
     """
     firsts = [first_match(source, entry.pattern) for entry in entries]
     if any(map(is_annotation, firsts)):
-        return annotation_rules(source, entries, firsts, named=bool(label_map) or threshold is not None)
+        given = bool(label_map) or threshold is not None
+        return annotation_rules(source, entries, firsts, given, trained_labels)
     read = partial(read_mask, reading=pages)
     if label_map:
         refuse_contradiction(entries, threshold)
         labels, rule = parse_label_map(label_map)
         if isinstance(rule, ColourMap):
-            return Rules(labels, rule, partial(read_colours, colours=tuple(rule.labels)))
+            return Rules(labels, rule, partial(read_colours, colours=tuple(rule.labels), reading=pages))
         return Rules(labels, rule, partial(read_values, read=read))
-    return Rules(labels, binary_rule(threshold, firsts), partial(read_values, read=read, binary=True))
+    return Rules(labels, binary_rule(threshold, firsts), partial(read_values, read=read, binary=threshold is None))
 
 
-def annotation_rules(source: Source, entries: Sequence[Masks], firsts: Sequence[Path], named: bool) -> Rules:
+def annotation_rules(
+    source: Source,
+    entries: Sequence[Masks],
+    firsts: Sequence[Path],
+    named: bool,
+    trained_labels: Mapping[str, int] | None,
+) -> Rules:
     if named or entries[0].name or not all(map(is_annotation, firsts)):
         raise UserError(f"{firsts[0]} names its classes itself: leave out --label-map and --threshold, and other masks")
-    classes = class_names(path for entry in entries for path in source.find(entry.pattern).values())
+    paths = [path for entry in entries for path in source.find(entry.pattern).values()]
+    classes = numbered_as(paths, trained_labels) if trained_labels else class_names(paths)
     labels, rule = labels_of(classes)
     return Rules(labels, rule, partial(read_polygons, classes=classes))
 

@@ -53,7 +53,8 @@ def read_annotations(path: Path, changed: int) -> dict[int, tuple[str, Annotatio
             for image in content["images"]
         }
         for one in content["annotations"]:
-            parts = one["segmentation"] if isinstance(one["segmentation"], list) else [one["segmentation"]]
+            outline = one.get("segmentation") or []
+            parts = outline if isinstance(outline, list) else [outline]
             images[one["image_id"]][1].objects.append((names[one["category_id"]], parts))
         return images
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
@@ -91,6 +92,8 @@ def read_polygons(paths: tuple[Path, ...], shape: tuple[int, ...], classes: Mapp
             regions = [inside(part, annotation.size) for part in parts]
         except (ValueError, LookupError, TypeError, OSError) as error:
             raise UserError(f"{path} has an object {name!r} that cannot be drawn ({error}): draw it anew") from error
+        if not regions:
+            raise UserError(f"{path} has an object {name!r} with a box alone: outline it, or remove it from the file")
         for region in regions:
             mask[region] = classes[name]
             drawn |= {classes[name]} if region.any() else set()
@@ -158,7 +161,7 @@ def embedded_mask(text: str, points: NDArray[np.float64], size: tuple[int, int])
 def class_names(paths: Iterable[Path]) -> dict[str, int]:
     """Number the classes of all files by name; background is 0, and what is to be ignored has the highest number."""
     paths = list(paths)
-    names = {name for path in paths for _, one in annotations_in(path).values() for name, _ in one.objects}
+    names = annotated_names(paths)
     objects = sorted(names - {*BACKGROUND, *IGNORED})
     if not 1 <= len(objects) <= MAX_CLASSES:
         raise UserError(
@@ -167,3 +170,25 @@ def class_names(paths: Iterable[Path]) -> dict[str, int]:
         )
     numbers = {name: number for number, name in enumerate(objects, 1)}
     return numbers | dict.fromkeys(BACKGROUND, 0) | {name: len(objects) + 1 for name in names & {*IGNORED}}
+
+
+def numbered_as(paths: Iterable[Path], labels: Mapping[str, int]) -> dict[str, int]:
+    """Number the classes of all files as a dataset does, which may have further ones.
+
+    Raises:
+        UserError: there is a class that the dataset does not have.
+    """
+    paths = list(paths)
+    ignored = dict.fromkeys(IGNORED, labels["ignore"]) if "ignore" in labels else {}
+    numbers = {**labels, **dict.fromkeys(BACKGROUND, 0), **ignored}
+    if unknown := sorted(annotated_names(paths) - numbers.keys()):
+        raise UserError(
+            f"{paths[0]}{' and others' * (len(paths) > 1)}: {unknown[0]!r} is none of the dataset's labels, which are "
+            f"{', '.join(labels)}: rename its objects, or remove them"
+        )
+    return numbers
+
+
+def annotated_names(paths: Iterable[Path]) -> set[str]:
+    """Names of the classes of all objects in some files."""
+    return {name for path in paths for _, one in annotations_in(path).values() for name, _ in one.objects}

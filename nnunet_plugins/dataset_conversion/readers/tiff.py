@@ -140,8 +140,13 @@ def palette_values(numbers: NDArray, palette: NDArray, is_mask: bool) -> NDArray
 
 
 def voxel_size(file: Any, page: Any) -> tuple[float, float, float]:
-    """Distances of columns, rows and pages, if ImageJ has written them; otherwise 1."""
-    distance = (file.imagej_metadata or {}).get("spacing")
+    """Distances of columns, rows and pages, if ImageJ has written them; otherwise 1.
+
+    ImageJ leaves out a distance of pages of 1, so that a unit alone tells of a stack's voxels.
+    """
+    about = file.imagej_metadata or {}
+    is_measured = str(about.get("unit") or "pixel").lower() not in ("pixel", "pixels")
+    distance = about.get("spacing") or (1.0 if is_measured and about.get("slices", 1) > 1 else None)
     if not distance or not all(page.resolution):
         return 1.0, 1.0, 1.0
     return 1 / page.resolution[0], 1 / page.resolution[1], abs(float(distance))

@@ -31,9 +31,10 @@ def read_volume(path: Path) -> Picture:
                 f"{path} has axes that are not at right angles, which SimpleITK, nnU-Net's usual reader, refuses: "
                 "resample it"
             ) from error
-        raise UserError(
-            f"{path} cannot be read ({last_line(error)}): it is damaged or incomplete; download it again"
-        ) from error
+        remedy = "it is damaged or incomplete; download it again"
+        if path.suffix in (".MHA", ".MHD"):
+            remedy = f"rename it, as SimpleITK knows {path.suffix.lower()} in small letters only"
+        raise UserError(f"{path} cannot be read ({last_line(error)}): {remedy}") from error
     array = channels_last(sitk.GetArrayFromImage(volume), volume.GetNumberOfComponentsPerPixel(), path)
     refuse_not_finite(path, bad or count_not_finite(array), array.size, "voxels")
     return Picture(array, geometry_of(volume))
@@ -82,4 +83,4 @@ def data_files(path: Path) -> list[Path]:
         return []
     entries = (line.partition("=") for line in path.read_text(errors="replace").splitlines())
     names = [value.strip() for key, _, value in entries if key.strip() == "ElementDataFile"]
-    return [path.with_name(name) for name in names if path.with_name(name).is_file()]
+    return [path.parent / name for name in names if (path.parent / name).is_file()]

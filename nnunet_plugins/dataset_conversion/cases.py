@@ -276,7 +276,9 @@ def write_case(folder: Path, case: str, images: list[Picture], labels: Picture |
             write(labels, folder / "labels" / case, flat)
     except OSError as error:
         why = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else reason(error)
-        raise UserError(f"{case} could not be written to {folder}: {why}; make room, or write elsewhere") from error
+        raise UserError(
+            f"{case} could not be written to {folder}: {why}; make room or set nnUNet_raw (or --output) elsewhere"
+        ) from error
 
 
 def channel_planes(image: Picture) -> list[Picture]:

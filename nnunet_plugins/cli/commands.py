@@ -179,7 +179,7 @@ def explain_missing_file(error: Exception) -> str | None:
         number = path.relative_to(preprocessed).parts[0].removeprefix("Dataset")[:3]
         if FITTED.fullmatch(path.stem):
             return f"{path} is not there: make it first, with {planning_command(int(number), path.stem)}"
-        option = planner_option(path.stem if path.stem.endswith("Plans") else "nnUNetPlans")
+        option = planner_option(path.stem if path.suffix == ".json" and "Plans" in path.stem else "nnUNetPlans")
         command = f"nnunet-plugins plan_and_preprocess -d {number} --verify_dataset_integrity{option}"
         return f"{path} is not there: plan and preprocess the dataset first, with {command}"
     if results and path.is_relative_to(results):

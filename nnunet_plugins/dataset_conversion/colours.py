@@ -128,7 +128,12 @@ def unexpected_colours(values: NDArray, counts: NDArray, expected: str, remedy: 
 
 
 def read_values(
-    paths: tuple[Path, ...], shape: tuple[int, ...], *, read: Reader = read_mask, binary: bool = False
+    paths: tuple[Path, ...],
+    shape: tuple[int, ...],
+    *,
+    read: Reader = read_mask,
+    binary: bool = False,
+    numbered: bool = False,
 ) -> Picture:
     """Read a mask's values; a mask of two classes in a palette is read by its colours.
 
@@ -137,6 +142,7 @@ def read_values(
         shape: the image's size.
         read: reads grey values, and the numbers of colours in a palette.
         binary: whether the mask should have two classes.
+        numbered: whether the object of these two may be many, with numbers of their own.
 
     Raises:
         UserError: the mask is coloured, or the colours of a palette and their numbers say different things.
@@ -145,7 +151,7 @@ def read_values(
     if path.name.lower().endswith(PICTURE_ENDINGS):
         palette = read_palette(path) if binary else None
         if palette is not None:
-            return two_classes(path, read(paths, shape).array, palette)
+            return two_classes(path, read(paths, shape).array, palette, numbered)
         try:
             return read(paths, shape)
         except UserError:
@@ -166,8 +172,10 @@ def read_palette(path: Path) -> NDArray[np.int32] | None:
     return None if (colours == colours[:, :1]).all() else colour_codes(colours)
 
 
-def two_classes(path: Path, numbers: NDArray, palette: NDArray[np.int32]) -> Picture:
+def two_classes(path: Path, numbers: NDArray, palette: NDArray[np.int32], numbered: bool = False) -> Picture:
     """Read a palette's mask of two classes, of which black is the background, whatever its number.
+
+    Further colours are ``numbered`` objects, if black has the number 0 or does not occur.
 
     Raises:
         UserError: there are other colours, so that none of them need be the background.
@@ -176,6 +184,8 @@ def two_classes(path: Path, numbers: NDArray, palette: NDArray[np.int32]) -> Pic
     colours = palette[used]
     if BLACK in colours and len(used) <= 2:
         return Picture((palette[numbers] != BLACK).astype(np.uint8))
+    if numbered and (BLACK not in colours or palette[0] == BLACK):
+        return Picture(numbers)
     named = [f"{number} {colour_name(int(colour))}" for number, colour in zip(used, colours, strict=True)]
     shares = [f"{name} ({count / counts.sum():.2%})" for name, count in zip(named, counts, strict=True)]
     by_colour, by_number = [colour_name(int(colour)) for colour in colours[:8]], [str(number) for number in used[:8]]

@@ -40,6 +40,7 @@ def read_labels(
             classes[label] = classes[label] | inside if label in classes else inside
         else:
             refuse_overlap(dataset, case, path, labels, part)
+        inside &= labels != dataset.labels.get("ignore", -1)
         np.copyto(labels, part, where=inside)  # the classes come in their order: the innermost last
     return labels, {(i, j): int(np.count_nonzero(classes[i] & classes[j])) for i in classes for j in classes if i <= j}
 
@@ -53,9 +54,8 @@ def read_file(
 
 
 def refuse_overlap(dataset: Dataset, case: Case, path: Path, labels: NDArray, part: NDArray) -> None:
-    if (part == dataset.labels.get("ignore", -1)).any():
-        return  # what is to be ignored lies on all else
-    both = (labels > 0) & (part > 0) & (labels != part)
+    ignored = dataset.labels.get("ignore", -1)  # which lies on all else
+    both = (labels > 0) & (part > 0) & (labels != part) & (part != ignored) & (labels != ignored)
     if count := np.count_nonzero(both):
         names = {value: name for name, value in dataset.labels.items()}
         first, second = (names[int(array[both][0])] for array in (labels, part))

@@ -39,6 +39,9 @@ def temporary_dataset(folder: Path, remedy: str = "set nnUNet_raw to a folder of
     """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder.parent} cannot be made ({error.strerror}): {remedy}") from error
+    try:
         folder.mkdir()
     except FileExistsError:
         raise UserError(

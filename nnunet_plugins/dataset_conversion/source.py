@@ -110,7 +110,7 @@ class Source(AbstractContextManager):
         for path in (*files, *series_folders(files, expression)):
             if match := expression.search(composed(path.as_posix())):
                 key = without_ending("/".join(match.groups()))
-                if key in found:
+                if key in found and os.path.realpath(found[key]) != os.path.realpath(path):
                     self.problem(f"{found[key]} and {path} are both {key!r}: give a pattern that tells them apart")
                 found.setdefault(key, path)
         return found

@@ -15,7 +15,7 @@ PLANNERS = {
     "nnUNetResEncUNetXLPlans": "nnUNetPlannerResEncXL",
 }
 """nnU-Net's planners by the names of their plans."""
-FITTED = re.compile(r"(?P<plans>\w+?Plans\w*?)_(?P<trainer>[A-Za-z]\w*Trainer\w*)_(?P<memory>[\d.]+)G")
+FITTED = re.compile(r"(?P<plans>\w+)_(?P<trainer>[A-Za-z][A-Za-z0-9]*Trainer\w*)_(?P<memory>[\d.]+)G")
 """Names of plans that :func:`fitted_plans_name` gives."""
 
 
@@ -24,9 +24,11 @@ def planner_option(plans_name: str) -> str:
 
     Example:
         >>> planner_option("nnUNetPlans"), planner_option("nnUNetResEncUNetLPlans"), planner_option("MyPlans")
-        ('', ' -pl nnUNetPlannerResEncL', ' -pl PLANNER')
+        ('', ' -pl nnUNetPlannerResEncL', ' -pl PLANNER -overwrite_plans_name MyPlans')
     """
-    return "" if plans_name == "nnUNetPlans" else f" -pl {PLANNERS.get(plans_name, 'PLANNER')}"
+    if plans_name == "nnUNetPlans":
+        return ""
+    return f" -pl {PLANNERS.get(plans_name) or f'PLANNER -overwrite_plans_name {plans_name}'}"
 
 
 def planning_command(dataset_id: int, plans_name: str) -> str:
@@ -37,8 +39,8 @@ def planning_command(dataset_id: int, plans_name: str) -> str:
         'nnUNetv2_plan_experiment -d 1 -pl nnUNetPlannerResEncM'
         >>> planning_command(1, "nnUNetPlans_DLKUNetTrainer_24G")
         'nnunet-plugins plan -d 1 -tr DLKUNetTrainer --gpu-memory 24'
-        >>> planning_command(1, "nnUNetResEncUNetMPlans_DRGOTrainer_8G")
-        'nnunet-plugins plan -d 1 -tr DRGOTrainer --gpu-memory 8 -p nnUNetResEncUNetMPlans'
+        >>> planning_command(1, "nnUNetPlans_mine_CASNetTrainer_DS_8G")
+        'nnunet-plugins plan -d 1 -tr CASNetTrainer_DS --gpu-memory 8 -p nnUNetPlans_mine'
     """
     if (fitted := FITTED.fullmatch(plans_name)) is None:
         return f"nnUNetv2_plan_experiment -d {dataset_id}{planner_option(plans_name)}"

@@ -46,7 +46,11 @@ class SafeTraining(FoldLock, FiniteLosses):
         refuse_missing_device(device)
         folder = results_of_fold(type(self).__name__, plans, configuration, fold)
         refuse_read_only(folder)
-        if os.environ.get(WANDB, "0") not in ("", "0"):  # nnU-Net then removes the folder of the fold's last run
+        if os.environ.get(WANDB, "0") not in (
+            "0",
+            "False",
+            "false",
+        ):  # nnU-Net then removes the folder of the fold's last run
             refuse_fold_in_training(folder)
         super().__init__(plans, configuration, fold, dataset_json, device)
 
@@ -89,19 +93,21 @@ class SafeTraining(FoldLock, FiniteLosses):
                     f"The folds in splits_final.json name the case {case}, which is not in {folder}: preprocess the "
                     "dataset again, or correct that file."
                 )
-            if (error := reading_error(dataset_class(folder, [case]), case)) is not None:
-                if isinstance(error, MemoryError) or getattr(error, "errno", None) in NO_FAULT_OF_A_FILE:
-                    return ""
+            previous = self.folder_with_segs_from_previous_stage
+            of_case = reading_error(dataset_class(folder, [case]), case)
+            error = of_case or (reading_error(dataset_class(folder, [case], previous), case) if previous else None)
+            if isinstance(error, MemoryError) or getattr(error, "errno", None) in NO_FAULT_OF_A_FILE:
+                return ""
+            if of_case:
                 return (
                     f"The preprocessed case {case} in {folder} cannot be read ({error}): remove its files there and "
                     "preprocess the dataset again."
                 )
-            previous = self.folder_with_segs_from_previous_stage
-            if previous and (error := reading_error(dataset_class(folder, [case], previous), case)) is not None:
+            if error:
                 return (
-                    f"The cascade has no prediction of {case} by its first stage in {previous} ({error}): train all "
-                    f"folds of {self.configuration_manager.previous_stage_name} with the same -tr and -p first; a "
-                    "fold that is trained writes its predictions with --val."
+                    f"The prediction of {case} by the cascade's first stage in {previous} cannot be read ({error}): "
+                    f"train all folds of {self.configuration_manager.previous_stage_name} with the same -tr and -p "
+                    "first; a fold that is trained writes its predictions with --val."
                 )
         return ""
 

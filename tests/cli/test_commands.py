@@ -70,7 +70,8 @@ def test_benchmark_alone_prints_its_help(capsys):
     [
         ("preprocessed/Dataset501_A/nnUNetPlans.json", "plan_and_preprocess -d 501 --verify_dataset_integrity"),
         ("preprocessed/Dataset501_A/nnUNetResEncUNetLPlans.json", "_integrity -pl nnUNetPlannerResEncL"),
-        ("preprocessed/Dataset501_A/MyPlans.json", "_integrity -pl PLANNER"),
+        ("preprocessed/Dataset501_A/MyPlans.json", "_integrity -pl PLANNER -overwrite_plans_name MyPlans"),
+        ("preprocessed/Dataset501_A/nnUNetPlans_80G.json", "-pl PLANNER -overwrite_plans_name nnUNetPlans_80G"),
         ("preprocessed/Dataset501_A/nnUNetPlans_DRGOTrainer_8G.json", "plan -d 501 -tr DRGOTrainer --gpu-memory 8"),
         ("results/Dataset501_A/X__nnUNetPlans__2d/dataset.json", "-c; there are Y__nnUNetPlans__2d"),
         ("results/Dataset501_A/Y__nnUNetPlans__2d/fold_3/checkpoint_final.pth", "or correct -f (folds) or -chk"),

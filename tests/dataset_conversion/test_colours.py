@@ -168,6 +168,17 @@ def test_numbered_objects_in_a_palette_are_one_class_by_a_threshold(download):
     np.testing.assert_array_equal(label(), mask(1))
 
 
+def test_objects_in_a_palette_whose_black_has_another_number_are_never_inverted(download):
+    for index in range(3):
+        save_palette(download / f"masks/{index}.png", 1 - mask(1), [RED, BLACK])
+    convert(*with_source(PNGS, download), "--threshold", "0")
+    np.testing.assert_array_equal(label(), mask(1))
+    numbers = np.ones(SIZE, np.uint8)
+    numbers[5:9], numbers[9:12] = 0, 2
+    save_palette(download / "masks/0.png", numbers, [RED, BLACK, GREEN])
+    assert_says(refusal_in_one_sentence(*with_source(PNGS, download), "--threshold", "0", "--overwrite"), "1 #000000")
+
+
 def test_colours_of_a_stack_become_classes(tmp_path):
     stack = np.random.default_rng(0).integers(0, 255, (3, 20, 24), np.uint8)
     colours = np.zeros((3, 20, 24, 3), np.uint8)

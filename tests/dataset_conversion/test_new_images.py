@@ -62,6 +62,13 @@ def test_annotations_get_the_datasets_labels_even_if_some_do_not_occur(download,
     assert_says(text, "'instrument' is none of the dataset's labels, which are background, liver, tumour")
 
 
+def test_annotations_of_one_class_are_the_foreground_of_a_dataset_without_a_name_for_it(download, new, tmp_path):
+    convert(*with_source(PNGS, download))
+    annotate(new, "polyp")
+    convert("folder", new, *NEW, "--test-masks", "images/*.json", "-o", tmp_path / "out")
+    assert set(np.unique(labels_of(tmp_path / "out"))) == {0, 1}
+
+
 @pytest.mark.parametrize(("options", "value"), [(("masks/*.png", "--threshold", "9"), 255), (("cell=masks/*.png",), 1)])
 def test_masks_of_another_form_than_the_datasets_are_taken_as_told(download, new, tmp_path, options, value):
     convert(*with_source(PNGS, download), "--label-map", "0=background", "255=cell")
@@ -75,5 +82,6 @@ def test_commands_to_type_next_are_quoted_and_folders_that_cannot_be_are_told(do
     convert("folder", new, *NEW, "-o", tmp_path / "my out")
     assert f"-i '{tmp_path}/my out/imagesTs' -o '{tmp_path}/my out/predictions'" in capsys.readouterr().out
     (tmp_path / "file").touch()
-    text = refusal_in_one_sentence("folder", new, *NEW, "-o", tmp_path / "file" / "below" / "out")
-    assert_says(text, tmp_path / "file", "give another --output")
+    for place in ("file/out", "file/below/out"):
+        text = refusal_in_one_sentence("folder", new, *NEW, "-o", tmp_path / place)
+        assert_says(text, tmp_path / "file", "cannot be made", "give another --output")

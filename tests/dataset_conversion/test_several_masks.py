@@ -109,6 +109,20 @@ def test_what_is_to_be_ignored_lies_on_all_else_and_is_no_foreground(tmp_path):
     np.testing.assert_array_equal(label(2), np.roll(expected, 2, axis=0))
 
 
+def test_ignored_pixels_hide_no_other_overlap_and_stay_ignored(tmp_path):
+    """Masks with values are parts of one mask, in any order."""
+    labels = ("--label-map", "0=background", "1=polyp", "2=tool", "3=ignore")
+    polyp, ignored = (LEFT > 0).astype(np.uint8), np.where(INNER > 0, 3, 0).astype(np.uint8)
+    source = save_masks(tmp_path, mask=ignored, mask_1=polyp)
+    convert(*for_folder(source, "masks/*_mask.png", "masks/*_mask_1.png"), *labels)
+    np.testing.assert_array_equal(label(0), np.where(INNER > 0, 3, polyp))
+    save(source / "masks/p (0)_mask.png", np.where(INNER > 0, 3, 2 * polyp).astype(np.uint8))
+    text = refusal_in_one_sentence(
+        *for_folder(source, "masks/*_mask.png", "masks/*_mask_1.png"), *labels, "--overwrite"
+    )
+    assert_says(text, f"in {int(polyp.sum() - (INNER > 0).sum())} pixels", "tool and polyp")
+
+
 def test_overlap_is_refused_with_count_case_and_classes(tmp_path):
     source = save_masks(tmp_path, a=LEFT, b=RIGHT)
     save(source / "masks/p (4)_b.png", np.roll(INNER, 4, axis=0))

@@ -158,8 +158,8 @@ def test_two_paths_to_one_folder_are_both_searched(tmp_path):
     for name in ("images", "z_images"):
         (tmp_path / "download" / name).symlink_to(tmp_path / "download" / "all")
     with Source(tmp_path / "download") as source:
-        for folder in ("all", "images", "z_images"):
-            assert list(source.find(f"{folder}/*.png")) == ["1"]
+        for folder in ("all", "images", "z_images", "{all,images}"):
+            assert list(source.find(f"{folder}/*.png")) == ["1"] and not source.problems
 
 
 def test_download_in_a_hidden_folder_is_searched(tmp_path):

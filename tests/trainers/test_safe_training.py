@@ -110,7 +110,7 @@ def test_what_a_cascade_or_its_folds_lack_is_told_and_no_case_is_blamed(planned,
     trainer.folder_with_segs_from_previous_stage = str(tmp_path)
     trainer.configuration_manager.configuration["previous_stage"] = "3d_lowres"
     sentence = trainer.about_damaged_case()
-    assert f"no prediction of {case} by its first stage in {tmp_path}" in sentence
+    assert f"The prediction of {case} by the cascade's first stage in {tmp_path} cannot be read" in sentence
     assert "train all folds of 3d_lowres with the same -tr and -p first" in sentence and "remove" not in sentence
     trainer.do_split = lambda: (["gone"], [])
     assert trainer.about_damaged_case().startswith("The folds in splits_final.json name the case gone, which is not in")

@@ -252,7 +252,8 @@ def label_rules(
         if isinstance(rule, ColourMap):
             return Rules(labels, rule, partial(read_colours, colours=tuple(rule.labels), reading=pages))
         return Rules(labels, rule, partial(read_values, read=read))
-    return Rules(labels, binary_rule(threshold, firsts), partial(read_values, read=read, binary=threshold is None))
+    read_label = partial(read_values, read=read, binary=True, numbered=threshold is not None)
+    return Rules(labels, binary_rule(threshold, firsts), read_label)
 
 
 def annotation_rules(

@@ -175,13 +175,18 @@ def class_names(paths: Iterable[Path]) -> dict[str, int]:
 def numbered_as(paths: Iterable[Path], labels: Mapping[str, int]) -> dict[str, int]:
     """Number the classes of all files as a dataset does, which may have further ones.
 
+    Where the dataset's masks have no name for their foreground, one class of any name is it.
+
     Raises:
         UserError: there is a class that the dataset does not have.
     """
     paths = list(paths)
     ignored = dict.fromkeys(IGNORED, labels["ignore"]) if "ignore" in labels else {}
     numbers = {**labels, **dict.fromkeys(BACKGROUND, 0), **ignored}
-    if unknown := sorted(annotated_names(paths) - numbers.keys()):
+    unknown = sorted(annotated_names(paths) - numbers.keys())
+    if len(unknown) == 1 and list(labels) == ["background", "foreground"]:
+        return numbers | {unknown[0]: labels["foreground"]}
+    if unknown:
         raise UserError(
             f"{paths[0]}{' and others' * (len(paths) > 1)}: {unknown[0]!r} is none of the dataset's labels, which are "
             f"{', '.join(labels)}: rename its objects, or remove them"

@@ -128,7 +128,7 @@ class FittingTrainer(SafeCheckpoints):
         own = self.how_to_fit(0.85 * total_memory(self.device))  # the estimate was too small for this GPU
         if is_recomputing(self.network) or not set_recomputation((self.network, self.loss), False):
             return own
-        return f"set {RECOMPUTE_VARIABLE}=1 and {self.how_to_go_on()}, or {own}"
+        return f"set {RECOMPUTE_VARIABLE}=1 ({self.how_to_go_on()}), or {own}"
 
 
 def recomputation_asked_for() -> bool | None:

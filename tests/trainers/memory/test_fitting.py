@@ -132,7 +132,7 @@ def test_running_out_of_memory_ends_in_one_sentence(recompute, monkeypatch):
         "DCFFSNetTrainer_1epoch_2iterations needs more memory than the GPU has for a batch of 2 x 48 x 64" in sentence
     )
     assert f"nnunet-plugins plan -d 901 -tr {NAME} -c 2d --gpu-memory 6.8" in sentence  # less than the GPU has
-    begin = "set NNUNET_PLUGINS_RECOMPUTE=1 and it has saved no checkpoint yet, so begin again with the same command"
+    begin = "set NNUNET_PLUGINS_RECOMPUTE=1 (it has saved no checkpoint yet, so begin again with the same command)"
     assert (begin in sentence) == (recompute == "0")
     log = Path(trainer.log_file).read_text()
     assert "\n" not in sentence and sentence in log and "Traceback" in log

@@ -22,10 +22,11 @@ from nnunetv2.experiment_planning.experiment_planners.network_topology import ge
 
 from nnunet_plugins.cli import main as nnunet_plugins
 from nnunet_plugins.files import usable_cores, write_json
+from nnunet_plugins.planning.names import PLANNERS
 from nnunet_plugins.planning.patches import Patch, integers, with_patch
 
 BATCH = 8
-PLANNERS = {"nnUNetPlans": "ExperimentPlanner", "nnUNetResEncUNetMPlans": "nnUNetPlannerResEncM"}
+PLANS = ("nnUNetPlans", "nnUNetResEncUNetMPlans")
 
 
 class Recipe(NamedTuple):
@@ -130,7 +131,7 @@ def groups_of(source: Path) -> dict[str, str]:
 # ---- plans -----------------------------------------------------------------------------------------------------------
 
 
-def plan(recipe: Recipe, plans_names: Sequence[str] = tuple(PLANNERS)) -> None:
+def plan(recipe: Recipe, plans_names: Sequence[str] = PLANS) -> None:
     """Make nnU-Net's plans, and beside them those with the recipe's patch and batch, unless they are there."""
     from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprints, plan_experiments
 
@@ -178,7 +179,7 @@ def preprocess(recipe: Recipe, plans_names: Sequence[str]) -> None:
                 preprocess_dataset(recipe.id, plans_name, [name], [usable_cores()])
 
 
-def prepare(recipe: Recipe, data: Path, plans_names: Sequence[str] = tuple(PLANNERS)) -> None:
+def prepare(recipe: Recipe, data: Path, plans_names: Sequence[str] = PLANS) -> None:
     """Do all that the environment's folders lack of a recipe."""
     convert(recipe, data / recipe.folder)
     plan(recipe, plans_names)

@@ -24,6 +24,8 @@ LOADING = "nnunetv2.training.dataloading"
 """nnU-Net's package that reads preprocessed cases."""
 NO_FAULT_OF_A_FILE = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO)
 """Errors in reading a file that say nothing about its content."""
+NO = ("0", "False", "false")
+"""Values with which nnU-Net takes a setting for switched off."""
 WORKERS_ARE_GONE = "background workers are no longer alive"
 """Part of the sentence in which batchgenerators tells that a worker has failed."""
 
@@ -46,12 +48,8 @@ class SafeTraining(FoldLock, FiniteLosses):
         refuse_missing_device(device)
         folder = results_of_fold(type(self).__name__, plans, configuration, fold)
         refuse_read_only(folder)
-        if os.environ.get(WANDB, "0") not in (
-            "0",
-            "False",
-            "false",
-        ):  # nnU-Net then removes the folder of the fold's last run
-            refuse_fold_in_training(folder)
+        if os.environ.get(WANDB, "0") not in NO:
+            refuse_fold_in_training(folder)  # whose run nnU-Net would remove at once
         super().__init__(plans, configuration, fold, dataset_json, device)
 
     def run_training(self) -> None:

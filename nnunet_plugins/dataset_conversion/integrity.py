@@ -35,4 +35,5 @@ def check_integrity(folder: Path, processes: int) -> None:
 def run_check(folder: str, processes: int) -> None:
     from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
 
+    multiprocessing.set_start_method(None, force=True)  # the system's: a spawned process would spawn nnU-Net's dozen
     verify_dataset_integrity(folder, processes)

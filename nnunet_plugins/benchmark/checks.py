@@ -46,8 +46,7 @@ def examined(path: Path, thorough: bool = True) -> tuple[Survey, Faults]:
     suite, of_keys, bad = examine(content_of(path))
     faults = Faults()
     for sentence in of_keys.found:
-        with faults.noted():
-            raise BadSuite(f"{path}: {sentence}")
+        faults.note(BadSuite(f"{path}: {sentence}"))
     folders = Faults()
     for variable in (RAW, PREPROCESSED, RESULTS):
         with folders.noted():
@@ -68,19 +67,18 @@ def checkable(suite: Suite, bad_keys: set[str], faults: Faults) -> Suite:
         bad_keys: keys with faults that are noted already.
         faults: where missing datasets are noted.
     """
-    datasets = []
-    for index, data in enumerate(suite.datasets):
-        if not is_bad(f"datasets[{index}]", bad_keys):
-            number = len(faults.found)
-            for dataset_id in filter(None, (data.id, data.external)):
-                with faults.noted():
-                    dataset_name(dataset_id)
-            if len(faults.found) == number:
-                datasets.append(data)
+    good = [data for index, data in enumerate(suite.datasets) if not is_bad(f"datasets[{index}]", bad_keys)]
+    missing = set()
+    for number in {number: None for data in good for number in (data.id, data.external) if number is not None}:
+        try:
+            dataset_name(number)
+        except UserError as error:
+            faults.note(error)
+            missing.add(number)
     names = {trainer: divided(trainer)[0] for trainer in suite.trainers}
     return replace(
         suite,
-        datasets=tuple(datasets),
+        datasets=tuple(data for data in good if missing.isdisjoint((data.id, data.external))),
         trainers=tuple(trainer for trainer, name in names.items() if name.isidentifier() and not LENGTH.search(name)),
         **{key: value for key, value in HARMLESS.items() if is_bad(key, bad_keys)},
     )
@@ -102,21 +100,8 @@ def is_bad(key: str, bad_keys: set[str]) -> bool:
     return any(bad == key or bad.startswith(f"{key}.") for bad in bad_keys)
 
 
-def check_suite(survey: Survey, path: Path) -> None:
-    """Check what the suite file alone cannot tell.
-
-    Args:
-        survey: the suite and its runs.
-        path: the suite file, for messages.
-
-    Raises:
-        UserError: something that the suite needs is missing.
-    """
-    faults_of(survey, path).end_command()
-
-
 def faults_of(survey: Survey, path: Path) -> Faults:
-    """Find all that a suite needs and that is missing; see :func:`check_suite`."""
+    """Find all that a suite needs and that is missing, which its file alone cannot tell; its path is for messages."""
     faults = Faults()
     # one run of each dataset and configuration
     for run in {(run.dataset, run.configuration): run for run in survey.runs}.values():

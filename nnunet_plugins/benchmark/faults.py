@@ -16,13 +16,16 @@ class Faults:
     def __init__(self) -> None:
         self.found: dict[str, UserError] = {}
 
+    def note(self, error: UserError) -> None:
+        self.found.setdefault(str(error), error)
+
     @contextmanager
     def noted(self) -> Iterator[None]:
         """Note an error instead of letting it end the command."""
         try:
             yield
         except UserError as error:
-            self.found.setdefault(str(error), error)
+            self.note(error)
 
     def end_command(self) -> None:
         """Raise what has been noted, if anything has: an error of the kind that was noted first.

@@ -118,15 +118,8 @@ def num_predicted(run: Run, part: str) -> tuple[int, int]:
 
 def next_step(suite: Suite, run: Run) -> tuple[str, Path]:
     """First step of a run that has left no receipt, and its log."""
-    receipts = {
-        "plan": run.unfitted.plan_receipt,
-        "fit": run.plan_receipt,
-        "preprocess": run.preprocessing_receipt,
-        "train": run.training_receipt,
-        "validate": run.validation_receipt,
-    }
-    step = next((step for step, receipt in receipts.items() if not receipt.exists()), "validate")
-    return step, log_file(suite, step, receipts[step])
+    step = next((step for step, receipt in run.receipts.items() if not receipt.exists()), "validate")
+    return step, log_file(suite, step, run.receipts[step])
 
 
 def last_attempt(log: Path) -> str:
@@ -147,7 +140,7 @@ def ends_of(log: Path) -> Iterator[str]:
     """The end of a log, and then the whole of it, should the end not do: validation tells of each case."""
     with log.open("rb") as file:
         size = file.seek(0, 2)
-        for start in {max(0, size - TAIL), 0} if size > TAIL else {0}:
+        for start in (size - TAIL, 0) if size > TAIL else (0,):
             file.seek(start)
             yield file.read().decode("utf-8", errors="replace")
 

@@ -47,8 +47,7 @@ def build(record: type, table: Mapping[str, Any], prefix: str, faults: Faults, b
         if key not in known:
             similar = get_close_matches(key, known, cutoff=0.6)
             hint = f"did you mean {' or '.join(similar)}?" if similar else f"the keys here are {', '.join(known)}"
-            with faults.noted():
-                raise BadSuite(f"{prefix}{key[:MAX_SHOWN]}: there is no such key; {hint}")
+            faults.note(BadSuite(f"{prefix}{key[:MAX_SHOWN]}: there is no such key; {hint}"))
     values = {}
     for name, f in known.items():
         required = f.default is MISSING and f.default_factory is MISSING
@@ -61,8 +60,7 @@ def build(record: type, table: Mapping[str, Any], prefix: str, faults: Faults, b
             bad.types.add(f"{prefix}{name}")
             if required:
                 values[name] = STAND_INS[f.type]
-            with faults.noted():
-                raise error
+            faults.note(error)
     return record(**values)
 
 

@@ -110,6 +110,17 @@ class Run:
         return self.folder / "bench_validate.json"
 
     @property
+    def receipts(self) -> dict[str, Path]:
+        """Receipt of each step, in their order; that of planning also stands for fitting where plans are not fitted."""
+        return {
+            "plan": self.unfitted.plan_receipt,
+            "fit": self.plan_receipt,
+            "preprocess": self.preprocessing_receipt,
+            "train": self.training_receipt,
+            "validate": self.validation_receipt,
+        }
+
+    @property
     def split_note(self) -> Path:
         """Note of the cases that the fold was trained and validated on, with the hash of their labels."""
         return self.folder / "bench_split.json"

@@ -153,14 +153,12 @@ def examine(content: Mapping[str, Any]) -> tuple[Suite, Faults, Bad]:
     """Suite from the content of its file, with defaults in place of what cannot be one, all faults, and their keys."""
     faults, bad = Faults(), Bad()
     tables, resources = content.get("datasets"), content.get("resources", {})
-    with faults.noted():
-        if not isinstance(tables, list) or not tables or not all(isinstance(table, dict) for table in tables):
-            found, tables = f"datasets = {shown(tables)}" if "datasets" in content else "datasets", []
-            raise BadSuite(f"{found}: expected at least one [[datasets]] with an id, e.g. id = 501")
-    with faults.noted():
-        if not isinstance(resources, dict):
-            found, resources = f"resources = {shown(resources)}", {}
-            raise BadSuite(f"{found}: expected a table, [resources], with keys such as cpus")
+    if not isinstance(tables, list) or not tables or not all(isinstance(table, dict) for table in tables):
+        found, tables = f"datasets = {shown(tables)}" if "datasets" in content else "datasets", []
+        faults.note(BadSuite(f"{found}: expected at least one [[datasets]] with an id, e.g. id = 501"))
+    if not isinstance(resources, dict):
+        found, resources = f"resources = {shown(resources)}", {}
+        faults.note(BadSuite(f"{found}: expected a table, [resources], with keys such as cpus"))
     records = {
         "datasets": tuple(build(Data, table, f"datasets[{index}].", faults, bad) for index, table in enumerate(tables)),
         "resources": build(Resources, resources, "resources.", faults, bad),
@@ -168,8 +166,7 @@ def examine(content: Mapping[str, Any]) -> tuple[Suite, Faults, Bad]:
     suite = build(Suite, dict(content) | records, "", faults, bad)
     for key, value, expectation in problems(suite):
         if not bad.explains(key):
-            with faults.noted():
-                raise BadSuite(f"{key} = {shown(value)}: {expectation}")
+            faults.note(BadSuite(f"{key} = {shown(value)}: {expectation}"))
             bad.values.add(key)
     return suite, faults, bad
 

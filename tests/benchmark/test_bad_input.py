@@ -7,7 +7,7 @@ import torch
 from support.benchmark_commands import refusal
 
 from nnunet_plugins.benchmark import command
-from nnunet_plugins.benchmark.checks import check_suite
+from nnunet_plugins.benchmark.checks import faults_of
 from nnunet_plugins.benchmark.suite import parse, read_suite
 from nnunet_plugins.benchmark.survey import survey
 from nnunet_plugins.cli import main
@@ -53,7 +53,7 @@ def test_dataset_without_description_must_be_converted_or_preprocessed(action, r
     assert sentence == f"Dataset501_Cells has no dataset.json in {root / 'nnUNet_raw'}: convert it first"
     receipt = root / "nnUNet_preprocessed" / "Dataset501_Cells" / "bench_nnUNetPlans_2d.json"
     write_json(receipt, {})
-    check_suite(survey(read_suite(path)), path)  # raw files are not needed any more
+    faults_of(survey(read_suite(path)), path).end_command()  # raw files are not needed any more
 
 
 @pytest.mark.parametrize("action", ["run", "cost"])
@@ -84,9 +84,9 @@ def test_2d_trainer_is_accepted_beside_3d_datasets_of_other_trainers(root, suite
     path = suite_file(("nnUNetTrainer", "DCSNetTrainer"), configuration="3d_fullres")
     text = path.read_text()
     path.write_text(text.replace('["3d_fullres"]', '["3d_fullres"], trainers = ["nnUNetTrainer"]'))
-    check_suite(survey(read_suite(path)), path)
+    faults_of(survey(read_suite(path)), path).end_command()
     path.write_text(text.replace("3d_fullres", "2d"))
-    check_suite(survey(read_suite(path)), path)
+    faults_of(survey(read_suite(path)), path).end_command()
 
 
 @pytest.mark.parametrize("device", ["cpu", "mps"])
@@ -147,7 +147,7 @@ def test_case_without_a_patient_is_named_before_anything_starts(root, suite_file
     folder = root / "nnUNet_raw" / "Dataset501_Cells" / "labelsTr"
     folder.mkdir()
     (folder / "1.2.840_p1_a.png").touch()
-    check_suite(survey(read_suite(path)), path)
+    faults_of(survey(read_suite(path)), path).end_command()
     (folder / "volunteer.png").touch()
     assert "does not match the case 'volunteer'" in refusal(root, "run", path)
 
@@ -156,7 +156,7 @@ def test_published_dataset_without_figures_is_named_with_those_that_have_some(ro
     path = suite_file()
     text = path.read_text()
     path.write_text(text.replace("id = 501,", "id = 501, published = 'kvasir_seg',"))
-    check_suite(survey(read_suite(path)), path)
+    faults_of(survey(read_suite(path)), path).end_command()
     path.write_text(text.replace("id = 501,", "id = 501, published = 'kvasir',"))
     sentence = refusal(root, "run", path)
     assert (
@@ -168,7 +168,7 @@ def test_fold_that_the_split_does_not_have_is_named_before_anything_starts(root,
     path = suite_file()
     splits = root / "nnUNet_preprocessed" / "Dataset501_Cells" / "splits_final.json"
     write_json(splits, [{"train": ["a"], "val": ["b"]}] * 2)
-    check_suite(survey(read_suite(path)), path)
+    faults_of(survey(read_suite(path)), path).end_command()
     write_json(splits, [{"train": ["a"], "val": ["b"]}])
     assert refusal(root, "run", path) == (
         f"{splits} has 1 fold, numbered from 0, and the suite asks for fold 1: leave it out of the suite's folds"
@@ -244,6 +244,16 @@ def test_all_that_a_suite_lacks_is_told_at_once(root, suite_file, monkeypatch, n
         assert title == f"{len(expected)} things must be corrected:"
         for fault, words in zip(faults, expected, strict=True):
             assert fault.startswith("- ") and words in fault
+
+
+def test_missing_dataset_of_two_tables_hides_no_other_fault(root, suite_file, nothing_starts):
+    path = suite_file(("nnUNetTrainer", "NoTrainer"))
+    path.write_text(path.read_text().replace("[{ id = 501", "[{ id = 502 }, { id = 501, external = 502"))
+    with pytest.raises(SystemExit) as ended:
+        main(["benchmark", "run", str(path)])
+    title, *faults = ended.value.code.splitlines()
+    assert title == "2 things must be corrected:"
+    assert [fault[:25] for fault in faults] == ["- There is no dataset 502", f"- {path}: trainers = 'NoTrainer'"[:25]]
 
 
 @pytest.mark.parametrize(

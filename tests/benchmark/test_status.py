@@ -9,6 +9,7 @@ import pytest
 from support.benchmark_commands import everything, finish
 from support.holders import HOLD, line, process
 
+from nnunet_plugins.benchmark.progress import TAIL, ends_of
 from nnunet_plugins.benchmark.runs import log_file, runs
 from nnunet_plugins.benchmark.suite import read_suite
 from nnunet_plugins.cli import main
@@ -153,6 +154,15 @@ def test_time_left_is_that_of_the_last_epochs(first, locked, capsys):
     first[2].model.rename(run.model)
     (run.folder / "elsewhere").rename(run.lock_file)
     assert row_of_first(first, capsys) == ("400 of 460", "0.500", "1 h 00 min", "training")
+
+
+def test_a_long_log_is_read_from_its_end(tmp_path):
+    log = tmp_path / "training_log.txt"
+    log.write_bytes(b"a" * TAIL)
+    assert list(ends_of(log)) == ["a" * TAIL]
+    for further in range(1, 20):
+        log.write_bytes(b"a" * further + b"b" * TAIL)
+        assert list(ends_of(log)) == ["b" * TAIL, "a" * further + "b" * TAIL]
 
 
 def test_validation_is_a_state_of_its_own_with_its_cases(first, locked, capsys):

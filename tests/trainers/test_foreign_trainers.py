@@ -11,7 +11,7 @@ from support.cell_datasets import LABELS, VOLUMES, make_trainer
 from support.foreign_package import write_foreign_package
 
 from nnunet_plugins._startup import DISCOVERY_FOLDER
-from nnunet_plugins.benchmark.checks import check_suite
+from nnunet_plugins.benchmark.checks import faults_of
 from nnunet_plugins.benchmark.jobs.preparation import write_missing_splits
 from nnunet_plugins.benchmark.jobs.receipts import read_receipt
 from nnunet_plugins.benchmark.jobs.states import state_of
@@ -73,10 +73,10 @@ def test_imagenet_weights_for_volumes_are_refused_of_a_subclass_too(tmp_path, mo
 
 def test_a_suite_may_name_their_trainer(foreign, planned, tmp_path):
     path = tiny_suite.write_suite(tmp_path / "tiny.toml", ("nnUNetTrainer", "TheirTrainer"), f"{{ id = {LABELS} }}")
-    check_suite(survey(read_suite(path)), path)
+    faults_of(survey(read_suite(path)), path).end_command()
     path = tiny_suite.write_suite(tmp_path / "tiny.toml", ("nnUNetTrainer", "TheirTrayner"), f"{{ id = {LABELS} }}")
     with pytest.raises(BadSuite, match="trainers = 'TheirTrayner': nnU-Net finds no such trainer"):
-        check_suite(survey(read_suite(path)), path)
+        faults_of(survey(read_suite(path)), path).end_command()
 
 
 def test_the_steps_of_a_suite_train_and_measure_their_trainer(foreign, planned, results):

@@ -36,7 +36,7 @@ def main(arguments: Sequence[str]) -> None:
     suite = read_suite(suite_file)
     if stop_file(suite).exists():
         raise SystemExit(1)
-    run = next(run for run in runs(suite) if receipt in receipts(run))
+    run = next(run for run in runs(suite) if receipt in run.receipts.values())
     for variable in PROCESS_VARIABLES:
         os.environ.setdefault(variable, str(suite.resources.cpus))
     if suite.resources.device == "cpu":
@@ -53,12 +53,6 @@ def share_cores(cpus: int) -> None:
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ["OMP_NUM_THREADS"] = str(usable_threads(cpus))
-
-
-def receipts(run: Run) -> tuple[Path, ...]:
-    """Receipts of all steps of a run."""
-    planned = run.unfitted.plan_receipt, run.plan_receipt
-    return *planned, run.preprocessing_receipt, run.training_receipt, run.validation_receipt
 
 
 @contextmanager

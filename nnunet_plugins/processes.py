@@ -1,4 +1,4 @@
-"""Processes of this interpreter, their end with all their workers, and the signals that end us."""
+"""Processes of this interpreter, work shared among them, their end with all their workers, and signals that end us."""
 
 import ctypes
 import functools
@@ -7,10 +7,18 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from importlib.metadata import entry_points
-from typing import NoReturn
+from multiprocessing import get_context
+from typing import NoReturn, TypeVar
+
+from nnunet_plugins.errors import UserError
+
+S = TypeVar("S")
+T = TypeVar("T")
 
 
 def python_command(arguments: list[str]) -> list[str]:
@@ -40,11 +48,30 @@ def end_workers(process: subprocess.Popen[str]) -> None:
 
 def end(process: subprocess.Popen[str]) -> None:
     """Kill a command and its worker processes."""
-    if os.name == "posix":
-        with suppress(ProcessLookupError):  # nothing is left
-            os.killpg(process.pid, signal.SIGKILL)
-    else:
-        process.kill()
+    with suppress(ProcessLookupError):  # nothing is left
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def in_processes(work: Callable[[S], T], items: Sequence[S], processes: int) -> Iterator[T]:
+    """Yield ``work`` of each item, in their order, done by new processes, or by this one if one is enough.
+
+    Raises:
+        UserError: a process was killed.
+    """
+    processes = min(processes, len(items))
+    if processes <= 1:
+        yield from map(work, items)
+        return
+    ignore_interrupt = functools.partial(signal.signal, signal.SIGINT, signal.SIG_IGN)  # this process ends the others
+    with ProcessPoolExecutor(processes, get_context("spawn"), ignore_interrupt) as pool:
+        try:
+            yield from pool.map(work, items, chunksize=max(1, min(16, len(items) // (64 * processes))))
+        except BrokenProcessPool as error:
+            raise UserError(
+                f"One of {processes} processes was killed, most likely for want of memory: take fewer with -np"
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 PR_SET_PDEATHSIG = 1
@@ -100,8 +127,7 @@ def exit_on_signals() -> Iterator[None]:
     def leave(number: int, _: object) -> NoReturn:
         sys.exit(128 + number)
 
-    # Windows has no SIGHUP.
-    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    numbers = signal.SIGTERM, signal.SIGHUP
     before = [signal.signal(number, leave) for number in numbers]
     try:
         yield

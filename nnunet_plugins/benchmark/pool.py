@@ -1,11 +1,7 @@
 """Measurement of many pairs of files in several processes."""
 
-import multiprocessing
-import signal
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +14,7 @@ from nnunet_plugins.benchmark.measurement import Labels, measure
 from nnunet_plugins.benchmark.metrics import Scores
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.files import usable_cores
+from nnunet_plugins.processes import in_processes
 
 MAX_LABELS = 255
 """More different numbers are not those of labels but of grey values or distances."""
@@ -70,23 +67,9 @@ def measured(tasks: Sequence[Task], processes: int | None) -> Iterator[Measured]
         others = tasks[1:]
         if processes is None:
             processes = usable_cores() if (time.monotonic() - start) * len(others) > WORTH_PROCESSES else 1
-        for case in in_processes(others, min(processes, len(others))):
+        for case in in_processes(measured_case, others, processes):
             yield case
             bar.update()
-
-
-def in_processes(tasks: Sequence[Task], processes: int) -> Iterator[Measured]:
-    if processes <= 1:
-        yield from map(measured_case, tasks)
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, context, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
-        try:
-            yield from pool.map(measured_case, tasks)
-        except BrokenProcessPool as error:
-            raise UserError(
-                f"One of {processes} processes was killed, most likely for want of memory: take fewer with -np"
-            ) from error
 
 
 def measured_case(task: Task) -> Measured:

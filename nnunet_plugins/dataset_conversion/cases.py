@@ -166,30 +166,38 @@ def fit_channels(picture: Picture, path: Path, dataset: Dataset, num_files: int)
     Raises:
         UserError: the picture has other channels, or values that PNG cannot hold.
     """
-    if picture.geometry is not None and dataset.file_ending != NIFTI and picture.shape[0] == 1 and has_pages(path):
-        picture = Picture(as_unsigned(picture.array[0], path))
-    if picture.geometry is not None and dataset.file_ending != NIFTI:
-        raise UserError(f"{path} is a volume, but the other images are two-dimensional: convert them separately")
-    array = picture.array
-    if picture.geometry is None and dataset.flat and has_pages(path):
-        picture = flat_volume(array)
-    if picture.geometry is None and dataset.file_ending == NIFTI:
-        raise UserError(f"{path} is a two-dimensional image, but the others are volumes: convert them separately")
-    if dataset.flat and 1 not in picture.shape:
-        raise UserError(f"{path} has several slices, but the first image has one: convert them separately")
-    expected = len(dataset.channels) // num_files
-    if picture.geometry is None and picture.num_channels == 3 and expected == 1:
+    picture = in_form_of(dataset, picture, path)
+    array, is_volume, expected = picture.array, picture.geometry is not None, len(dataset.channels) // num_files
+    if not is_volume and picture.num_channels == 3 and expected == 1:
         array = one_channel(array, path)
-    elif picture.geometry is None and picture.num_channels == 1 and expected == 3:
+    elif not is_volume and picture.num_channels == 1 and expected == 3:
         array = np.repeat(array.reshape(*picture.shape, 1), 3, -1)
     elif picture.num_channels != expected:
         raise UserError(
             f"{path} has {picture.num_channels} channels, but {expected} {'is' if expected == 1 else 'are'} expected: "
             "name them with --channels, or convert files with other channels separately"
         )
-    if picture.geometry is not None:
-        return picture
-    return Picture(array if array.dtype == np.uint8 else as_unsigned(array, path))
+    return picture if is_volume else Picture(array if array.dtype == np.uint8 else as_unsigned(array, path))
+
+
+def in_form_of(dataset: Dataset, picture: Picture, path: Path) -> Picture:
+    """Return the picture as a volume or as an image, as the dataset has them; a file with pages may be either.
+
+    Raises:
+        UserError: it is of the other kind.
+    """
+    wants_volume, is_volume = dataset.file_ending == NIFTI, picture.geometry is not None
+    if wants_volume and not is_volume and dataset.flat and has_pages(path):
+        picture = flat_volume(picture.array)
+    elif is_volume and not wants_volume and picture.shape[0] == 1 and has_pages(path):
+        picture = Picture(as_unsigned(picture.array[0], path))
+    elif is_volume and not wants_volume:
+        raise UserError(f"{path} is a volume, but the other images are two-dimensional: convert them separately")
+    elif wants_volume and not is_volume:
+        raise UserError(f"{path} is a two-dimensional image, but the others are volumes: convert them separately")
+    if dataset.flat and 1 not in picture.shape:
+        raise UserError(f"{path} has several slices, but the first image has one: convert them separately")
+    return picture
 
 
 def as_unsigned(array: NDArray, path: Path) -> NDArray[np.uint16]:

@@ -62,17 +62,16 @@ def paired(
     for key in sorted(({key for found in channels for key in found} | masks_of.keys()) - no_images):
         paths = [path for found in channels if (path := found.get(key))]
         files = masks_of.get(key, [])
-        if len(paths) < len(channels) or (entries and not files and not missing):
+        absent = [pattern for pattern, found in zip(patterns, channels, strict=True) if key not in found]
+        if absent or (entries and not files and not missing):
             present = (paths or [file.path for file in files])[0]
-            remedy = other_remedies(present, lacks_mask=merge is not None and len(paths) == len(channels))
-            note_lacking(
-                source,
-                key,
-                present,
-                patterns,
-                entries,
-                [*(key in found for found in channels), key in masks_of],
-                remedy,
+            if entries and not files:
+                what, pattern = "mask", entries[0].pattern
+            else:
+                what, pattern = "other channel" if paths else "image", absent[-1]
+            remedy = other_remedies(present, lacks_mask=merge is not None and not absent)
+            source.problem(
+                f"{present} has no {what}: there is no {filled(pattern, key)}; add it,{remedy} or move the file away"
             )
             continue
         if entries and not files:
@@ -134,27 +133,6 @@ def refuse_masks_as_images(
             "e.g. with # for a number, or move the masks to a folder of their own"
         )
     return set(found)
-
-
-def note_lacking(
-    source: Source,
-    key: str,
-    present: Path,
-    patterns: Sequence[str],
-    entries: Sequence[Masks],
-    found: Sequence[bool],
-    remedy: str,
-) -> None:
-    """Note a problem for an image without mask, a mask without image, or an image without one of its channels."""
-    *images, masks = found
-    if not masks and entries:
-        what, pattern = "mask", entries[0].pattern
-    else:
-        pattern = [pattern for pattern, there in zip(patterns, images, strict=True) if not there][-1]
-        what = "other channel" if any(images) else "image"
-    source.problem(
-        f"{present} has no {what}: there is no {filled(pattern, key)}; add it,{remedy} or move the file away"
-    )
 
 
 def note_unmasked(

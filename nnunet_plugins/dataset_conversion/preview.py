@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageFont
+from scipy import ndimage
 
 from nnunet_plugins.dataset_conversion.cases import Outcome
 from nnunet_plugins.dataset_conversion.readers import read_mask, read_picture
@@ -15,6 +16,9 @@ PREVIEW = "preview.png"
 NUMBER, COLUMNS = 12, 4
 TILE, MARGIN, LINE = 300, 6, 18
 """Sizes in pixels: a tile's longer side, the space around it, and a line of text."""
+CROSS = np.zeros((5, 5), bool)
+"""Pixels within two of the middle one, in its row and its column."""
+CROSS[2] = CROSS[:, 2] = True
 COLOURS = ("#ff4040", "#40d040", "#40a0ff", "#ffd040", "#e060ff", "#40e0e0", "#ff9040", "#b0b0b0")
 
 
@@ -60,17 +64,11 @@ def to_grey_or_colour(image: NDArray) -> NDArray[np.uint8]:
 
 def outline(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Pixels inside, of which one within two pixels lies outside; the image's border is no edge."""
-    padded = np.pad(inside, 2, mode="edge")
-    height, width = inside.shape
-    core = inside.copy()
-    for row, column in ((0, 2), (4, 2), (2, 0), (2, 4), (1, 2), (3, 2), (2, 1), (2, 3)):
-        core &= padded[row : row + height, column : column + width]
-    return inside & ~core
+    return inside & ~ndimage.binary_erosion(inside, CROSS, border_value=1)
 
 
 def colour_of(value: int) -> tuple[int, ...]:
-    text = COLOURS[(value - 1) % len(COLOURS)]
-    return tuple(int(text[index : index + 2], 16) for index in (1, 3, 5))
+    return ImageColor.getrgb(COLOURS[(value - 1) % len(COLOURS)])
 
 
 def framed(tile: NDArray[np.uint8], case: str, names: Mapping[int, str]) -> Image.Image:

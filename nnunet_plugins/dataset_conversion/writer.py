@@ -1,11 +1,7 @@
 """The shared writer behind all converters: writes ``nnUNet_raw/DatasetNNN_Name`` as a whole, or not at all."""
 
-import multiprocessing
 import re
-import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -30,6 +26,7 @@ from nnunet_plugins.dataset_conversion.tables import group_by_name, group_by_tab
 from nnunet_plugins.errors import UserError
 from nnunet_plugins.files import recover_folder, replace_folder
 from nnunet_plugins.nnunet_folders import RAW, find_nnunet_folder, make_nnunet_folder, was_planned
+from nnunet_plugins.processes import in_processes
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -179,25 +176,8 @@ def convert_cases(
 
 
 def in_parallel(work: Callable[[S], T], cases: Sequence[S], processes: int, description: str) -> list[T]:
-    """Call ``work`` with each case, in several processes, and return the results in the order of the cases.
-
-    Raises:
-        UserError: a process has died.
-    """
-    processes = min(processes, len(cases))
-    bar = partial(tqdm, total=len(cases), desc=description, unit="case")
-    if processes == 1:
-        return list(bar(map(work, cases)))
-    ignore_interrupt = partial(signal.signal, signal.SIGINT, signal.SIG_IGN)  # this process ends the others
-    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), ignore_interrupt) as pool:
-        try:
-            return list(bar(pool.map(work, cases, chunksize=max(1, min(16, len(cases) // (64 * processes))))))
-        except BrokenProcessPool as error:
-            raise UserError(
-                f"A process of {processes} was killed, perhaps for want of memory: use fewer, with -np"
-            ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
+    """Call ``work`` with each case, in several processes, and return the results in the order of the cases."""
+    return list(tqdm(in_processes(work, cases, processes), total=len(cases), desc=description, unit="case"))
 
 
 def draw_preview(folder: Path, dataset: Dataset, outcomes: Sequence[Outcome], processes: int) -> None:

@@ -1,6 +1,7 @@
 """The search for patch and batch with which a trainer fits a GPU: the batch gives way first, then the patch."""
 
-from collections.abc import Callable, Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -122,9 +123,7 @@ class Search:
         candidates = list(self.candidates(name, configuration))
         if not candidates or not self.fits(name, candidates[-1]):
             raise DoesNotFit(self.remedy(name, candidates[-1] if candidates else configuration))
-        later = candidates[::-1]
-        found = last_true(range(len(later)), lambda index: self.fits(name, later[index]))
-        return later[found or 0]
+        return candidates[bisect_left(candidates, True, key=lambda candidate: self.fits(name, candidate))]
 
     def candidates(self, name: str, configuration: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """Configurations with smaller patches, down to the smallest that the network can take."""
@@ -182,20 +181,3 @@ def largest_batch(needed: Callable[[int], int], memory: int, limit: int, least: 
         middle = min(max(low + int(share * (high - low)), low + 1), high - 1)
         low, high = (middle, high) if needed(middle) <= memory else (low, middle)
     return low
-
-
-def last_true(values: Sequence[int], condition: Callable[[int], bool]) -> int | None:
-    """Last value that meets a condition which holds up to some value and then no more; None if none does.
-
-    Example:
-        >>> last_true(range(2, 100), lambda value: value < 17)
-        16
-    """
-    low, high = 0, len(values)  # all before `low` meet it, none from `high` on does
-    while low < high:
-        middle = (low + high) // 2
-        if condition(values[middle]):
-            low = middle + 1
-        else:
-            high = middle
-    return values[low - 1] if low else None

@@ -12,7 +12,7 @@ from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner
 from nnunetv2.experiment_planning.plan_and_preprocess_api import plan_experiments
 from support.described_datasets import IMAGES, LARGE_VOLUMES, VOLUMES
 
-from nnunet_plugins.planning.fitting import DoesNotFit, Search, largest_batch, last_true
+from nnunet_plugins.planning.fitting import DoesNotFit, Search, largest_batch
 from nnunet_plugins.planning.patches import largest_allowed_batch, planner_of, smaller_patches
 from nnunet_plugins.planning.source import Source, find_trainer_class, read_source
 from nnunet_plugins.trainers.memory.estimate import estimate_training
@@ -157,11 +157,6 @@ def test_the_largest_batch_is_found_whatever_the_growth(limit, memory, growth):
     needed = [sum(growth[:batch]) for batch in range(limit + 1)]
     fitting = [batch for batch in range(2, limit + 1) if needed[batch] <= memory]
     assert largest_batch(needed.__getitem__, memory, limit) == max(fitting, default=2)
-
-
-@given(st.integers(0, 50), st.integers(-5, 60))
-def test_the_last_value_that_meets_a_condition(number, bound):
-    assert last_true(range(number), lambda value: value < bound) == max(range(min(number, max(bound, 0))), default=None)
 
 
 def test_the_planner_is_the_one_that_made_the_plans(root):

@@ -1,7 +1,7 @@
 """The sentences of a report: what was run, how its numbers are defined, and what to bear in mind when reading them."""
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -31,6 +31,14 @@ LITTLE = 0.1
 """Mean Dice below which a network has not learnt its task yet."""
 VISIBLE = 5e-5
 """Smallest difference that four decimals show."""
+NOISE, SPREAD, OPPOSITE, FEW, GAP = (
+    "Differences whose interval contains 0",
+    "Differences no larger than from run to run",
+    "Differences whose mean and test say the opposite",
+    f"Differences over fewer than {FEW_UNITS} units",
+    "Differences that are not those of the means",
+)
+ENSEMBLE = "A test case's value is the mean over the folds' models, not that of their ensemble"
 MOST_TOLD, NUM_EXAMPLES = 10, 3
 """Most notices of a kind that are all told, and number of examples of more."""
 
@@ -80,21 +88,21 @@ class Notices(NamedTuple):
 def notices(analysis: Analysis) -> list[Notices]:
     """All that is unfinished, unequal, unknown or doubtful, by kind."""
     results = analysis.results
-    found = {"Unfinished trainings": list(unfinished(analysis)), "Trainings of another length": list(unequal(analysis))}
-    found["Trainings too short to compare, or failed"] = list(too_short(analysis))
-    found["Trainers measured on other cases"] = list(other_cases(analysis))
-    found["Units that are not known"] = list(unknown_units(results.record))
-    found |= warnings(analysis.table, results.record.suite.reference)
     parts = sorted(results.cases.part.unique())
-    if any(map(is_test_set, parts)):
-        text = "A test case's value is the mean over the folds' models, not that of their ensemble"
-        found["Test sets"] = [text]
-    found["Zero-shot test sets"] = [
-        f"{part} is the test set of another dataset, on which nothing was trained"
-        for part in parts
-        if part.startswith(EXTERNAL)
-    ]
-    return [Notices(kind, sentences) for kind, sentences in found.items() if sentences]
+    external = [part for part in parts if part.startswith(EXTERNAL)]
+    found: dict[str, Iterable[str]] = {
+        "Unfinished trainings": unfinished(analysis),
+        "Trainings of another length": unequal(analysis),
+        "Trainings too short to compare, or failed": too_short(analysis),
+        "Trainers measured on other cases": other_cases(analysis),
+        "Units that are not known": unknown_units(results.record),
+        **warnings(analysis.table, results.record.suite.reference),
+        "Test sets": [ENSEMBLE] if any(map(is_test_set, parts)) else [],
+        "Zero-shot test sets": [
+            f"{part} is the test set of another dataset, on which nothing was trained" for part in external
+        ],
+    }
+    return [Notices(kind, told) for kind, sentences in found.items() if (told := list(sentences))]
 
 
 def number_of(found: Sequence[Notices]) -> int:
@@ -157,39 +165,34 @@ def unknown_units(record: Record) -> Iterator[str]:
             )
 
 
-def warnings(table: pd.DataFrame, reference: str, metric: str = "Dice") -> dict[str, list[str]]:
+def warnings(table: pd.DataFrame, reference: str) -> dict[str, list[str]]:
     """Sentences, by kind, about differences that the data do not support, or that need an explanation."""
-    noise, spreads, opposite, few, gaps = (list[str]() for _ in range(5))
-    for _, group in by_evaluation(main_label_rows(table[table.metric == metric])):
-        reference_row = group[group.trainer == reference]
+    found: dict[str, list[str]] = {kind: [] for kind in (NOISE, SPREAD, OPPOSITE, FEW, GAP)}
+    for _, group in by_evaluation(main_label_rows(table[table.metric == "Dice"])):
         compared = group[group.difference.notna()]
-        for row in compared[contrary(compared)].itertuples():
-            opposite.append(
-                f"{row.dataset} {row.configuration} {row.part}: {row.trainer} differs by "
-                f"{written(row.difference, '+.4f')}, but is better in {row.wins:.0f} and worse in {row.losses:.0f} "
-                "units, and the test follows their ranks: a few large differences decide the mean"
-            )
-        for row in compared.itertuples():
-            differs = f"{row.trainer} differs by {written(row.difference, '+.4f')}"
-            where = f"{row.dataset} {row.configuration} {row.part}: {differs}"
-            spread = np.nanmax([0.0, row.run_sd, *reference_row.run_sd])
-            if row.difference_low <= 0 <= row.difference_high:
-                noise.append(f"{where}, and the confidence interval contains 0")
-            elif abs(row.difference) <= spread:
-                spreads.append(f"{where}, no more than the spread from run to run ({spread:.4f})")
-            if row.pairs < FEW_UNITS:
-                few.append(f"{where}, over {row.pairs:.0f} units only")
-            gap = row.mean - reference_row["mean"].max()
-            if not abs(gap - row.difference) < VISIBLE:
-                means = f"its mean by {written(gap, '+.4f')}" if np.isfinite(gap) else "one of both has no mean"
-                gaps.append(
-                    f"{where}, {means}: where only one of both is rightly empty, that counts as Dice 1 against 0 in "
-                    "comparisons, and is left out of its mean"
-                )
-    return {
-        "Differences whose interval contains 0": noise,
-        "Differences no larger than from run to run": spreads,
-        "Differences whose mean and test say the opposite": opposite,
-        f"Differences over fewer than {FEW_UNITS} units": few,
-        "Differences that are not those of the means": gaps,
-    }
+        for row in compared.assign(contrary=contrary(compared)).itertuples():
+            for kind, sentence in warnings_of(row, group[group.trainer == reference]):
+                found[kind].append(sentence)
+    return found
+
+
+def warnings_of(row: Any, of_reference: pd.DataFrame) -> Iterator[tuple[str, str]]:
+    """Kinds and sentences of a trainer's row, given that of the reference."""
+    where = f"{row.dataset} {row.configuration} {row.part}: {row.trainer} differs by {written(row.difference, '+.4f')}"
+    spread = np.nanmax([0.0, row.run_sd, *of_reference.run_sd])
+    if row.difference_low <= 0 <= row.difference_high:
+        yield NOISE, f"{where}, and the confidence interval contains 0"
+    elif abs(row.difference) <= spread:
+        yield SPREAD, f"{where}, no more than the spread from run to run ({spread:.4f})"
+    if row.contrary:
+        ranks = f"better in {row.wins:.0f} and worse in {row.losses:.0f} units, and the test follows their ranks"
+        yield OPPOSITE, f"{where}, but is {ranks}: a few large differences decide the mean"
+    if row.pairs < FEW_UNITS:
+        yield FEW, f"{where}, over {row.pairs:.0f} units only"
+    gap = row.mean - of_reference["mean"].max()
+    if not abs(gap - row.difference) < VISIBLE:
+        means = f"its mean by {written(gap, '+.4f')}" if np.isfinite(gap) else "one of both has no mean"
+        rule = (
+            "where only one of both is rightly empty, that counts as Dice 1 against 0 in comparisons, and is left out"
+        )
+        yield GAP, f"{where}, {means}: {rule} of its mean"

@@ -109,7 +109,7 @@ def holm_of_rows(p_values: Values) -> Values:
     adjusted = np.full(p_values.shape, np.nan)
     for row, values in enumerate(p_values):
         known = np.flatnonzero(~np.isnan(values))
-        adjusted[row, known] = list(holm(dict(zip(map(str, known), values[known], strict=True))).values())
+        adjusted[row, known] = holm(values[known])
     return adjusted
 
 

@@ -27,27 +27,22 @@ class Evaluation(NamedTuple):
 
 
 EVALUATION_COLUMNS = list(Evaluation._fields)
-CASE_COLUMNS = [*EVALUATION_COLUMNS, "trainer", "repeat", "fold", "case", "cluster", "label", "outcome", *METRICS]
-TRAINING_COLUMNS = [
-    "dataset", "configuration", "trainer", "repeat", "fold", "epochs", "seconds_per_epoch", "training_hours",
-    "seconds_per_case", "peak_gb_allocated", "peak_gb_reserved", "compiled", "device", "gpu_name", "hostname",
-    "torch_version", "cudnn_version",
-]  # fmt: skip
-FIT_COLUMNS = ["plans", "patch", "batch", "estimate_gb"]
+RUN: dict[str, type] = dict.fromkeys((*EVALUATION_COLUMNS, "trainer"), str) | {"repeat": int, "fold": int}
+CASES = RUN | dict.fromkeys(("case", "cluster", "label", "outcome"), str) | dict.fromkeys(METRICS, float)
+TRAININGS: dict[str, type | None] = {name: kind for name, kind in RUN.items() if name != "part"} | {
+    "epochs": int, "seconds_per_epoch": float, "training_hours": float, "seconds_per_case": float,
+    "peak_gb_allocated": float, "peak_gb_reserved": float, "compiled": None, "device": str, "gpu_name": str,
+    "hostname": str, "torch_version": str, "cudnn_version": str,
+}  # fmt: skip
+FIT: dict[str, type] = {"plans": str, "patch": str, "batch": int, "estimate_gb": float}
 """Further columns of trainings whose plans are made for a GPU."""
-TEXTS = (
-    *EVALUATION_COLUMNS, "trainer", "case", "cluster", "label", "outcome", "device", "gpu_name", "hostname",
-    "torch_version", "cudnn_version", "plans", "patch",
-)  # fmt: skip
-"""Columns read as text, in any of the files."""
-WHOLE_NUMBERS = ("repeat", "fold", "epochs", "batch", "parameters", "flops")
-"""Columns read as whole numbers, in any of the files."""
-REAL_NUMBERS = (
-    *METRICS, "seconds_per_epoch", "training_hours", "seconds_per_case", "peak_gb_allocated", "peak_gb_reserved",
-    "memory_mb", "step_ms", "step_ms_low", "step_ms_high", "latency_ms", "latency_ms_low", "latency_ms_high",
-    "estimate_gb",
-)  # fmt: skip
-"""Columns read as real numbers, in any of the files."""
+COSTS: dict[str, type] = {"parameters": int, "flops": int, "memory_mb": float} | {
+    f"{time}{bound}": float for time in ("step_ms", "latency_ms") for bound in ("", "_low", "_high")
+}
+"""Columns of the costs alone."""
+CASE_COLUMNS, TRAINING_COLUMNS, FIT_COLUMNS = list(CASES), list(TRAININGS), list(FIT)
+TYPES = {name: kind for name, kind in (CASES | TRAININGS | FIT | COSTS).items() if kind}
+"""Type of each column, in any of the files; of the others pandas finds it."""
 
 
 class Results(NamedTuple):
@@ -99,7 +94,6 @@ def read_csv(path: Path) -> pd.DataFrame:
     text = path.read_text(encoding="utf-8")
     if not text.strip():
         return pd.DataFrame()
-    types = dict.fromkeys(TEXTS, str) | dict.fromkeys(WHOLE_NUMBERS, int) | dict.fromkeys(REAL_NUMBERS, float)
     return pd.read_csv(
-        io.StringIO(text), float_precision="round_trip", keep_default_na=False, na_values=[""], dtype=types
+        io.StringIO(text), float_precision="round_trip", keep_default_na=False, na_values=[""], dtype=TYPES
     )

@@ -1,6 +1,6 @@
 """Statistics of one sample or of two paired ones: bootstrap, signed-rank test, Holm's correction, Kendall's tau."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -13,14 +13,6 @@ NUM_RESAMPLES = 10_000
 SEED = 0
 CONFIDENCE = 0.95
 SIGNIFICANT = 0.05
-
-
-class Interval(NamedTuple):
-    """A mean with its confidence interval."""
-
-    mean: float
-    low: float
-    high: float
 
 
 class Intervals(NamedTuple):
@@ -87,12 +79,6 @@ def intervals(values: Values) -> Intervals:
     return Intervals(mean, low, high, np.where(units > 0, units, np.nan))
 
 
-def bootstrap(values: Values) -> Interval:
-    """Mean of units ``(n,)`` with the percentile bootstrap's interval, which is NaN for a single unit."""
-    found = intervals(values[:, None])
-    return Interval(float(found.mean[0]), float(found.low[0]), float(found.high[0]))
-
-
 def wilcoxon(differences: Values) -> SignedRanks:
     """Wilcoxon's signed-rank test for each column ``(n, k)``.
 
@@ -137,14 +123,12 @@ def number_of_ways(ranks: tuple[int, ...]) -> Values:
     return ways
 
 
-def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """P values after Holm's correction, in the given order."""
-    adjusted: dict[str, float] = {}
-    largest = 0.0
-    for index, name in enumerate(sorted(p_values, key=lambda name: p_values[name])):
-        largest = max(largest, min(1.0, (len(p_values) - index) * p_values[name]))
-        adjusted[name] = largest
-    return {name: adjusted[name] for name in p_values}
+def holm(p_values: Values) -> Values:
+    """P values ``(k,)`` after Holm's correction, in the given order."""
+    order, number = np.argsort(p_values, kind="stable"), len(p_values)
+    adjusted = np.empty(number)
+    adjusted[order] = np.maximum.accumulate(np.minimum(1.0, (number - np.arange(number)) * p_values[order]))
+    return adjusted
 
 
 def cannot_tell(num_units: Values) -> NDArray[np.bool_]:
@@ -156,8 +140,7 @@ def cannot_tell(num_units: Values) -> NDArray[np.bool_]:
         >>> [cannot_tell(np.array(units)).tolist() for units in ([5], [6], [6, 6], [7, 7], [6, 7])]
         [[True], [False], [True, True], [False, False], [False, False]]
     """
-    smallest = {str(place): 2.0 ** (1 - units) for place, units in enumerate(num_units)}
-    return np.array([p >= SIGNIFICANT for p in holm(smallest).values()], bool)
+    return holm(2.0 ** (1 - num_units)) >= SIGNIFICANT
 
 
 def mean_kendall_tau(ranks: Values, drawn: NDArray[np.int64]) -> float:

@@ -14,7 +14,7 @@ from support.benchmark_results import GRID
 
 from nnunet_plugins.benchmark.report.statistics import (
     NUM_RESAMPLES,
-    bootstrap,
+    Intervals,
     holm,
     intervals,
     mean_kendall_tau,
@@ -22,6 +22,10 @@ from nnunet_plugins.benchmark.report.statistics import (
     signed_rank_test,
     wilcoxon,
 )
+
+
+def bootstrap(values):
+    return Intervals(*(float(number) for (number,) in intervals(values[:, None])))
 
 
 def p_of(differences):
@@ -43,7 +47,7 @@ def test_ties_of_few_units_are_tested_exactly_in_no_time():
 
 def test_two_units_have_an_interval_between_them():
     """A resample is one unit twice, the other twice, or both, with chances 1/4, 1/4 and 1/2."""
-    assert bootstrap(np.array([0.25, 0.75])) == (0.5, 0.25, 0.75)
+    assert bootstrap(np.array([0.25, 0.75])) == (0.5, 0.25, 0.75, 2)
 
 
 def test_p_is_that_of_the_signed_rank_test():
@@ -118,10 +122,10 @@ def slow_interval(values):
 
 def test_interval_covers_the_true_mean_as_often_as_it_says():
     rng = np.random.default_rng(0)
-    intervals = [bootstrap(sample) for sample in rng.normal(3, 2, (400, 40))]
-    coverage = np.mean([interval.low <= 3 <= interval.high for interval in intervals])
+    found = intervals(rng.normal(3, 2, (400, 40)).T)
+    coverage = np.mean((found.low <= 3) & (found.high >= 3))
     assert 0.91 < coverage < 0.98  # 95 % but for few units, and for 400 samples (standard error 0.011)
-    assert np.mean([interval.low > 3 for interval in intervals]) == pytest.approx(0.025, abs=0.02)
+    assert np.mean(found.low > 3) == pytest.approx(0.025, abs=0.02)
 
 
 def test_interval_is_that_of_the_normal_distribution_for_many_units():
@@ -162,22 +166,17 @@ def test_paired_interval_is_narrower_than_that_of_two_samples():
 
 def test_holm_by_hand():
     # Smallest first: 4 x 0.005, 3 x 0.01, 2 x 0.03, then 0.04, but no less than the one before.
-    p_values = {"a": 0.01, "b": 0.04, "c": 0.03, "d": 0.005}
-    adjusted = holm(p_values)
-    assert adjusted == pytest.approx({"a": 0.03, "b": 0.06, "c": 0.06, "d": 0.02})
-    assert list(adjusted) == list(p_values)
-    assert holm({"a": 0.5, "b": 0.9}) == {"a": 1.0, "b": 1.0}
-    assert holm({}) == {} and holm({"a": 0.2}) == {"a": 0.2}
+    assert holm(np.array([0.01, 0.04, 0.03, 0.005])) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm(np.array([0.5, 0.9])).tolist() == [1.0, 1.0]
+    assert holm(np.array([])).tolist() == [] and holm(np.array([0.2])).tolist() == [0.2]
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
 def test_holm_keeps_the_order_between_no_correction_and_bonferroni(values):
-    p_values = {str(index): value for index, value in enumerate(values)}
-    adjusted = holm(p_values)
-    assert list(adjusted) == list(p_values)
-    for name, p in p_values.items():
-        assert p <= adjusted[name] <= min(1, len(values) * p) * (1 + 1e-12)
-        assert all(adjusted[name] <= adjusted[other] for other in p_values if p < p_values[other])
+    adjusted = holm(np.array(values))
+    for p, corrected in zip(values, adjusted, strict=True):
+        assert p <= corrected <= min(1, len(values) * p) * (1 + 1e-12)
+        assert all(corrected <= other for q, other in zip(values, adjusted, strict=True) if p < q)
 
 
 # ---- Kendall's tau ---------------------------------------------------------------------------------------------------

@@ -63,8 +63,6 @@ def unpack(archive: Path, folder: Path, depth: int = 1) -> None:
                     shutil.copyfileobj(source, file, 1 << 20)
                 if target.stat().st_size != member.size:
                     raise tarfile.ReadError("unexpected end of data")
-    except UserError:
-        raise
     except (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, OSError, EOFError, RuntimeError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(":")
         raise UserError(f"{archive} cannot be unpacked ({reason}): download it again, or unpack it yourself") from error

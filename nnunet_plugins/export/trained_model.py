@@ -66,8 +66,6 @@ class TrainedModel:
         network = build(*head, self.num_channels, heads, enable_deep_supervision=False)
         try:
             network.load_state_dict(checkpoint["network_weights"])
-        except UserError:
-            raise
         except RuntimeError as error:
             raise UserError(
                 f"The weights of fold {fold} in {self.folder} do not fit the network of {self.trainer_name}: export "

@@ -12,7 +12,7 @@ import pandas as pd
 from nnunet_plugins.benchmark.metrics import HIGHER_IS_BETTER
 from nnunet_plugins.benchmark.report.analysis import Analysis, result_table
 from nnunet_plugins.benchmark.report.notes import notices, warnings
-from nnunet_plugins.benchmark.report.record import DatasetRecord, Machine, Record
+from nnunet_plugins.benchmark.report.record import DatasetRecord, Machine, Record, Source
 from nnunet_plugins.benchmark.report.results import CASE_COLUMNS, TRAINING_COLUMNS, Results, write_data
 from nnunet_plugins.benchmark.suite import Data, Suite
 from nnunet_plugins.benchmark.survey import Survey
@@ -65,11 +65,15 @@ def record_of(suite: Suite, datasets: Mapping[str, str | None]) -> Record:
     described = zip(datasets.items(), suite.datasets, strict=True)
     return Record(
         suite=suite,
-        datasets={name: DatasetRecord(data.id, converter) for (name, converter), data in described},
+        datasets={name: DatasetRecord(data.id, converter, units_of(data)) for (name, converter), data in described},
         written="2026-01-01T00:00:00+00:00",
         machine=Machine("Linux", "a processor", 2),
         versions={"nnunet-plugins": "0.1.0", "nnunetv2": "2.8.1", "torch": "2.9.0", "python": "3.11.7", "scipy": None},
     )
+
+
+def units_of(data: Data) -> dict[str, Source]:
+    return dict.fromkeys(("validation", "test"), "cluster_regex" if data.cluster_regex else "cases")
 
 
 def training_row(dataset: str, trainer: str, fold: int, **about: Any) -> dict[str, Any]:

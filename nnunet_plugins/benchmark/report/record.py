@@ -32,7 +32,7 @@ class DatasetRecord:
     converter: str | None
     """Name of our conversion; None if the dataset was made otherwise."""
     units: Mapping[str, Source] = field(default_factory=dict)
-    """Authority on the units of each part; empty in records of version 0.3.0."""
+    """Authority on the units of each part that has cases."""
     conversion: Mapping[str, Any] = field(default_factory=dict)
     """Options of the conversion by which results are comparable with published ones, or not."""
 

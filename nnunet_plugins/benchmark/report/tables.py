@@ -111,9 +111,7 @@ def about_units(evaluation: Evaluation, dice: pd.DataFrame, record: Record) -> s
     numbers = sorted(int(number) for number in dice.units.dropna().unique())
     units = " to ".join(f"{number}" for number in dict.fromkeys([numbers[0], numbers[-1]])) if numbers else "no"
     fewer = " (fewer where truth and prediction are both empty)" if len(numbers) > 1 else ""
-    regex = record.data(evaluation.dataset).cluster_regex
-    source = record.datasets[evaluation.dataset].units.get(evaluation.part, "cluster_regex" if regex else "cases")
-    return f"{units} units{fewer}: {SOURCES[source]}"
+    return f"{units} units{fewer}: {SOURCES[record.datasets[evaluation.dataset].units[evaluation.part]]}"
 
 
 SOURCES: dict[Source, str] = {

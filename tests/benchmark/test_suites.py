@@ -276,6 +276,7 @@ def test_what_the_fidelity_measurements_found_is_told():
         ("shared_data", EVIDENCE, {CASES, FIGURES, PUBLISHED_FILE}),
         ("nuclei", EVIDENCE.parent / "evidence" / "1_nuclei.toml", {CASES, FIGURES}),
         ("nuclei_equal_time", EVIDENCE.parent / "evidence" / "2_nuclei_equal_time.toml", {CASES, FIGURES}),
+        ("polyps", EVIDENCE.parent / "evidence" / "4_polyps.toml", {CASES, FIGURES}),
         ("nuclei_spread", EVIDENCE.parent / "evidence" / "3_nuclei_spread.toml", {CASES, FIGURES}),
     ],
 )

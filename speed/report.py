@@ -61,7 +61,7 @@ def made_up_results(trainers: int, datasets: int, cases: int) -> Results:
     every = pd.concat(frames, ignore_index=True)[CASE_COLUMNS]
     trainings = every[["dataset", "configuration", "trainer", "repeat", "fold"]].drop_duplicates(ignore_index=True)
     trainings = trainings.reindex(columns=TRAINING_COLUMNS).assign(epochs=suite.epochs, seconds_per_epoch=60.0)
-    described = {name: DatasetRecord(data.id, None) for name, data in names.items()}
+    described = {name: DatasetRecord(data.id, None, {"validation": "cases"}) for name, data in names.items()}
     record = Record(suite, described, "2026-01-01", Machine("Linux", "a processor", 1), {"nnunet-plugins": "0"})
     return Results(every, trainings, curves_of(trainings), pd.DataFrame(), record)
 
